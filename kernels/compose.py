@@ -1,0 +1,113 @@
+"""What a rule and its bounds do at one synapse, composed once for torch tensors and for numba scalars.
+
+The Triton twin, which can't be a closure, is :func:`tritonstdp.kernels.device.new_weight`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from tritonstdp.rules import Formula
+
+
+class SynapseFunctions(NamedTuple):
+    """The parts of a step at one synapse.
+
+    Attributes
+    ----------
+    on_pre, on_post : callable
+        The rule's own.
+    change : callable
+        ``change(w, potentiation, depression, w_min, w_max, parameters)``: the weight's change, bounds applied.
+    finish : callable
+        ``finish(w, dw, c, dopamine, w_min, w_max, decay)``: the new weight and the new eligibility.
+    """
+
+    on_pre: Callable[..., Any]
+    on_post: Callable[..., Any]
+    change: Callable[..., Any]
+    finish: Callable[..., Any]
+
+
+def _identity(x: Any) -> Any:
+    return x
+
+
+def _clip_tensor(w: torch.Tensor, w_min: Any, w_max: Any) -> torch.Tensor:
+    return w.clamp(min=w_min).clamp(max=w_max)
+
+
+def compose(
+    formula: Formula,
+    bound_first: bool,
+    compile_formula: Callable[[Callable[..., Any]], Callable[..., Any]] = _identity,
+    compile_part: Callable[[Callable[..., Any]], Callable[..., Any]] = _identity,
+    real: Callable[[Any], Any] = _identity,
+    clip: Callable[[Any, Any, Any], Any] = _clip_tensor,
+) -> SynapseFunctions:
+    """Compose a formula's functions.
+
+    Parameters
+    ----------
+    formula : Formula
+        The rule, its bounds, and whether to clamp.
+    bound_first : bool
+        Whether a contribution meets its bound before its coefficient. CoNeX multiplies in this order for local and
+        convolutional connections and in the other for the rest; the bits depend on it.
+    compile_formula, compile_part : callable
+        What compiles a formula's functions and the functions composed here.
+    real : callable
+        Casts to the weights' type. A bound may be a bool or an int, which numba would promote to float64.
+    clip : callable
+        ``clip(w, w_min, w_max)``.
+
+    Returns
+    -------
+    SynapseFunctions
+        The compiled parts.
+    """
+    rule, clamp = formula.rule, formula.clamp
+    positive, negative = compile_formula(formula.positive), compile_formula(formula.negative)
+    rule_change = compile_formula(rule.change)
+    eligibility = compile_formula(rule.eligibility) if rule.eligibility is not None else None
+
+    if bound_first:
+
+        def change(w, potentiation, depression, w_min, w_max, parameters):  # type: ignore[no-untyped-def]
+            bounded_potentiation = potentiation * real(positive(w, w_min, w_max))
+            bounded_depression = depression * real(negative(w, w_min, w_max))
+            return rule_change(bounded_potentiation, bounded_depression, real(1), real(1), *parameters)
+    else:
+
+        def change(w, potentiation, depression, w_min, w_max, parameters):  # type: ignore[no-untyped-def]
+            bounds = real(positive(w, w_min, w_max)), real(negative(w, w_min, w_max))
+            return rule_change(potentiation, depression, *bounds, *parameters)
+
+    if eligibility is None:
+
+        def moved(w, dw, c, dopamine, decay):  # type: ignore[no-untyped-def]
+            return w + dw, c
+    else:
+
+        def moved(w, dw, c, dopamine, decay):  # type: ignore[no-untyped-def]
+            c = eligibility(c, dw, *decay)
+            return w + c * dopamine, c
+
+    moved = compile_part(moved)
+
+    if clamp:
+
+        def finish(w, dw, c, dopamine, w_min, w_max, decay):  # type: ignore[no-untyped-def]
+            w, c = moved(w, dw, c, dopamine, decay)
+            return clip(w, w_min, w_max), c
+    else:
+
+        def finish(w, dw, c, dopamine, w_min, w_max, decay):  # type: ignore[no-untyped-def]
+            return moved(w, dw, c, dopamine, decay)
+
+    return SynapseFunctions(
+        compile_formula(rule.on_pre), compile_formula(rule.on_post), compile_part(change), compile_part(finish)
+    )

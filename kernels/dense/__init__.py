@@ -1,0 +1,1 @@
+"""Dense connections: every pre neuron meets every post neuron."""

@@ -1,0 +1,194 @@
+"""Dense connections on a CPU: visit the rows of spiking neurons, and in the other rows only what spiked across.
+
+Weights are walked along the side whose synapses lie next to each other (*major*: pre neurons for a contiguous
+``(n_pre, n_post)``, post neurons for its transpose); *minor* is the other side.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import torch
+from numba import types
+from tritonstdp.kernels import native
+from tritonstdp.kernels.protocol import Case, Step
+
+
+class Config(NamedTuple):
+    """Where one way of working gives way to another.
+
+    Attributes
+    ----------
+    dense_pass_rate : float
+        Fraction of spiking minor neurons above which a silent row is streamed whole: nearly every cache line is
+        touched then.
+    parallel_work : int
+        Synapses above which a second thread gains more than its start costs.
+    rows_per_task : int
+        Rows that a thread takes at a time.
+    """
+
+    dense_pass_rate: float = 0.04
+    parallel_work: int = 1_000_000
+    rows_per_task: int = 32
+
+
+DEFAULT = Config()
+SPACE: dict[str, tuple[float, ...]] = {
+    "dense_pass_rate": (0.01, 0.02, 0.04, 0.08, 1.0),
+    "parallel_work": (100_000, 1_000_000, 10_000_000),
+    "rows_per_task": (8, 32, 128),
+}
+
+
+def build(case: Case, config: Config = DEFAULT) -> Step:
+    """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
+    serial = _compile(case, config, parallel=False)
+    parallel = None
+    real = native.REAL[case.dtype]
+    column_dopamine = case.dopamine == "column"
+    pre_is_major = case.layout != "post"
+
+    def step(
+        topology, weights, pre_spike, pre_trace, post_spike, post_trace,
+        parameters, w_min, w_max, c, decay, dopamine,
+    ):  # type: ignore[no-untyped-def]  # fmt: skip
+        nonlocal parallel
+        pre_stride, post_stride = weights.stride()
+        pre = pre_spike.data_ptr(), pre_trace.data_ptr(), topology.n_pre
+        post = post_spike.data_ptr(), post_trace.data_ptr(), topology.n_post
+        major, minor = (pre, post) if pre_is_major else (post, pre)
+        strides = (pre_stride, post_stride) if pre_is_major else (post_stride, pre_stride)
+        eligibility = (0, 0, 0)
+        if c is not None:
+            c_strides = c.stride() if pre_is_major else c.stride()[::-1]
+            eligibility = (c.data_ptr(), *c_strides)
+        column, number = (dopamine.data_ptr(), 0.0) if column_dopamine else (0, dopamine)
+        run = serial
+        if weights.numel() > config.parallel_work and torch.get_num_threads() > 1:
+            if parallel is None:
+                parallel = _compile(case, config, parallel=True)
+            run = parallel
+            numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        run(
+            weights.data_ptr(), *strides, *eligibility, *major, *minor, column,
+            parameters, w_min, w_max, decay, number,
+        )  # fmt: skip
+
+    return step
+
+
+def _compile(case: Case, config: Config, parallel: bool) -> Any:
+    on_pre, on_post, change, finish = native.functions(case.formula, case.dtype, bound_first=False)
+    real = native.REAL[case.dtype]
+    spike_type = np.bool_ if case.bool_spikes else real
+    modulated = case.formula.rule.modulated
+    clamp = case.formula.clamp
+    column_dopamine = case.dopamine == "column"
+    dopamine_is_major = case.layout == "post"
+    unit_stride = case.layout != "strided"
+    pointer = native.as_pointer
+    carray = numba.carray
+    tasks = numba.prange if parallel else range
+    rows_per_task = config.rows_per_task if parallel else 2**62
+    dense_pass_rate = config.dense_pass_rate
+
+    if case.layout == "post":
+
+        @native.njit_part
+        def terms(major_spike, major_trace, minor_spike, minor_trace, parameters):  # type: ignore[no-untyped-def]
+            return (
+                on_post(minor_trace, major_spike, *parameters),
+                on_pre(minor_spike, major_trace, *parameters),
+            )
+    else:
+
+        @native.njit_part
+        def terms(major_spike, major_trace, minor_spike, minor_trace, parameters):  # type: ignore[no-untyped-def]
+            return (
+                on_post(major_trace, minor_spike, *parameters),
+                on_pre(major_spike, minor_trace, *parameters),
+            )
+
+    @native.njit_part
+    def update(w, c, spike, trace, minor_spike, minor_trace, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
+        potentiation, depression = terms(spike, trace, minor_spike, minor_trace, parameters)
+        dw = change(w, potentiation, depression, w_min, w_max, parameters)
+        return finish(w, dw, c, dopamine, w_min, w_max, decay)
+
+    @native.njit_part
+    def visit_row(w, c, stride, c_stride, spike, trace, minor_spike, minor_trace, dopamine, column, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+        for j in range(len(minor_spike)):
+            k = j if unit_stride else j * stride
+            if modulated:
+                m = j if unit_stride else j * c_stride
+                d = column[j] if column_dopamine and not dopamine_is_major else dopamine
+                w[k], c[m] = update(
+                    w[k], c[m], spike, trace, minor_spike[j], minor_trace[j], parameters, w_min, w_max, decay, d
+                )
+            else:
+                new, _ = update(
+                    w[k], dopamine, spike, trace, minor_spike[j], minor_trace[j],
+                    parameters, w_min, w_max, decay, dopamine,
+                )  # fmt: skip
+                # a clamp leaves alone what the step has not touched
+                w[k] = w[k] if clamp and spike == 0 and minor_spike[j] == 0 else new
+
+    @native.njit_part
+    def visit_events(w, stride, trace, events, minor_spike, minor_trace, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
+        for e in range(len(events)):
+            j = events[e]
+            k = j if unit_stride else j * stride
+            w[k], _ = update(
+                w[k], real(0), real(0), trace, minor_spike[j], minor_trace[j],
+                parameters, w_min, w_max, decay, real(0),
+            )  # fmt: skip
+
+    def loop(
+        w_address, w_major_stride, w_minor_stride, c_address, c_major_stride, c_minor_stride,
+        major_spike_address, major_trace_address, n_major, minor_spike_address, minor_trace_address, n_minor,
+        column_address, parameters, w_min, w_max, decay, dopamine,
+    ):  # type: ignore[no-untyped-def]  # fmt: skip
+        major_spike = carray(pointer(major_spike_address), n_major, spike_type)
+        major_trace = carray(pointer(major_trace_address), n_major, real)
+        minor_spike_in = carray(pointer(minor_spike_address), n_minor, spike_type)
+        minor_trace = carray(pointer(minor_trace_address), n_minor, real)
+        column = carray(pointer(column_address), n_major if dopamine_is_major else n_minor, real)
+        row_extent = (n_minor - 1) * w_minor_stride + 1
+        c_row_extent = (n_minor - 1) * c_minor_stride + 1
+        w = carray(pointer(w_address), (n_major - 1) * w_major_stride + row_extent, real)
+        c = carray(pointer(c_address), (n_major - 1) * c_major_stride + c_row_extent, real)
+
+        minor_spike = np.empty(n_minor, real)
+        events = np.empty(n_minor, np.int64)
+        n_events = 0
+        for j in range(n_minor):
+            minor_spike[j] = minor_spike_in[j]
+            events[n_events] = j
+            n_events += minor_spike_in[j] != 0
+        events = events[:n_events]
+        every_row = modulated or n_events > dense_pass_rate * n_minor
+
+        n_tasks = (n_major + rows_per_task - 1) // rows_per_task if rows_per_task < n_major else 1
+        for task in tasks(n_tasks):
+            first = task * rows_per_task
+            for i in range(first, min(first + rows_per_task, n_major)):
+                row = w[i * w_major_stride : i * w_major_stride + row_extent]
+                c_row = c[i * c_major_stride : i * c_major_stride + c_row_extent]
+                spike = real(major_spike[i])
+                if every_row or spike != 0:
+                    d = column[i] if column_dopamine and dopamine_is_major else dopamine
+                    visit_row(
+                        row, c_row, w_minor_stride, c_minor_stride, spike, major_trace[i], minor_spike, minor_trace,
+                        d, column, parameters, w_min, w_max, decay,
+                    )  # fmt: skip
+                else:
+                    visit_events(
+                        row, w_minor_stride, major_trace[i], events, minor_spike, minor_trace,
+                        parameters, w_min, w_max, decay,
+                    )  # fmt: skip
+
+    integer = types.int64
+    return native.entry(loop, *[integer] * 13, *native.scalars(case.formula, case.dtype), parallel=parallel)

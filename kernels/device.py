@@ -1,0 +1,157 @@
+"""What the Triton kernels share: formulas as device functions, and what a step does to one block of weights."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import linecache
+import textwrap
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from tritonstdp.kernels.protocol import CannotCompileError
+
+from tritonstdp.rules import Formula
+
+LAUNCH_OPTIONS: dict[str, Any] = {"enable_fp_fusion": False}
+"""No contraction to fused multiply-add: the bits are CoNeX's, and the kernels are bound by memory anyway."""
+
+
+@cache
+def device_function(function: Callable[..., Any]) -> Any:
+    """Turn a formula into a device function, once.
+
+    Raises
+    ------
+    CannotCompileError
+        If its source can't be read, or it uses more than its arguments.
+    """
+    if not inspect.isfunction(function) or function.__name__ == "<lambda>":
+        raise CannotCompileError(f"{function!r} is not a named function with source, which Triton needs")
+    used = inspect.getclosurevars(function)
+    foreign = sorted({*used.globals, *used.nonlocals, *used.builtins, *used.unbound})
+    if foreign:
+        raise CannotCompileError(
+            f"{function.__name__} uses {', '.join(foreign)}; Triton takes arithmetic on the arguments alone"
+        )
+    try:
+        return triton.jit(_bare(function))
+    except (OSError, SyntaxError) as error:
+        raise CannotCompileError(f"Triton can't read {function.__name__}: {error}") from error
+
+
+def _bare(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function without annotations, which Triton would evaluate, and with ``tl``, which its interpreter wants."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    definition = tree.body[0]
+    if not isinstance(definition, ast.FunctionDef):
+        raise CannotCompileError(f"{function.__name__} is not defined by a plain def, which Triton needs")
+    definition.decorator_list, definition.returns = [], None
+    for argument in definition.args.args:
+        argument.annotation = None
+    source = ast.unparse(tree)
+    filename = f"<formula {function.__module__}.{function.__qualname__}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    namespace: dict[str, Any] = {"tl": tl, "__name__": function.__module__}
+    exec(compile(source, filename, "exec"), namespace)
+    return namespace[definition.name]
+
+
+class DeviceFormula(NamedTuple):
+    """A formula's functions, as constexpr arguments of a kernel."""
+
+    ON_PRE: Any
+    ON_POST: Any
+    CHANGE: Any
+    POSITIVE: Any
+    NEGATIVE: Any
+    ELIGIBILITY: Any
+    CLAMP: bool
+    N_PARAMETERS: int
+    N_DECAYS: int
+
+
+def device_formula(formula: Formula) -> DeviceFormula:
+    """Turn a formula into what kernels take; raises ``CannotCompileError`` where Triton can't."""
+    rule = formula.rule
+    n_parameters, n_decays = len(rule.parameters), len(rule.eligibility_parameters)
+    if n_parameters > PARAMETERS or n_decays > DECAYS:
+        raise CannotCompileError(
+            f"{rule.name} has {n_parameters} and {n_decays} parameters; a launch carries {PARAMETERS} and {DECAYS}"
+        )
+    return DeviceFormula(
+        *(device_function(f) for f in (rule.on_pre, rule.on_post, rule.change, formula.positive, formula.negative)),
+        None if rule.eligibility is None else device_function(rule.eligibility),
+        formula.clamp,
+        n_parameters,
+        n_decays,
+    )
+
+
+@triton.jit
+def pack(p0, p1, p2, p3, N: tl.constexpr, REAL: tl.constexpr):
+    """The first ``N`` run-time scalars as a tuple of the type to compute in; they arrive in float64."""
+    if N == 0:
+        return ()
+    elif N == 1:
+        return (tl.full([], p0, REAL),)
+    elif N == 2:
+        return (tl.full([], p0, REAL), tl.full([], p1, REAL))
+    elif N == 3:
+        return (tl.full([], p0, REAL), tl.full([], p1, REAL), tl.full([], p2, REAL))
+    else:
+        return (tl.full([], p0, REAL), tl.full([], p1, REAL), tl.full([], p2, REAL), tl.full([], p3, REAL))
+
+
+@triton.jit
+def new_weight(
+    w, c, dopamine, potentiation, depression, positions, w_min, w_max, parameters, decay,
+    CHANGE: tl.constexpr, POSITIVE: tl.constexpr, NEGATIVE: tl.constexpr, ELIGIBILITY: tl.constexpr,
+    CLAMP: tl.constexpr, BOUND_FIRST: tl.constexpr,
+):  # fmt: skip
+    """The new weight and eligibility: :func:`tritonstdp.kernels.compose.compose`, for blocks.
+
+    ``positions`` divides a change that was summed; a constexpr 1 leaves it out.
+    """
+    positive = POSITIVE(w, w_min, w_max)
+    negative = NEGATIVE(w, w_min, w_max)
+    if BOUND_FIRST:
+        dw = CHANGE(potentiation * positive, depression * negative, 1, 1, *parameters)
+    else:
+        dw = CHANGE(potentiation, depression, positive, negative, *parameters)
+    if positions != 1:
+        dw = dw / positions
+    if ELIGIBILITY is not None:
+        c = ELIGIBILITY(c, dw, *decay)
+        w = w + c * dopamine
+    else:
+        w = w + dw
+    if CLAMP:
+        w = tl.minimum(tl.maximum(w, w_min), w_max)
+    return w, c
+
+
+PARAMETERS, DECAYS = 4, 2
+"""How many parameters of a rule, and of its eligibility, a launch carries."""
+
+
+def real_type(dtype: torch.dtype) -> Any:
+    """The type to compute in: half precision is widened to float32 and rounded once, at the store."""
+    return tl.float64 if dtype == torch.float64 else tl.float32
+
+
+def scalars(parameters: Sequence[float], w_min: float, w_max: float, decay: Sequence[float]) -> tuple[float, ...]:
+    """The run-time scalars of a launch, in the order in which every kernel takes them; unused places hold 0."""
+    padded = (*parameters, *(0.0,) * (PARAMETERS - len(parameters)))
+    return (*padded, w_min, w_max, *decay, *(0.0,) * (DECAYS - len(decay)))
+
+
+def dopamine_arguments(dopamine: Any, weights: torch.Tensor) -> tuple[torch.Tensor, float, int]:
+    """``(pointer, number, stride)``: a tensor is read on the device, at stride 0 where it is one value for all."""
+    if isinstance(dopamine, torch.Tensor):
+        return dopamine, 0.0, dopamine.stride(0) if dopamine.dim() else 0
+    return weights, dopamine, 0

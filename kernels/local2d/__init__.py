@@ -1,0 +1,1 @@
+"""local2d kernels."""

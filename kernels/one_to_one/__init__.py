@@ -1,0 +1,1 @@
+"""One-to-one connections: neuron k meets neuron k."""

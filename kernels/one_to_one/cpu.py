@@ -1,0 +1,70 @@
+"""One-to-one connections on a CPU: one pass over the synapses."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from numba import types
+from tritonstdp.kernels import native
+from tritonstdp.kernels.protocol import Case, Step
+
+
+class Config(NamedTuple):
+    """Nothing to choose: one pass over few synapses."""
+
+
+DEFAULT = Config()
+SPACE: dict[str, tuple[float, ...]] = {}
+
+
+def build(case: Case, config: Config = DEFAULT) -> Step:
+    """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
+    on_pre, on_post, change, finish = native.functions(case.formula, case.dtype, bound_first=False)
+    real = native.REAL[case.dtype]
+    spike_type = np.bool_ if case.bool_spikes else real
+    modulated = case.formula.rule.modulated
+    column_dopamine = case.dopamine == "column"
+    pointer = native.as_pointer
+    carray = numba.carray
+
+    def loop(
+        w_address, w_stride, c_address, c_stride, s_address, x_address, q_address, y_address, n,
+        column_address, parameters, w_min, w_max, decay, dopamine,
+    ):  # type: ignore[no-untyped-def]  # fmt: skip
+        pre_spike = carray(pointer(s_address), n, spike_type)
+        pre_trace = carray(pointer(x_address), n, real)
+        post_spike = carray(pointer(q_address), n, spike_type)
+        post_trace = carray(pointer(y_address), n, real)
+        column = carray(pointer(column_address), n, real)
+        w = carray(pointer(w_address), (n - 1) * w_stride + 1, real)
+        c = carray(pointer(c_address), (n - 1) * c_stride + 1, real)
+        for i in range(n):
+            s, q = real(pre_spike[i]), real(post_spike[i])
+            if modulated or s != 0 or q != 0:
+                k = i * w_stride
+                potentiation = on_post(pre_trace[i], q, *parameters)
+                depression = on_pre(s, post_trace[i], *parameters)
+                dw = change(w[k], potentiation, depression, w_min, w_max, parameters)
+                if modulated:
+                    m = i * c_stride
+                    d = column[i] if column_dopamine else dopamine
+                    w[k], c[m] = finish(w[k], dw, c[m], d, w_min, w_max, decay)
+                else:
+                    w[k], _ = finish(w[k], dw, dopamine, dopamine, w_min, w_max, decay)
+
+    run = native.entry(loop, *[types.int64] * 10, *native.scalars(case.formula, case.dtype))
+
+    def step(
+        topology, weights, pre_spike, pre_trace, post_spike, post_trace,
+        parameters, w_min, w_max, c, decay, dopamine,
+    ):  # type: ignore[no-untyped-def]  # fmt: skip
+        eligibility = (c.data_ptr(), c.stride(0)) if modulated else (0, 0)
+        column, number = (dopamine.data_ptr(), 0.0) if column_dopamine else (0, dopamine)
+        run(
+            weights.data_ptr(), weights.stride(0), *eligibility, pre_spike.data_ptr(), pre_trace.data_ptr(),
+            post_spike.data_ptr(), post_trace.data_ptr(), topology.n, column, parameters, w_min, w_max, decay, number,
+        )  # fmt: skip
+
+    return step

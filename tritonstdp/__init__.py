@@ -1,0 +1,34 @@
+"""Event-driven synaptic plasticity for torch: STDP, inhibitory STDP and reward-modulated STDP.
+
+Call :func:`stdp_`, :func:`istdp_` or :func:`rstdp_` in a torch loop, or use :mod:`tritonstdp.behaviors` in a
+PymoNNtorch or CoNeX network.
+"""
+
+from tritonstdp.functional import explain, istdp_, rstdp_, stdp_, update_
+from tritonstdp.registry import register_bound, register_kernel, register_rule
+from tritonstdp.rules import BOUNDS, RULES, Rule, hard_bound, no_bound, soft_bound
+from tritonstdp.topology import Conv2d, Dense, Local2d, OneToOne, Sparse
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BOUNDS",
+    "RULES",
+    "Conv2d",
+    "Dense",
+    "Local2d",
+    "OneToOne",
+    "Rule",
+    "Sparse",
+    "explain",
+    "hard_bound",
+    "istdp_",
+    "no_bound",
+    "register_bound",
+    "register_kernel",
+    "register_rule",
+    "rstdp_",
+    "soft_bound",
+    "stdp_",
+    "update_",
+]

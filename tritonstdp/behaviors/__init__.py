@@ -1,0 +1,1 @@
+"""PymoNNtorch behaviors under CoNeX's names."""

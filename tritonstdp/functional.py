@@ -1,0 +1,508 @@
+"""Plasticity for any torch loop: one call a step, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from tritonstdp.kernels.protocol import Case
+from tritonstdp.registry import Choice, choose
+from tritonstdp.rules import Bound, Formula, Rule, istdp, resolve_bound, resolve_rule, rstdp, stdp, target_trace
+from tritonstdp.topology import Topology, example_topology, infer_topology
+
+__all__ = ["explain", "istdp_", "rstdp_", "stdp_", "step_", "update_"]
+
+
+def _complain(topology: Topology, named: dict[str, tuple[Tensor, tuple[int, ...]]], weights: Tensor) -> None:
+    """Name the first tensor that does not fit, and say what would."""
+    values = topology.values(weights)
+    if weights.requires_grad:
+        raise ValueError("weights require grad: plasticity writes in place; pass weights.detach() or use no_grad data")
+    for name, (tensor, shape) in named.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} is {type(tensor).__name__}, not a Tensor of shape {shape}")
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; {topology.name} needs {shape}")
+        if tensor.device != values.device:
+            raise ValueError(f"{name} is on {tensor.device}, the weights on {values.device}: move one of them")
+        if not name.endswith("spike") and tensor.dtype != values.dtype:
+            raise ValueError(f"{name} is {tensor.dtype}, the weights {values.dtype}: use {name}.to({values.dtype})")
+
+
+def _check(
+    topology: Topology,
+    weights: Tensor,
+    values: Tensor,
+    pre_spike: Tensor,
+    pre_trace: Tensor,
+    post_spike: Tensor,
+    post_trace: Tensor,
+    c: Tensor | None,
+) -> None:
+    dtype, pre, post = values.dtype, topology.pre_shape, topology.post_shape
+    try:
+        fits = (
+            values.shape == topology.weights_shape
+            and pre_trace.shape == pre
+            and pre_spike.shape == pre
+            and post_trace.shape == post
+            and post_spike.shape == post
+            and pre_trace.dtype is dtype
+            and post_trace.dtype is dtype
+            and not weights.requires_grad
+            and (c is None or (c.shape == topology.weights_shape and c.dtype is dtype and c.device == values.device))
+        )
+        if fits:
+            if values.is_cpu:
+                fits = pre_spike.is_cpu and pre_trace.is_cpu and post_spike.is_cpu and post_trace.is_cpu
+            else:
+                device = values.device
+                fits = all(t.device == device for t in (pre_spike, pre_trace, post_spike, post_trace))
+    except AttributeError:
+        fits = False
+    if fits:
+        return
+    named: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "weights": (values, topology.weights_shape),
+        "pre_spike": (pre_spike, pre),
+        "pre_trace": (pre_trace, pre),
+        "post_spike": (post_spike, post),
+        "post_trace": (post_trace, post),
+    }
+    if c is not None:
+        named["c"] = (c, topology.weights_shape)
+    _complain(topology, named, weights)
+
+
+def _number(name: str, value: Any) -> Any:
+    """A Python float where the value is one number on the host; tensors else, for the reference."""
+    if isinstance(value, Tensor):
+        return value.item() if value.is_cpu and value.dim() == 0 else value
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {value!r}: pass a number or a tensor") from None
+
+
+def _dopamine_kind(dopamine: Any, topology: Topology, dtype: torch.dtype) -> tuple[Any, str]:
+    if dopamine is None:
+        raise ValueError("dopamine is missing: a reward-modulated rule needs a number or a tensor")
+    dopamine = _number("dopamine", dopamine)
+    if not isinstance(dopamine, Tensor):
+        return dopamine, "number"
+    if dopamine.dim() == 0:
+        return dopamine.to(dtype), "scalar"
+    per_column = topology.name in ("dense", "one_to_one") and tuple(dopamine.shape) == topology.post_shape
+    if per_column and dopamine.dtype == dtype:
+        return dopamine.contiguous(), "column"
+    return dopamine, "other"
+
+
+def step_(
+    formula: Formula,
+    topology: Topology,
+    weights: Tensor,
+    pre_spike: Tensor,
+    pre_trace: Tensor,
+    post_spike: Tensor,
+    post_trace: Tensor,
+    parameters: Sequence[Any],
+    w_min: Any = 0.0,
+    w_max: Any = 1.0,
+    c: Tensor | None = None,
+    decay: Sequence[Any] = (),
+    dopamine: Any = None,
+    backend: str | None = None,
+) -> Choice:
+    """Update weights by one step of a formula, in place: what every other entry to the package comes down to.
+
+    Parameters
+    ----------
+    formula : Formula
+        The rule, its bounds and whether to clamp.
+    topology : Topology
+        How the synapses lie.
+    weights : Tensor
+        The weights, of the topology's shape, or a sparse tensor.
+    pre_spike, post_spike : Tensor
+        The spikes of this step, bool ``(n_pre,)`` and ``(n_post,)``; a float spike counts with its value.
+    pre_trace, post_trace : Tensor
+        The spike traces, of the weights' dtype.
+    parameters : sequence
+        The values of ``formula.rule.parameters``, in order: numbers, or tensors that broadcast to the weights.
+    w_min, w_max : float or Tensor
+        The limits that bounds and clamp use.
+    c : Tensor, optional
+        The eligibility trace, of the weights' shape; only for modulated rules, and written in place.
+    decay : sequence
+        The values of ``formula.rule.eligibility_parameters``.
+    dopamine : float or Tensor, optional
+        What a modulated rule multiplies the eligibility by.
+    backend : str, optional
+        Use this backend and no other.
+
+    Returns
+    -------
+    Choice
+        The kernel that ran, and why not the others.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If something does not fit, before anything is written.
+
+    Examples
+    --------
+    >>> from tritonstdp import Dense
+    >>> w = torch.full((2, 3), 0.5)
+    >>> spikes, traces = torch.ones(2, dtype=torch.bool), torch.zeros(2)
+    >>> choice = step_(Formula.of(stdp), Dense(2, 3), w, spikes, traces,
+    ...                torch.zeros(3, dtype=torch.bool), torch.full((3,), 0.5), (0.1, 0.2))
+    >>> round(w[0, 0].item(), 3), choice.backend
+    (0.4, 'cpu')
+    """
+    values = topology.values(weights)
+    _check(topology, weights, values, pre_spike, pre_trace, post_spike, post_trace, c)
+    dtype = values.dtype
+    scalars = True
+    for value in (w_min, w_max, *parameters, *decay):
+        if value.__class__ is not float:
+            names = ("w_min", "w_max", *formula.rule.parameters, *formula.rule.eligibility_parameters)
+            numbers = [_number(n, v) for n, v in zip(names, (w_min, w_max, *parameters, *decay), strict=True)]
+            w_min, w_max, *rest = numbers
+            parameters, decay = tuple(rest[: len(parameters)]), tuple(rest[len(parameters) :])
+            scalars = not any(isinstance(n, Tensor) for n in numbers)
+            break
+    layout = topology.layout(values)
+    dopamine_kind = "number"
+    if formula.rule.eligibility is not None:
+        if c is None:
+            raise ValueError(f"c is missing: {formula.rule.name} keeps an eligibility trace of the weights' shape")
+        if layout != topology.layout(c):
+            layout = "strided"
+        dopamine, dopamine_kind = _dopamine_kind(dopamine, topology, dtype)
+    else:
+        dopamine = 0.0
+    bool_spikes = pre_spike.dtype is torch.bool and post_spike.dtype is torch.bool
+    if not bool_spikes:
+        pre_spike, post_spike = pre_spike.to(dtype), post_spike.to(dtype)
+    device = "cpu" if values.is_cpu else values.device.type
+    case = Case(formula, topology.name, topology.kernel_key, layout, dtype, device, bool_spikes, scalars, dopamine_kind)
+    choice = choose(case, backend)
+    choice.step(
+        topology, values,
+        pre_spike.contiguous(), pre_trace.contiguous(), post_spike.contiguous(), post_trace.contiguous(),
+        parameters, w_min, w_max, c, decay, dopamine,
+    )  # fmt: skip
+    return choice
+
+
+_PLANS: WeakKeyDictionary[Tensor, Topology] = WeakKeyDictionary()
+
+
+def _topology_of(weights: Tensor, topology: Topology | None) -> Topology:
+    if topology is not None:
+        return topology
+    if weights.layout == torch.strided:
+        return infer_topology(weights)
+    plan = _PLANS.get(weights)
+    if plan is None:
+        plan = _PLANS[weights] = infer_topology(weights)
+    return plan
+
+
+def update_(
+    rule: str | Rule,
+    weights: Tensor,
+    pre_spike: Tensor,
+    pre_trace: Tensor,
+    post_spike: Tensor,
+    post_trace: Tensor,
+    *,
+    c: Tensor | None = None,
+    dopamine: Any = None,
+    w_min: Any = 0.0,
+    w_max: Any = 1.0,
+    positive_bound: str | Bound | None = None,
+    negative_bound: str | Bound | None = None,
+    clamp: bool = False,
+    topology: Topology | None = None,
+    backend: str | None = None,
+    **parameters: Any,
+) -> Tensor:
+    """Update weights by one step of any rule, in place.
+
+    Parameters
+    ----------
+    rule : str or Rule
+        The rule, or its name.
+    weights : Tensor
+        ``(n_pre, n_post)`` dense in any strides or sparse (CSC, CSR, coalesced COO), ``(n,)`` one-to-one,
+        ``(C_out, C_in, kh, kw)`` conv2d, ``(C_out, H_out * W_out, C_in * kh * kw)`` local2d.
+    pre_spike, post_spike : Tensor
+        The spikes of this step, bool ``(n_pre,)`` and ``(n_post,)``; a float spike counts with its value.
+    pre_trace, post_trace : Tensor
+        The spike traces, of the weights' dtype.
+    c : Tensor, optional
+        The eligibility trace of a modulated rule, of the weights' shape (sparse: of the values'); written in place.
+    dopamine : float or Tensor, optional
+        A number, a 0-d tensor, or one value a post neuron.
+    w_min, w_max : float or Tensor
+        The limits that bounds and clamp use.
+    positive_bound, negative_bound : str, callable or None
+        The bounds of potentiation and of depression: a name, a function ``(w, w_min, w_max)``, or None for no bound.
+    clamp : bool
+        Clip what the step touches to ``[w_min, w_max]``.
+    topology : Topology, optional
+        Needed for conv2d and local2d; otherwise the weights tell.
+    backend : str, optional
+        "triton", "cpu" or "reference", and no other; by default the fastest that takes the case.
+    **parameters
+        The rule's own parameters, by name.
+
+    Returns
+    -------
+    Tensor
+        ``weights``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If something is missing or does not fit, before anything is written.
+
+    Examples
+    --------
+    >>> w = torch.full((2, 3), 0.5)
+    >>> pre, post = torch.tensor([True, False]), torch.tensor([False, False, True])
+    >>> update_("stdp", w, pre, torch.ones(2), post, torch.ones(3), a_plus=0.1, a_minus=0.2)
+    tensor([[0.3000, 0.3000, 0.4000],
+            [0.5000, 0.5000, 0.6000]])
+    """
+    rule = resolve_rule(rule)
+    wanted = (*rule.parameters, *rule.eligibility_parameters)
+    missing = [name for name in wanted if parameters.get(name) is None]
+    if missing:
+        raise ValueError(f"{rule.name} needs {', '.join(missing)}: pass {' and '.join(f'{n}=...' for n in missing)}")
+    unknown = sorted(set(parameters) - set(wanted))
+    if unknown:
+        raise TypeError(f"{rule.name} takes no {', '.join(unknown)}; its parameters are {', '.join(wanted)}")
+    formula = Formula.of(rule, resolve_bound(positive_bound), resolve_bound(negative_bound), bool(clamp))
+    step_(
+        formula, _topology_of(weights, topology), weights, pre_spike, pre_trace, post_spike, post_trace,
+        tuple(parameters[name] for name in rule.parameters), w_min, w_max,
+        c, tuple(parameters[name] for name in rule.eligibility_parameters), dopamine, backend,
+    )  # fmt: skip
+    return weights
+
+
+def stdp_(
+    weights: Tensor,
+    pre_spike: Tensor,
+    pre_trace: Tensor,
+    post_spike: Tensor,
+    post_trace: Tensor,
+    *,
+    a_plus: Any,
+    a_minus: Any,
+    **options: Any,
+) -> Tensor:
+    """Update weights by one step of pair-based STDP, in place: ``w += x s_post a_plus B - s_pre y a_minus B``.
+
+    Parameters
+    ----------
+    weights, pre_spike, pre_trace, post_spike, post_trace : Tensor
+        As for :func:`update_`.
+    a_plus, a_minus : float or Tensor
+        The sizes of potentiation and of depression.
+    **options
+        ``w_min, w_max, positive_bound, negative_bound, clamp, topology, backend`` of :func:`update_`.
+
+    Returns
+    -------
+    Tensor
+        ``weights``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`update_`.
+
+    Examples
+    --------
+    >>> w = torch.full((1, 2), 0.5)
+    >>> spike, silent = torch.tensor([True]), torch.tensor([False, False])
+    >>> stdp_(w, spike, torch.ones(1), silent, torch.tensor([0.0, 1.0]), a_plus=0.1, a_minus=0.2,
+    ...       negative_bound="soft_bound")
+    tensor([[0.5000, 0.4500]])
+    """
+    return update_(
+        stdp, weights, pre_spike, pre_trace, post_spike, post_trace, a_plus=a_plus, a_minus=a_minus, **options
+    )
+
+
+def istdp_(
+    weights: Tensor,
+    pre_spike: Tensor,
+    pre_trace: Tensor,
+    post_spike: Tensor,
+    post_trace: Tensor,
+    *,
+    lr: Any = 1e-5,
+    alpha: Any = None,
+    rho: float | None = None,
+    tau: float | None = None,
+    inhibitory: bool = True,
+    **options: Any,
+) -> Tensor:
+    """Update weights by one step of symmetric inhibitory STDP (Vogels et al. 2011), in place.
+
+    Parameters
+    ----------
+    weights, pre_spike, pre_trace, post_spike, post_trace : Tensor
+        As for :func:`update_`; both traces with one time constant.
+    lr : float or Tensor
+        The learning rate.
+    alpha : float or Tensor, optional
+        The post trace at rest. Without it, ``2 * rho * tau / 1000`` from a firing rate in Hz and the traces' time
+        constant in ms.
+    rho, tau : float, optional
+        See ``alpha``.
+    inhibitory : bool
+        Whether the weights are magnitudes of inhibition.
+    **options
+        ``w_min, w_max, positive_bound, negative_bound, clamp, topology, backend`` of :func:`update_`.
+
+    Returns
+    -------
+    Tensor
+        ``weights``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`update_`, and if neither ``alpha`` nor ``rho`` and ``tau`` are given.
+
+    Examples
+    --------
+    >>> w = torch.full((1, 2), 0.5)
+    >>> spike, silent = torch.tensor([True]), torch.tensor([False, False])
+    >>> istdp_(w, spike, torch.ones(1), silent, torch.tensor([0.0, 1.0]), lr=0.1, alpha=0.2)
+    tensor([[0.4800, 0.5800]])
+    """
+    if alpha is None:
+        if rho is None or tau is None:
+            raise ValueError("istdp needs alpha, or rho (Hz) and tau (ms) to derive it from: pass one or the others")
+        alpha = target_trace(rho, tau)
+    sign = -1.0 if inhibitory else 1.0
+    return update_(
+        istdp, weights, pre_spike, pre_trace, post_spike, post_trace, lr=lr, alpha=alpha, sign=sign, **options
+    )
+
+
+def rstdp_(
+    weights: Tensor,
+    c: Tensor,
+    pre_spike: Tensor,
+    pre_trace: Tensor,
+    post_spike: Tensor,
+    post_trace: Tensor,
+    *,
+    a_plus: Any,
+    a_minus: Any,
+    tau_c: Any,
+    dopamine: Any,
+    **options: Any,
+) -> Tensor:
+    """Update eligibility and weights by one step of reward-modulated STDP, in place.
+
+    Parameters
+    ----------
+    weights, pre_spike, pre_trace, post_spike, post_trace : Tensor
+        As for :func:`update_`.
+    c : Tensor
+        The eligibility trace, of the weights' shape and dtype.
+    a_plus, a_minus : float or Tensor
+        The sizes of potentiation and of depression.
+    tau_c : float or Tensor
+        The time constant of the eligibility, in steps.
+    dopamine : float or Tensor
+        The reward signal: a number, a 0-d tensor (read on its device), or one value a post neuron.
+    **options
+        ``w_min, w_max, positive_bound, negative_bound, clamp, topology, backend`` of :func:`update_`.
+
+    Returns
+    -------
+    Tensor
+        ``weights``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`update_`.
+
+    Examples
+    --------
+    >>> w, c = torch.full((1, 2), 0.5), torch.zeros(1, 2)
+    >>> spike, silent = torch.tensor([True]), torch.tensor([False, False])
+    >>> rstdp_(w, c, spike, torch.ones(1), silent, torch.tensor([0.0, 1.0]), a_plus=0.1, a_minus=0.2, tau_c=10.0,
+    ...        dopamine=-1.0)
+    tensor([[0.5000, 0.7000]])
+    """
+    return update_(
+        rstdp, weights, pre_spike, pre_trace, post_spike, post_trace,
+        c=c, dopamine=dopamine, a_plus=a_plus, a_minus=a_minus, tau_c=tau_c, **options,
+    )  # fmt: skip
+
+
+def explain(
+    rule: str | Rule,
+    topology: str | Topology = "dense",
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    positive_bound: str | Bound | None = None,
+    negative_bound: str | Bound | None = None,
+    clamp: bool = False,
+    backend: str | None = None,
+) -> Choice:
+    """Say which backend serves a case, and why each other one does not.
+
+    Parameters
+    ----------
+    rule : str or Rule
+        The rule.
+    topology : str or Topology
+        The topology, or its name.
+    dtype : torch.dtype
+        The weights' dtype.
+    device : str or torch.device
+        The weights' device.
+    positive_bound, negative_bound, clamp, backend
+        As for :func:`update_`.
+
+    Returns
+    -------
+    Choice
+        The choice; ``print`` it.
+
+    Raises
+    ------
+    ValueError
+        If a name is not known, or ``backend`` can't take the case.
+
+    Examples
+    --------
+    >>> print(explain("stdp", "dense"))
+    stdp on dense, torch.float32 weights on cpu: cpu
+      not triton: the weights are on cpu: Triton runs on cuda and xpu (and on cpu under TRITON_INTERPRET=1)
+    """
+    formula = Formula.of(resolve_rule(rule), resolve_bound(positive_bound), resolve_bound(negative_bound), clamp)
+    if isinstance(topology, str):
+        topology = example_topology(topology)
+    layout = "pre" if topology.name == "dense" else "contiguous"
+    case = Case(formula, topology.name, topology.kernel_key, layout, dtype, torch.device(device).type)
+    return choose(case, backend)

@@ -1,0 +1,359 @@
+"""Which kernel serves a (rule, topology, bound), on which backend, and why not on the others."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from tritonstdp.kernels.protocol import CannotCompileError, Case, Step
+from tritonstdp.rules import BOUNDS, RULES, Bound, Rule
+from tritonstdp.topology import TOPOLOGIES
+
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Choice",
+    "KernelEntry",
+    "choose",
+    "entries",
+    "register_bound",
+    "register_kernel",
+    "register_rule",
+]
+
+logger = logging.getLogger("tritonstdp")
+
+Build = Callable[[Case], Step]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run kernels.
+
+    Parameters
+    ----------
+    name : str
+        "triton", "cpu" or "reference".
+    refuse : callable
+        ``refuse(case)``: why the backend can't take the case, or None where it can.
+    """
+
+    name: str
+    refuse: Callable[[Case], str | None]
+
+
+def _triton_refuses(case: Case) -> str | None:
+    if case.device not in ("cuda", "xpu") and not _interpreting():
+        return f"the weights are on {case.device}: Triton runs on cuda and xpu (and on cpu under TRITON_INTERPRET=1)"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if case.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        return f"weights of {case.dtype} are not supported"
+    return _values_refused(case, dopamine=("number", "scalar", "column"))
+
+
+def _cpu_refuses(case: Case) -> str | None:
+    if case.device != "cpu":
+        return f"the weights are on {case.device}"
+    if case.dtype not in (torch.float32, torch.float64):
+        return f"weights of {case.dtype}: compiled loops take float32 and float64"
+    return _values_refused(case, dopamine=("number", "column"))
+
+
+def _values_refused(case: Case, dopamine: tuple[str, ...]) -> str | None:
+    if not case.scalars:
+        return "a parameter is a tensor"
+    if case.dopamine not in dopamine:
+        return f"dopamine of this shape or dtype ({case.dopamine})"
+    if case.layout == "strided" and case.topology in ("sparse", "conv2d", "local2d"):
+        return "the weights are not contiguous"
+    return None
+
+
+def _interpreting() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+BACKENDS: tuple[Backend, ...] = (
+    Backend("triton", _triton_refuses),
+    Backend("cpu", _cpu_refuses),
+    Backend("reference", lambda case: None),
+)
+"""The backends, the most specialised first."""
+
+
+@dataclass(frozen=True)
+class KernelEntry:
+    """A kernel in the registry; None stands for any.
+
+    Parameters
+    ----------
+    topology, backend : str
+        What it serves.
+    build : callable
+        ``build(case)`` gives the step; it may raise ``CannotCompileError``.
+    rule, bound : str or None
+        Only this rule, or only where both bounds are this one.
+    """
+
+    topology: str
+    backend: str
+    build: Build
+    rule: str | None = None
+    bound: str | None = None
+
+    def serves(self, case: Case, backend: str) -> bool:
+        """Whether the entry serves a case on a backend."""
+        formula = case.formula
+        if (self.topology, self.backend) != (case.topology, backend):
+            return False
+        if self.rule not in (None, formula.rule.name):
+            return False
+        return self.bound is None or BOUNDS[self.bound] is formula.positive is formula.negative
+
+    @property
+    def specificity(self) -> int:
+        """The number of fields that are not left open."""
+        return (self.rule is not None) + (self.bound is not None)
+
+
+def _build_reference(topology: str, case: Case) -> Step:
+    pairing = importlib.import_module(f"tritonstdp.kernels.{topology}.reference").PAIRING
+    return importlib.import_module("tritonstdp.kernels.reference").build(pairing, case.formula)
+
+
+def _build_lazily(topology: str, module: str, case: Case) -> Step:
+    return importlib.import_module(f"tritonstdp.kernels.{topology}.{module}").build(case)
+
+
+_ENTRIES: list[KernelEntry] = [
+    entry
+    for topology in TOPOLOGIES
+    for entry in (
+        KernelEntry(topology, "triton", partial(_build_lazily, topology, "gpu")),
+        KernelEntry(topology, "cpu", partial(_build_lazily, topology, "cpu")),
+        KernelEntry(topology, "reference", partial(_build_reference, topology)),
+    )
+]
+
+
+def entries() -> Iterator[KernelEntry]:
+    """The registered kernels, in the order of their registration.
+
+    Examples
+    --------
+    >>> sorted({entry.backend for entry in entries()})
+    ['cpu', 'reference', 'triton']
+    """
+    yield from _ENTRIES
+
+
+def register_kernel(
+    build: Build, *, topology: str, backend: str, rule: str | None = None, bound: str | None = None
+) -> None:
+    """Add a kernel; among those that serve a case, the most specific and then the newest is used.
+
+    Parameters
+    ----------
+    build : callable
+        ``build(case)`` returns a step with the signature of :class:`tritonstdp.kernels.protocol.Step`.
+    topology, backend : str
+        The topology's and the backend's name.
+    rule, bound : str, optional
+        Restrict it to one rule, or to cases where both bounds are this one.
+
+    Raises
+    ------
+    ValueError
+        If a name is not known.
+
+    Examples
+    --------
+    >>> from tritonstdp.kernels.one_to_one.cpu import build
+    >>> register_kernel(build, topology="one_to_one", backend="cpu", rule="stdp")
+    """
+    for what, name, known in (
+        ("topology", topology, TOPOLOGIES),
+        ("backend", backend, {b.name for b in BACKENDS}),
+        ("rule", rule, RULES),
+        ("bound", bound, BOUNDS),
+    ):
+        if name is not None and name not in known:
+            raise ValueError(f"unknown {what} {name!r}: use one of {', '.join(sorted(known))}")
+    _ENTRIES.append(KernelEntry(topology, backend, build, rule, bound))
+    _CHOICES.clear()
+
+
+def register_bound(name: str, bound: Bound) -> None:
+    """Give a bound a name, for behaviors, the command line and the tables.
+
+    Parameters
+    ----------
+    name : str
+        The name.
+    bound : callable
+        ``bound(w, w_min, w_max)``, in plain arithmetic to run on every backend.
+
+    Raises
+    ------
+    ValueError
+        If the name is taken by another function.
+
+    Examples
+    --------
+    >>> def upper_bound(w, w_min, w_max):
+    ...     return w_max - w
+    >>> register_bound("upper_bound", upper_bound)
+    """
+    if BOUNDS.get(name, bound) is not bound:
+        raise ValueError(f"a bound named {name!r} is already registered: choose another name")
+    BOUNDS[name] = bound
+
+
+def register_rule(rule: Rule) -> None:
+    """Add a rule under its name; it then runs on every topology and backend.
+
+    Parameters
+    ----------
+    rule : Rule
+        The rule.
+
+    Raises
+    ------
+    ValueError
+        If the name is taken by another rule, or a contribution is not 0 without a spike.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> from tritonstdp.rules import stdp
+    >>> register_rule(replace(stdp, name="my_stdp"))
+    """
+    if RULES.get(rule.name, rule) is not rule:
+        raise ValueError(f"a rule named {rule.name!r} is already registered: choose another name")
+    parameters = (0.5,) * len(rule.parameters)
+    if rule.on_pre(0.0, 1.0, *parameters) != 0 or rule.on_post(1.0, 0.0, *parameters) != 0:
+        raise ValueError(
+            f"rule {rule.name!r} changes weights without a spike: on_pre(0, trace) and on_post(trace, 0) must be 0, "
+            "since only synapses of neurons that have spiked are visited"
+        )
+    RULES[rule.name] = rule
+
+
+@dataclass
+class Choice:
+    """The kernel chosen for a case.
+
+    Attributes
+    ----------
+    case : Case
+        The case.
+    backend : str
+        The chosen backend.
+    step : callable
+        The kernel's step.
+    rejected : dict
+        Why each backend that was tried before it was not used.
+    """
+
+    case: Case
+    backend: str
+    step: Step
+    rejected: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        case = self.case
+        lines = [f"{case.formula.rule.name} on {case.topology}, {case.dtype} weights on {case.device}: {self.backend}"]
+        lines += [f"  not {backend}: {reason}" for backend, reason in self.rejected.items()]
+        return "\n".join(lines)
+
+
+_CHOICES: dict[tuple[Case, str | None], Choice] = {}
+_logged: set[str] = set()
+
+
+def choose(case: Case, backend: str | None = None) -> Choice:
+    """Choose and build the kernel for a case, once; later calls return the same choice.
+
+    Parameters
+    ----------
+    case : Case
+        The case.
+    backend : str, optional
+        Use this backend and no other.
+
+    Returns
+    -------
+    Choice
+        The kernel, its backend, and why not each other one.
+
+    Raises
+    ------
+    ValueError
+        If ``backend`` is not known, or can't take the case.
+    """
+    choice = _CHOICES.get((case, backend))
+    if choice is None:
+        choice = _CHOICES[case, backend] = _choose(case, backend)
+    return choice
+
+
+def _choose(case: Case, wanted: str | None) -> Choice:
+    names = [b.name for b in BACKENDS]
+    if wanted is not None and wanted not in names:
+        raise ValueError(f"unknown backend {wanted!r}: use one of {', '.join(names)}")
+    rejected: dict[str, str] = {}
+    for backend in BACKENDS:
+        if wanted not in (None, backend.name):
+            rejected[backend.name] = f"{wanted} was asked for"
+            continue
+        reason = backend.refuse(case)
+        if reason is None:
+            try:
+                step = _build(case, backend.name)
+            except CannotCompileError as error:
+                reason = str(error)
+            else:
+                _log_fallback(case, backend.name, rejected)
+                return Choice(case, backend.name, step, rejected)
+        rejected[backend.name] = reason
+    raise ValueError(f"backend {wanted!r} can't take this case: {rejected[str(wanted)]}")
+
+
+def _build(case: Case, backend: str) -> Step:
+    serving = [entry for entry in _ENTRIES if entry.serves(case, backend)]
+    best = max(entry.specificity for entry in serving)
+    return [entry for entry in serving if entry.specificity == best][-1].build(case)
+
+
+def _log_fallback(case: Case, backend: str, rejected: dict[str, str]) -> None:
+    preferred = "cpu" if case.device == "cpu" else "triton"
+    reason = rejected.get(preferred, "")
+    if backend != "reference" or not reason or reason.endswith("was asked for"):
+        return
+    message = f"{case.formula.rule.name} on {case.topology} runs on the reference, not on {preferred}: {reason}"
+    if message not in _logged:
+        _logged.add(message)
+        logger.warning(message)
+
+
+def describe(case: Case) -> dict[str, Any]:
+    """The case as plain values, for tables and JSON."""
+    formula = case.formula
+    return {
+        "rule": formula.rule.name,
+        "topology": case.topology,
+        "positive_bound": formula.positive.__name__,
+        "negative_bound": formula.negative.__name__,
+        "clamp": formula.clamp,
+        "dtype": str(case.dtype).removeprefix("torch."),
+        "device": case.device,
+        "layout": case.layout,
+    }

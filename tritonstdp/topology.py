@@ -1,0 +1,361 @@
+"""How the synapses of a group lie: the shape of their weights, what fits it, and where each neuron's synapses are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "TOPOLOGIES",
+    "Conv2d",
+    "Dense",
+    "Local2d",
+    "OneToOne",
+    "Sparse",
+    "Topology",
+    "example_topology",
+    "infer_topology",
+]
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+@dataclass(frozen=True, eq=False)
+class Topology:
+    """What every topology offers to the kernels.
+
+    Attributes
+    ----------
+    name : str
+        The name under which the registry knows it.
+    weights_shape : tuple of int
+        The shape of the values that a kernel updates.
+    pre_shape, post_shape : tuple of int
+        The shapes of the vectors of spikes and traces on either side.
+    """
+
+    name: ClassVar[str] = ""
+    weights_shape: tuple[int, ...] = field(init=False, repr=False)
+    pre_shape: tuple[int] = field(init=False, repr=False)
+    post_shape: tuple[int] = field(init=False, repr=False)
+
+    def _set_shapes(self, weights: tuple[int, ...], n_pre: int, n_post: int) -> None:
+        object.__setattr__(self, "weights_shape", weights)
+        object.__setattr__(self, "pre_shape", (n_pre,))
+        object.__setattr__(self, "post_shape", (n_post,))
+
+    @property
+    def kernel_key(self) -> Any:
+        """What a kernel is specialised on beyond the topology's kind; None where one kernel serves all sizes."""
+        return None
+
+    def values(self, weights: Tensor) -> Tensor:
+        """The tensor of values that a kernel updates: the weights themselves, unless they are sparse."""
+        return weights
+
+    def layout(self, values: Tensor) -> str:
+        """How the values lie in memory, as far as kernels are specialised on it."""
+        return "contiguous" if values.is_contiguous() else "strided"
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Topology):
+    """Every pre neuron meets every post neuron (CoNeX: "Simple"); weights ``(n_pre, n_post)``, any strides.
+
+    Parameters
+    ----------
+    n_pre, n_post : int
+        The numbers of neurons.
+
+    Examples
+    --------
+    >>> Dense(3, 5).weights_shape
+    (3, 5)
+    """
+
+    name: ClassVar[str] = "dense"
+    n_pre: int
+    n_post: int
+
+    def __post_init__(self) -> None:
+        self._set_shapes((self.n_pre, self.n_post), self.n_pre, self.n_post)
+
+    def layout(self, values: Tensor) -> str:
+        """Which side's neurons have their synapses next to each other: "pre", "post", or neither ("strided")."""
+        if values.is_contiguous():
+            return "pre"
+        pre_stride, post_stride = values.stride()
+        return "pre" if post_stride == 1 else "post" if pre_stride == 1 else "strided"
+
+
+@dataclass(frozen=True, eq=False)
+class OneToOne(Topology):
+    """Neuron k meets neuron k; weights ``(n,)``.
+
+    Parameters
+    ----------
+    n : int
+        The number of neurons on either side.
+
+    Examples
+    --------
+    >>> OneToOne(4).weights_shape
+    (4,)
+    """
+
+    name: ClassVar[str] = "one_to_one"
+    n: int
+
+    def __post_init__(self) -> None:
+        self._set_shapes((self.n,), self.n, self.n)
+
+
+@dataclass(frozen=True, eq=False)
+class _Patches(Topology):
+    """The geometry that convolutional and local connections share."""
+
+    src_shape: tuple[int, int, int]
+    dst_shape: tuple[int, int, int]
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        for name in ("kernel_size", "stride", "padding"):
+            object.__setattr__(self, name, _pair(getattr(self, name)))
+        for name in ("src_shape", "dst_shape"):
+            object.__setattr__(self, name, tuple(int(n) for n in getattr(self, name)))
+        fitting = tuple(
+            (self.src_shape[k + 1] + 2 * self.padding[k] - self.kernel_size[k]) // self.stride[k] + 1 for k in (0, 1)
+        )
+        if fitting != self.dst_shape[1:]:
+            raise ValueError(
+                f"dst_shape {self.dst_shape} does not fit: src_shape {self.src_shape} with kernel_size "
+                f"{self.kernel_size}, stride {self.stride} and padding {self.padding} gives height and width {fitting}"
+            )
+        n_pre = self.src_shape[0] * self.src_shape[1] * self.src_shape[2]
+        n_post = self.dst_shape[0] * self.dst_shape[1] * self.dst_shape[2]
+        self._set_shapes(self._shape_of_weights(), n_pre, n_post)
+
+    def _shape_of_weights(self) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    @property
+    def kernel_key(self) -> Any:
+        return self.kernel_size, self.stride
+
+
+@dataclass(frozen=True, eq=False)
+class Conv2d(_Patches):
+    """Convolution: one kernel for all positions; weights ``(C_out, C_in, kh, kw)``, changes averaged over positions.
+
+    Parameters
+    ----------
+    src_shape, dst_shape : tuple of int
+        ``(channels, height, width)`` of the pre and of the post neurons.
+    kernel_size : int or tuple of int
+        ``(kh, kw)``.
+    stride, padding : int or tuple of int
+        As for :class:`torch.nn.Conv2d`.
+
+    Raises
+    ------
+    ValueError
+        If the geometry does not give ``dst_shape``.
+
+    Examples
+    --------
+    >>> Conv2d((1, 8, 8), (4, 6, 6), 3).weights_shape
+    (4, 1, 3, 3)
+    """
+
+    name: ClassVar[str] = "conv2d"
+
+    def _shape_of_weights(self) -> tuple[int, ...]:
+        return (self.dst_shape[0], self.src_shape[0], *self.kernel_size)
+
+    @property
+    def positions(self) -> int:
+        """The number of output positions, by which a change is divided (CoNeX's ``weight_divisor``)."""
+        return self.dst_shape[1] * self.dst_shape[2]
+
+
+@dataclass(frozen=True, eq=False)
+class Local2d(_Patches):
+    """Local receptive fields, each position its own; weights ``(C_out, H_out * W_out, C_in * kh * kw)``.
+
+    Parameters
+    ----------
+    src_shape, dst_shape : tuple of int
+        ``(channels, height, width)`` of the pre and of the post neurons.
+    kernel_size : int or tuple of int
+        ``(kh, kw)``.
+    stride, padding : int or tuple of int
+        As for :class:`torch.nn.Unfold`.
+
+    Raises
+    ------
+    ValueError
+        If the geometry does not give ``dst_shape``.
+
+    Examples
+    --------
+    >>> Local2d((2, 8, 8), (4, 6, 6), 3).weights_shape
+    (4, 36, 18)
+    """
+
+    name: ClassVar[str] = "local2d"
+
+    def _shape_of_weights(self) -> tuple[int, ...]:
+        positions = self.dst_shape[1] * self.dst_shape[2]
+        return (self.dst_shape[0], positions, self.src_shape[0] * self.kernel_size[0] * self.kernel_size[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Sparse(Topology):
+    """The stored synapses of a sparse tensor, in its own order; made by :meth:`from_weights`.
+
+    The stored order runs along one side, the *major* one (post for CSC, pre for CSR and COO): the synapses of a major
+    neuron lie next to each other. Those of a minor neuron are found through a permutation. All per-synapse indices are
+    int32, 12 bytes a synapse together.
+
+    Attributes
+    ----------
+    post_is_major : bool
+        Whether the stored order runs along post neurons.
+    major_start : Tensor
+        Where each major neuron's synapses start; int64 ``(n_major + 1,)``.
+    minor_of : Tensor
+        The minor neuron of each stored synapse; int32 ``(nnz,)``.
+    minor_start : Tensor
+        Where each minor neuron's entries in ``by_minor`` start; int64 ``(n_minor + 1,)``.
+    by_minor : Tensor
+        The stored synapses ordered by minor neuron; int32 ``(nnz,)``.
+    major_by_minor : Tensor
+        The major neuron of each entry of ``by_minor``; int32 ``(nnz,)``.
+
+    Examples
+    --------
+    >>> weights = torch.eye(3).to_sparse_csc()
+    >>> Sparse.from_weights(weights).weights_shape
+    (3,)
+    """
+
+    name: ClassVar[str] = "sparse"
+    n_pre: int
+    n_post: int
+    post_is_major: bool
+    major_start: Tensor
+    minor_of: Tensor
+    minor_start: Tensor
+    by_minor: Tensor
+    major_by_minor: Tensor
+    indices: tuple[Tensor, ...]
+
+    def __post_init__(self) -> None:
+        self._set_shapes((self.minor_of.numel(),), self.n_pre, self.n_post)
+
+    @property
+    def kernel_key(self) -> Any:
+        return self.post_is_major
+
+    @staticmethod
+    def from_weights(weights: Tensor) -> Sparse:
+        """Plan the synapses of a sparse tensor once; valid as long as its connectivity stays.
+
+        Parameters
+        ----------
+        weights : Tensor
+            ``(n_pre, n_post)`` in CSC, CSR or coalesced COO layout.
+
+        Returns
+        -------
+        Sparse
+            The plan, on the tensor's device.
+
+        Raises
+        ------
+        TypeError
+            If the layout is another.
+        ValueError
+            If a COO tensor is not coalesced, or an index lies outside the shape.
+        """
+        raise NotImplementedError
+
+    def values(self, weights: Tensor) -> Tensor:
+        return weights._values() if weights.layout == torch.sparse_coo else weights.values()
+
+
+TOPOLOGIES: dict[str, type[Topology]] = {kind.name: kind for kind in (Dense, OneToOne, Sparse, Conv2d, Local2d)}
+"""The topologies by name."""
+
+
+def infer_topology(weights: Tensor) -> Topology:
+    """The topology that a tensor of weights has by itself: dense, one-to-one or sparse.
+
+    Parameters
+    ----------
+    weights : Tensor
+        2-d for dense, 1-d for one-to-one, sparse for sparse.
+
+    Returns
+    -------
+    Topology
+        The topology.
+
+    Raises
+    ------
+    ValueError
+        If the weights alone do not tell, as for convolutions.
+
+    Examples
+    --------
+    >>> infer_topology(torch.zeros(2, 3))
+    Dense(n_pre=2, n_post=3)
+    """
+    if weights.layout != torch.strided:
+        return Sparse.from_weights(weights)
+    if weights.dim() == 2:
+        return Dense(*weights.shape)
+    if weights.dim() == 1:
+        return OneToOne(*weights.shape)
+    raise ValueError(
+        f"weights of shape {tuple(weights.shape)} do not tell their topology: pass topology=Conv2d(...) or Local2d(...)"
+    )
+
+
+def example_topology(name: str) -> Topology:
+    """A small topology of the kind that a name stands for, to ask about kernels without weights at hand.
+
+    Parameters
+    ----------
+    name : str
+        A name in :data:`TOPOLOGIES`.
+
+    Returns
+    -------
+    Topology
+        The topology.
+
+    Raises
+    ------
+    ValueError
+        If the name is not known; the message lists those that are.
+
+    Examples
+    --------
+    >>> example_topology("dense")
+    Dense(n_pre=4, n_post=4)
+    """
+    if name not in TOPOLOGIES:
+        raise ValueError(f"unknown topology {name!r}: use one of {', '.join(sorted(TOPOLOGIES))}")
+    if name == "sparse":
+        return Sparse.from_weights(torch.eye(4).to_sparse_csc())
+    if name in ("conv2d", "local2d"):
+        return (Conv2d if name == "conv2d" else Local2d)((2, 6, 6), (2, 4, 4), (3, 3))
+    return Dense(4, 4) if name == "dense" else OneToOne(4)
