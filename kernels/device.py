@@ -135,6 +135,9 @@ def new_weight(
     return w, c
 
 
+fp64 = tl.constexpr("fp64")
+"""Annotates a run-time scalar that is passed in full precision; Triton would pass it in float32."""
+
 PARAMETERS, DECAYS = 4, 2
 """How many parameters of a rule, and of its eligibility, a launch carries."""
 

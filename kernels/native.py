@@ -145,7 +145,7 @@ def entry(loop: Callable[..., Any], *arguments: Any, parallel: bool = False) -> 
 
 
 def scalars(formula: Formula, dtype: torch.dtype) -> tuple[Any, ...]:
-    """The numba types of ``parameters, w_min, w_max, decay, dopamine``, unboxed from Python floats with one rounding."""
+    """The numba types of ``parameters, w_min, w_max, decay, dopamine``, unboxed with one rounding."""
     real = numba.from_dtype(np.dtype(REAL[dtype]))
     rule = formula.rule
     tuples = [types.UniTuple(real, len(names)) for names in (rule.parameters, rule.eligibility_parameters)]

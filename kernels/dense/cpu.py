@@ -47,7 +47,6 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     serial = _compile(case, config, parallel=False)
     parallel = None
-    real = native.REAL[case.dtype]
     column_dopamine = case.dopamine == "column"
     pre_is_major = case.layout != "post"
 

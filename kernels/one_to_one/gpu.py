@@ -10,6 +10,7 @@ from tritonstdp.kernels.device import (
     LAUNCH_OPTIONS,
     device_formula,
     dopamine_arguments,
+    fp64,
     new_weight,
     pack,
     real_type,
