@@ -83,12 +83,12 @@ def device_formula(formula: Formula) -> DeviceFormula:
         raise CannotCompileError(
             f"{rule.name} has {n_parameters} and {n_decays} parameters; a launch carries {PARAMETERS} and {DECAYS}"
         )
+    on_pre, on_post, change, positive, negative = (
+        device_function(f) for f in (rule.on_pre, rule.on_post, rule.change, formula.positive, formula.negative)
+    )
+    eligibility = None if rule.eligibility is None else device_function(rule.eligibility)
     return DeviceFormula(
-        *(device_function(f) for f in (rule.on_pre, rule.on_post, rule.change, formula.positive, formula.negative)),
-        None if rule.eligibility is None else device_function(rule.eligibility),
-        formula.clamp,
-        n_parameters,
-        n_decays,
+        on_pre, on_post, change, positive, negative, eligibility, formula.clamp, n_parameters, n_decays
     )
 
 

@@ -24,13 +24,16 @@ REAL = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 @intrinsic
-def as_pointer(typing_context, address):  # type: ignore[no-untyped-def]
+def _as_pointer(typing_context, address):  # type: ignore[no-untyped-def]
     """Take an integer for the address that it is (``data_ptr()`` costs a tenth of ``numpy()``)."""
 
     def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
     return types.voidptr(types.int64), codegen
+
+
+as_pointer: Any = _as_pointer
 
 
 def njit(function: Callable[..., Any], **options: Any) -> Any:
@@ -150,3 +153,9 @@ def scalars(formula: Formula, dtype: torch.dtype) -> tuple[Any, ...]:
     rule = formula.rule
     tuples = [types.UniTuple(real, len(names)) for names in (rule.parameters, rule.eligibility_parameters)]
     return tuples[0], real, real, tuples[1], real
+
+
+def max_threads() -> int:
+    """The number of threads that numba started with; more can't be asked for."""
+    config: Any = numba.config
+    return config.NUMBA_NUM_THREADS

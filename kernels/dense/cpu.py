@@ -70,7 +70,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             if parallel is None:
                 parallel = _compile(case, config, parallel=True)
             run = parallel
-            numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+            numba.set_num_threads(min(torch.get_num_threads(), native.max_threads()))
         run(
             weights.data_ptr(), *strides, *eligibility, *major, *minor, column,
             parameters, w_min, w_max, decay, number,
@@ -89,7 +89,7 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
     dopamine_is_major = case.layout == "post"
     unit_stride = case.layout != "strided"
     pointer = native.as_pointer
-    carray = numba.carray
+    carray: Any = numba.carray
     tasks = numba.prange if parallel else range
     rows_per_task = config.rows_per_task if parallel else 2**62
     dense_pass_rate = config.dense_pass_rate

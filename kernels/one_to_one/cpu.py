@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -27,7 +27,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     modulated = case.formula.rule.modulated
     column_dopamine = case.dopamine == "column"
     pointer = native.as_pointer
-    carray = numba.carray
+    carray: Any = numba.carray
 
     def loop(
         w_address, w_stride, c_address, c_stride, s_address, x_address, q_address, y_address, n,
