@@ -21,6 +21,26 @@ LAUNCH_OPTIONS: dict[str, Any] = {"enable_fp_fusion": False}
 """No contraction to fused multiply-add: the bits are CoNeX's, and the kernels are bound by memory anyway."""
 
 
+@triton.jit
+def quotient(a, b):
+    """``a / b``, rounded as IEEE 754 has it; Triton's own ``/`` may be two units off in the last place of float32."""
+    result = a / b
+    if result.dtype == tl.float32:
+        result = tl.div_rn(tl.cast(a, tl.float32), tl.cast(b, tl.float32))
+    return result
+
+
+class _RoundedDivision(ast.NodeTransformer):
+    """Write each ``a / b`` of a formula as ``quotient(a, b)``, unless both are numbers."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        numbers_alone = not any(isinstance(part, ast.Name) for part in ast.walk(node))
+        if numbers_alone or not isinstance(node.op, ast.Div):
+            return node
+        return ast.Call(ast.Name("quotient", ast.Load()), [node.left, node.right], [])
+
+
 @cache
 def device_function(function: Callable[..., Any]) -> Any:
     """Turn a formula into a device function, once.
@@ -45,7 +65,11 @@ def device_function(function: Callable[..., Any]) -> Any:
 
 
 def _bare(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function without annotations, which Triton would evaluate, and with ``tl``, which its interpreter wants."""
+    """The function as Triton is to read it.
+
+    Without annotations, which Triton would evaluate; with ``tl``, which its interpreter wants; and with division that
+    is rounded as everywhere else.
+    """
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     definition = tree.body[0]
     if not isinstance(definition, ast.FunctionDef):
@@ -53,10 +77,10 @@ def _bare(function: Callable[..., Any]) -> Callable[..., Any]:
     definition.decorator_list, definition.returns = [], None
     for argument in definition.args.args:
         argument.annotation = None
-    source = ast.unparse(tree)
+    source = ast.unparse(ast.fix_missing_locations(_RoundedDivision().visit(tree)))
     filename = f"<formula {function.__module__}.{function.__qualname__}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    namespace: dict[str, Any] = {"tl": tl, "__name__": function.__module__}
+    namespace: dict[str, Any] = {"tl": tl, "quotient": quotient, "__name__": function.__module__}
     exec(compile(source, filename, "exec"), namespace)
     return namespace[definition.name]
 
@@ -124,7 +148,7 @@ def new_weight(
     else:
         dw = CHANGE(potentiation, depression, positive, negative, *parameters)
     if positions != 1:
-        dw = dw / positions
+        dw = quotient(dw, positions)
     if ELIGIBILITY is not None:
         c = ELIGIBILITY(c, dw, *decay)
         w = w + c * dopamine
