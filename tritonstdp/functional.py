@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.registry import Choice, choose
 from tritonstdp.rules import Bound, Formula, Rule, istdp, resolve_bound, resolve_rule, rstdp, stdp, target_trace
-from tritonstdp.topology import Topology, example_topology, infer_topology
+from tritonstdp.topology import Sparse, Topology, example_topology, infer_topology
 
 __all__ = ["explain", "istdp_", "rstdp_", "stdp_", "step_", "update_"]
 
@@ -201,18 +200,12 @@ def step_(
     return choice
 
 
-_PLANS: WeakKeyDictionary[Tensor, Topology] = WeakKeyDictionary()
-
-
 def _topology_of(weights: Tensor, topology: Topology | None) -> Topology:
-    if topology is not None:
-        return topology
-    if weights.layout == torch.strided:
+    if topology is None:
         return infer_topology(weights)
-    plan = _PLANS.get(weights)
-    if plan is None:
-        plan = _PLANS[weights] = infer_topology(weights)
-    return plan
+    if isinstance(topology, Sparse) and not topology.fits(weights):
+        raise ValueError("the topology was planned for other indices than these weights have: use Sparse.of(weights)")
+    return topology
 
 
 def update_(

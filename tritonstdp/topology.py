@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -216,16 +217,69 @@ class Local2d(_Patches):
         return (self.dst_shape[0], positions, self.src_shape[0] * self.kernel_size[0] * self.kernel_size[1])
 
 
+def _check_indices(name: str, indices: Tensor, size: int) -> None:
+    if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < size:
+        raise ValueError(
+            f"{name} reach from {int(indices.min())} to {int(indices.max())}: outside the {size} neurons of the shape"
+        )
+
+
+def _check_starts(name: str, starts: Tensor, nnz: int) -> None:
+    if int(starts[0]) != 0 or int(starts[-1]) != nnz or bool((starts[1:] < starts[:-1]).any()):
+        raise ValueError(f"{name} must rise from 0 to the number of synapses, {nnz}")
+
+
+def _starts(neurons: Tensor, n: int) -> Tensor:
+    """Where each neuron's entries start in a sorted list of neurons."""
+    starts = neurons.new_zeros(n + 1, dtype=torch.int64)
+    torch.cumsum(torch.bincount(neurons, minlength=n), 0, out=starts[1:])
+    return starts
+
+
+def _index_tensors(weights: Tensor) -> tuple[Tensor, ...]:
+    """The tensors that hold the connectivity: of the major neurons first, then of the minor ones."""
+    if weights.layout is torch.sparse_csc:
+        return weights.ccol_indices(), weights.row_indices()
+    if weights.layout is torch.sparse_csr:
+        return weights.crow_indices(), weights.col_indices()
+    return (weights._indices(),)
+
+
+def _major_and_minor(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """``(major_start, minor_of)`` of a tensor whose indices have been checked."""
+    nnz = weights._nnz()
+    if weights.layout is torch.sparse_coo:
+        if not weights.is_coalesced():
+            raise ValueError("the COO tensor is not coalesced: pass weights.coalesce()")
+        pre, post = weights._indices()
+        _check_indices("row indices", pre, weights.shape[0])
+        _check_indices("column indices", post, weights.shape[1])
+        if bool((pre[1:] < pre[:-1]).any()):
+            raise ValueError("the COO tensor is marked coalesced, but its rows are not in order: coalesce it")
+        return _starts(pre, weights.shape[0]), post
+    starts, minor = _index_tensors(weights)
+    post_is_major = weights.layout is torch.sparse_csc
+    _check_starts("ccol_indices" if post_is_major else "crow_indices", starts, nnz)
+    _check_indices("row_indices" if post_is_major else "col_indices", minor, weights.shape[0 if post_is_major else 1])
+    return starts.to(torch.int64, copy=True), minor
+
+
+INT32_SYNAPSES = 2**31 - 1
+"""Up to so many synapses, a position among the values fits in int32."""
+
+
 @dataclass(frozen=True, eq=False)
 class Sparse(Topology):
-    """The stored synapses of a sparse tensor, in its own order; made by :meth:`from_weights`.
+    """The stored synapses of a sparse tensor, in its own order; made by :meth:`from_weights` or :meth:`of`.
 
     The stored order runs along one side, the *major* one (post for CSC, pre for CSR and COO): the synapses of a major
-    neuron lie next to each other. Those of a minor neuron are found through a permutation. All per-synapse indices are
+    neuron lie next to each other. Those of a minor neuron are found through a permutation. The per-synapse indices are
     int32, 12 bytes a synapse together.
 
     Attributes
     ----------
+    n_pre, n_post : int
+        The numbers of neurons.
     post_is_major : bool
         Whether the stored order runs along post neurons.
     major_start : Tensor
@@ -235,13 +289,13 @@ class Sparse(Topology):
     minor_start : Tensor
         Where each minor neuron's entries in ``by_minor`` start; int64 ``(n_minor + 1,)``.
     by_minor : Tensor
-        The stored synapses ordered by minor neuron; int32 ``(nnz,)``.
+        The stored synapses ordered by minor neuron; int32 ``(nnz,)``, or int64 from 2**31 synapses on.
     major_by_minor : Tensor
         The major neuron of each entry of ``by_minor``; int32 ``(nnz,)``.
 
     Examples
     --------
-    >>> weights = torch.eye(3).to_sparse_csc()
+    >>> weights = torch.eye(3).to_sparse_coo().coalesce()
     >>> Sparse.from_weights(weights).weights_shape
     (3,)
     """
@@ -250,23 +304,27 @@ class Sparse(Topology):
     n_pre: int
     n_post: int
     post_is_major: bool
-    major_start: Tensor
-    minor_of: Tensor
-    minor_start: Tensor
-    by_minor: Tensor
-    major_by_minor: Tensor
-    indices: tuple[Tensor, ...]
+    major_start: Tensor = field(repr=False)
+    minor_of: Tensor = field(repr=False)
+    minor_start: Tensor = field(repr=False)
+    by_minor: Tensor = field(repr=False)
+    major_by_minor: Tensor = field(repr=False)
+    _source: tuple[Any, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         self._set_shapes((self.minor_of.numel(),), self.n_pre, self.n_post)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy's tensors are others, and a weak reference can't be pickled
+        return {**self.__dict__, "_source": ()}
+
     @property
     def kernel_key(self) -> Any:
-        return self.post_is_major
+        return self.post_is_major, self.by_minor.dtype is torch.int64
 
     @staticmethod
     def from_weights(weights: Tensor) -> Sparse:
-        """Plan the synapses of a sparse tensor once; valid as long as its connectivity stays.
+        """Plan the synapses of a sparse tensor; valid as long as its connectivity stays (see :meth:`fits`).
 
         Parameters
         ----------
@@ -283,12 +341,116 @@ class Sparse(Topology):
         TypeError
             If the layout is another.
         ValueError
-            If a COO tensor is not coalesced, or an index lies outside the shape.
+            If a COO tensor is not coalesced, an index lies outside the shape, or the tensor is not a plain matrix.
+
+        Examples
+        --------
+        >>> weights = torch.tensor([[0.0, 0.5], [0.25, 0.75]]).to_sparse_coo().coalesce()
+        >>> plan = Sparse.from_weights(weights)
+        >>> plan.minor_of.tolist(), plan.by_minor.tolist()
+        ([1, 0, 1], [1, 0, 2])
         """
-        raise NotImplementedError
+        if weights.layout not in (torch.sparse_csc, torch.sparse_csr, torch.sparse_coo):
+            raise TypeError(f"weights are {weights.layout}: pass a CSC, CSR or coalesced COO tensor")
+        if weights.dim() != 2 or weights.dense_dim() != 0:
+            raise ValueError(f"weights of shape {tuple(weights.shape)} are not a matrix (n_pre, n_post) of numbers")
+        post_is_major = weights.layout is torch.sparse_csc
+        n_pre, n_post = weights.shape
+        n_major, n_minor = (n_post, n_pre) if post_is_major else (n_pre, n_post)
+        major_start, minor = _major_and_minor(weights)
+        wide = minor.numel() > INT32_SYNAPSES
+        minor_of = minor.to(torch.int32, copy=True)
+        by_minor = torch.argsort(minor_of, stable=True)
+        neurons = torch.arange(n_major, dtype=torch.int32, device=minor.device)
+        major_of = torch.repeat_interleave(neurons, major_start.diff(), output_size=minor.numel())
+        indices = _index_tensors(weights)
+        return Sparse(
+            n_pre,
+            n_post,
+            post_is_major,
+            major_start,
+            minor_of,
+            _starts(minor_of, n_minor),
+            by_minor if wide else by_minor.to(torch.int32),
+            major_of[by_minor],
+            (weights.layout, *(_identity(t) for t in indices)),
+        )
+
+    @staticmethod
+    def of(weights: Tensor) -> Sparse:
+        """The plan of a sparse tensor: made at its first use, and kept as long as its index tensors live.
+
+        Parameters
+        ----------
+        weights : Tensor
+            As for :meth:`from_weights`. Tensors that share their indices share the plan.
+
+        Returns
+        -------
+        Sparse
+            The plan.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :meth:`from_weights`.
+
+        Examples
+        --------
+        >>> weights = torch.eye(3).to_sparse_coo().coalesce()
+        >>> Sparse.of(weights) is Sparse.of(weights.detach())
+        True
+        """
+        if weights.layout not in (torch.sparse_csc, torch.sparse_csr, torch.sparse_coo):
+            raise TypeError(f"weights are {weights.layout}: pass a CSC, CSR or coalesced COO tensor")
+        key = _index_tensors(weights)[-1].untyped_storage()
+        plan = _PLANS.get(key)
+        if plan is None or not plan.fits(weights):
+            plan = _PLANS[key] = Sparse.from_weights(weights)
+        return plan
+
+    def fits(self, weights: Tensor) -> bool:
+        """Whether the plan still describes a tensor: the same index tensors, not written to since. Costs about 2 us.
+
+        Parameters
+        ----------
+        weights : Tensor
+            A sparse tensor.
+
+        Returns
+        -------
+        bool
+            False as well where the connectivity is equal but stands in other index tensors.
+
+        Examples
+        --------
+        >>> weights = torch.eye(3).to_sparse_coo().coalesce()
+        >>> plan = Sparse.from_weights(weights)
+        >>> plan.fits(weights), plan.fits(weights.clone())
+        (True, False)
+        """
+        if not self._source or weights.layout is not self._source[0] or weights.shape != (self.n_pre, self.n_post):
+            return False
+        for indices, (storage, address, version, size) in zip(_index_tensors(weights), self._source[1:], strict=True):
+            if (
+                storage() is None
+                or indices.data_ptr() != address
+                or indices._version != version
+                or indices.numel() != size
+            ):
+                return False
+        return True
 
     def values(self, weights: Tensor) -> Tensor:
-        return weights._values() if weights.layout == torch.sparse_coo else weights.values()
+        return weights._values() if weights.layout is torch.sparse_coo else weights.values()
+
+
+def _identity(indices: Tensor) -> tuple[Any, ...]:
+    """What tells an index tensor from others, without keeping it alive: an address alone may be used again."""
+    return weakref.ref(indices.untyped_storage()), indices.data_ptr(), indices._version, indices.numel()
+
+
+_PLANS: weakref.WeakKeyDictionary[Any, Sparse] = weakref.WeakKeyDictionary()
 
 
 TOPOLOGIES: dict[str, type[Topology]] = {kind.name: kind for kind in (Dense, OneToOne, Sparse, Conv2d, Local2d)}
@@ -319,7 +481,7 @@ def infer_topology(weights: Tensor) -> Topology:
     Dense(n_pre=2, n_post=3)
     """
     if weights.layout != torch.strided:
-        return Sparse.from_weights(weights)
+        return Sparse.of(weights)
     if weights.dim() == 2:
         return Dense(*weights.shape)
     if weights.dim() == 1:
@@ -355,7 +517,7 @@ def example_topology(name: str) -> Topology:
     if name not in TOPOLOGIES:
         raise ValueError(f"unknown topology {name!r}: use one of {', '.join(sorted(TOPOLOGIES))}")
     if name == "sparse":
-        return Sparse.from_weights(torch.eye(4).to_sparse_csc())
+        return Sparse.from_weights(torch.eye(4).to_sparse_csr())
     if name in ("conv2d", "local2d"):
         return (Conv2d if name == "conv2d" else Local2d)((2, 6, 6), (2, 4, 4), (3, 3))
     return Dense(4, 4) if name == "dense" else OneToOne(4)

@@ -1,1 +1,1 @@
-"""sparse kernels."""
+"""Sparse connections: the stored synapses of a matrix, and never the absent ones."""
