@@ -51,12 +51,100 @@ class Config(NamedTuple):
 
 DEFAULT = Config()
 SPACE: dict[str, tuple[int, ...]] = {
-    "columns": (256, 512, 1024),
-    "rows": (32, 64, 128),
+    "columns": (512, 1024),
+    "rows": (64, 128),
     "splits": (1, 2, 4, 8),
-    "num_warps": (2, 4, 8),
+    "num_warps": (2, 4),
 }
+"""Every combination gives each thread at least 16 neighbouring bytes of float32 weights, and so 128-bit accesses."""
 SECTOR_BYTES = 32
+
+
+@triton.jit
+def row_program(
+    program, w_ptr, c_ptr, major_spike_ptr, major_trace_ptr, minor_spike_ptr, minor_trace_ptr, dopamine_ptr,
+    n_minor, w_major_stride, w_minor_stride, c_major_stride, c_minor_stride, dopamine_stride,
+    number, w_min, w_max, parameters, decay,
+    ON_PRE: tl.constexpr, ON_POST: tl.constexpr, CHANGE: tl.constexpr, POSITIVE: tl.constexpr, NEGATIVE: tl.constexpr,
+    ELIGIBILITY: tl.constexpr, CLAMP: tl.constexpr, REAL: tl.constexpr, PRE_IS_MAJOR: tl.constexpr,
+    DOPAMINE_IS_TENSOR: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Both terms for a chunk of one row; a plain rule leaves at once where the row's neuron is silent."""
+    chunks = tl.cdiv(n_minor, COLUMNS)
+    i = program // chunks
+    spike = tl.load(major_spike_ptr + i).to(REAL)
+    if ELIGIBILITY is not None or spike != 0:
+        j = (program % chunks) * COLUMNS + tl.arange(0, COLUMNS)
+        inside = j < n_minor
+        major_trace = tl.load(major_trace_ptr + i).to(REAL)
+        minor_spike = tl.load(minor_spike_ptr + j, mask=inside, other=0).to(REAL)
+        minor_trace = tl.load(minor_trace_ptr + j, mask=inside, other=0.0).to(REAL)
+        address = w_ptr + i.to(tl.int64) * w_major_stride + j.to(tl.int64) * w_minor_stride
+        w = tl.load(address, mask=inside).to(REAL)
+        if PRE_IS_MAJOR:
+            potentiation = ON_POST(major_trace, minor_spike, *parameters)
+            depression = ON_PRE(spike, minor_trace, *parameters)
+        else:
+            potentiation = ON_POST(minor_trace, spike, *parameters)
+            depression = ON_PRE(minor_spike, major_trace, *parameters)
+        if ELIGIBILITY is not None:
+            c_address = c_ptr + i.to(tl.int64) * c_major_stride + j.to(tl.int64) * c_minor_stride
+            c = tl.load(c_address, mask=inside).to(REAL)
+            if DOPAMINE_IS_TENSOR:
+                post = j if PRE_IS_MAJOR else i + tl.zeros_like(j)
+                dopamine = tl.load(dopamine_ptr + post * dopamine_stride, mask=inside, other=0.0).to(REAL)
+            else:
+                dopamine = tl.full([], number, REAL)
+        else:
+            c = w
+            dopamine = w_min
+        w, c = new_weight(
+            w, c, dopamine, potentiation, depression, 1, w_min, w_max, parameters, decay,
+            CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, False,
+        )  # fmt: skip
+        tl.store(address, w.to(w_ptr.dtype.element_ty), mask=inside)
+        if ELIGIBILITY is not None:
+            tl.store(c_address, c.to(c_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def column_program(
+    program, w_ptr, major_spike_ptr, major_trace_ptr, minor_spike_ptr,
+    n_major, n_minor, w_major_stride, w_minor_stride, w_min, w_max, parameters,
+    ON_PRE: tl.constexpr, ON_POST: tl.constexpr, CHANGE: tl.constexpr, POSITIVE: tl.constexpr, NEGATIVE: tl.constexpr,
+    CLAMP: tl.constexpr, REAL: tl.constexpr, PRE_IS_MAJOR: tl.constexpr,
+    ROWS: tl.constexpr, SPLITS: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """The minor neurons' term for a group of columns, in rows of silent neurons; a silent group leaves at once."""
+    j = (program // SPLITS) * GROUP + tl.arange(0, GROUP)
+    spikes = tl.load(minor_spike_ptr + j, mask=j < n_minor, other=0)
+    if tl.max((spikes != 0).to(tl.int32), axis=0) != 0:
+        minor_spike = spikes.to(REAL)[None, :]
+        rows = tl.cdiv(tl.cdiv(n_major, SPLITS), ROWS) * ROWS
+        first = (program % SPLITS) * rows
+        for start in range(first, tl.minimum(first + rows, n_major), ROWS):
+            i = start + tl.arange(0, ROWS)
+            # a spiking row belongs to its row programs, and rows past the end to nobody
+            spike = tl.load(major_spike_ptr + i, mask=i < n_major, other=1)
+            mine = tl.broadcast_to((spike == 0)[:, None], [ROWS, GROUP]) & (j < n_minor)[None, :]
+            major_trace = tl.load(major_trace_ptr + i, mask=i < n_major, other=0.0).to(REAL)[:, None]
+            address = w_ptr + i.to(tl.int64)[:, None] * w_major_stride + j.to(tl.int64)[None, :] * w_minor_stride
+            w = tl.load(address, mask=mine).to(REAL)
+            silent = tl.zeros([1, 1], REAL)
+            if PRE_IS_MAJOR:
+                potentiation = ON_POST(major_trace, minor_spike, *parameters)
+                depression = silent
+            else:
+                potentiation = silent
+                depression = ON_PRE(minor_spike, major_trace, *parameters)
+            new, _ = new_weight(
+                w, w, w_min, potentiation, depression, 1, w_min, w_max, parameters, (),
+                CHANGE, POSITIVE, NEGATIVE, None, CLAMP, False,
+            )  # fmt: skip
+            if CLAMP:
+                # a clamp leaves alone what the step has not touched
+                new = tl.where(minor_spike != 0, new, w)
+            tl.store(address, new.to(w_ptr.dtype.element_ty), mask=mine)
 
 
 @triton.jit
@@ -75,74 +163,19 @@ def dense_kernel(
     w_min = tl.full([], low, REAL)
     w_max = tl.full([], high, REAL)
     program = tl.program_id(0)
-    if program < row_programs:
-        chunks = tl.cdiv(n_minor, COLUMNS)
-        i = program // chunks
-        spike = tl.load(major_spike_ptr + i).to(REAL)
-        if ELIGIBILITY is not None or spike != 0:
-            j = (program % chunks) * COLUMNS + tl.arange(0, COLUMNS)
-            inside = j < n_minor
-            major_trace = tl.load(major_trace_ptr + i).to(REAL)
-            minor_spike = tl.load(minor_spike_ptr + j, mask=inside, other=0).to(REAL)
-            minor_trace = tl.load(minor_trace_ptr + j, mask=inside, other=0.0).to(REAL)
-            address = w_ptr + i.to(tl.int64) * w_major_stride + j.to(tl.int64) * w_minor_stride
-            w = tl.load(address, mask=inside).to(REAL)
-            if PRE_IS_MAJOR:
-                potentiation = ON_POST(major_trace, minor_spike, *parameters)
-                depression = ON_PRE(spike, minor_trace, *parameters)
-            else:
-                potentiation = ON_POST(minor_trace, spike, *parameters)
-                depression = ON_PRE(minor_spike, major_trace, *parameters)
-            if ELIGIBILITY is not None:
-                c_address = c_ptr + i.to(tl.int64) * c_major_stride + j.to(tl.int64) * c_minor_stride
-                c = tl.load(c_address, mask=inside).to(REAL)
-                if DOPAMINE_IS_TENSOR:
-                    post = j if PRE_IS_MAJOR else i + tl.zeros_like(j)
-                    dopamine = tl.load(dopamine_ptr + post * dopamine_stride, mask=inside, other=0.0).to(REAL)
-                else:
-                    dopamine = tl.full([], number, REAL)
-            else:
-                c = w
-                dopamine = w_min
-            w, c = new_weight(
-                w, c, dopamine, potentiation, depression, 1, w_min, w_max, parameters, decay,
-                CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, False,
-            )  # fmt: skip
-            tl.store(address, w.to(w_ptr.dtype.element_ty), mask=inside)
-            if ELIGIBILITY is not None:
-                tl.store(c_address, c.to(c_ptr.dtype.element_ty), mask=inside)
+    if ELIGIBILITY is not None or program < row_programs:
+        row_program(
+            program, w_ptr, c_ptr, major_spike_ptr, major_trace_ptr, minor_spike_ptr, minor_trace_ptr, dopamine_ptr,
+            n_minor, w_major_stride, w_minor_stride, c_major_stride, c_minor_stride, dopamine_stride,
+            number, w_min, w_max, parameters, decay, ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP,
+            REAL, PRE_IS_MAJOR, DOPAMINE_IS_TENSOR, COLUMNS,
+        )  # fmt: skip
     else:
-        program -= row_programs
-        j = (program // SPLITS) * GROUP + tl.arange(0, GROUP)
-        spikes = tl.load(minor_spike_ptr + j, mask=j < n_minor, other=0)
-        if tl.max((spikes != 0).to(tl.int32), axis=0) != 0:
-            minor_trace = tl.load(minor_trace_ptr + j, mask=j < n_minor, other=0.0).to(REAL)[None, :]
-            minor_spike = spikes.to(REAL)[None, :]
-            rows = tl.cdiv(tl.cdiv(n_major, SPLITS), ROWS) * ROWS
-            first = (program % SPLITS) * rows
-            for start in range(first, tl.minimum(first + rows, n_major), ROWS):
-                i = start + tl.arange(0, ROWS)
-                # a spiking row belongs to its row programs, and rows past the end to nobody
-                spike = tl.load(major_spike_ptr + i, mask=i < n_major, other=1)
-                mine = tl.broadcast_to((spike == 0)[:, None], [ROWS, GROUP]) & (j < n_minor)[None, :]
-                major_trace = tl.load(major_trace_ptr + i, mask=i < n_major, other=0.0).to(REAL)[:, None]
-                address = w_ptr + i.to(tl.int64)[:, None] * w_major_stride + j.to(tl.int64)[None, :] * w_minor_stride
-                w = tl.load(address, mask=mine).to(REAL)
-                silent = tl.zeros([1, 1], REAL)
-                if PRE_IS_MAJOR:
-                    potentiation = ON_POST(major_trace, minor_spike, *parameters)
-                    depression = silent
-                else:
-                    potentiation = silent
-                    depression = ON_PRE(minor_spike, major_trace, *parameters)
-                new, _ = new_weight(
-                    w, w, w_min, potentiation, depression, 1, w_min, w_max, parameters, decay,
-                    CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, False,
-                )  # fmt: skip
-                if CLAMP:
-                    # a clamp leaves alone what the step has not touched
-                    new = tl.where(minor_spike != 0, new, w)
-                tl.store(address, new.to(w_ptr.dtype.element_ty), mask=mine)
+        column_program(
+            program - row_programs, w_ptr, major_spike_ptr, major_trace_ptr, minor_spike_ptr,
+            n_major, n_minor, w_major_stride, w_minor_stride, w_min, w_max, parameters,
+            ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, CLAMP, REAL, PRE_IS_MAJOR, ROWS, SPLITS, GROUP,
+        )  # fmt: skip
 
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
