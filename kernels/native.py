@@ -12,6 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -34,6 +35,24 @@ def _as_pointer(typing_context, address):  # type: ignore[no-untyped-def]
 
 
 as_pointer: Any = _as_pointer
+
+
+@intrinsic
+def _prefetch(typing_context, address):  # type: ignore[no-untyped-def]
+    """Ask for the cache line at an address, into the second-level cache."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        read, second_level, data = (ir.IntType(32)(n) for n in (0, 2, 1))
+        pointer = builder.inttoptr(arguments[0], cgutils.voidptr_t)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, *[ir.IntType(32)] * 3])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(function, [pointer, read, second_level, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+prefetch: Any = _prefetch
 
 
 def njit(function: Callable[..., Any], **options: Any) -> Any:
