@@ -104,7 +104,8 @@ class Problem:
 
     def copy(self) -> Problem:
         """The same problem with weights and eligibility of its own, of the same strides."""
-        return replace(self, **{name: tensor.clone() for name, tensor in self.outputs.items()})
+        copies: dict[str, Any] = {name: tensor.clone() for name, tensor in self.outputs.items()}
+        return replace(self, **copies)
 
     def to(self, dtype: torch.dtype | None = None, device: str | None = None) -> Problem:
         """The same problem in another floating type or on another device."""
@@ -113,8 +114,9 @@ class Problem:
             tensor = tensor.to(device) if device else tensor
             return tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
 
+        changes: dict[str, Any] = {name: moved(tensor) for name, tensor in self.tensors.items()}
         topology = _plan_to(self.topology, device) if device else self.topology
-        return replace(self, topology=topology, **{name: moved(tensor) for name, tensor in self.tensors.items()})
+        return replace(self, topology=topology, **changes)
 
     def run(self, step: Step) -> Problem:
         """Let a step act on the problem, and return the problem."""
@@ -127,7 +129,7 @@ class Problem:
 
 def _plan_to(topology: Topology, device: str) -> Topology:
     plan = {f.name: getattr(topology, f.name) for f in fields(topology)}
-    moved = {name: value.to(device) for name, value in plan.items() if isinstance(value, Tensor)}
+    moved: dict[str, Any] = {name: value.to(device) for name, value in plan.items() if isinstance(value, Tensor)}
     return replace(topology, **moved) if moved else topology
 
 

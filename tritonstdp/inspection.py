@@ -1,0 +1,411 @@
+"""``tritonstdp inspect``: what the Triton kernels cost, found by compiling them for GPUs that need not be there.
+
+A kernel is recorded as its step launches it, specialised as Triton itself would, compiled for a target, and its machine
+code read with the tools that the Triton wheel carries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from tritonstdp.kernels.protocol import CannotCompileError
+from tritonstdp.machine_code import TARGETS, Target, Widths, accesses, occupancy, usage
+from tritonstdp.problems import Problem, make_problem, random_sparse
+from tritonstdp.rules import BOUNDS, RULES, Formula
+from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne, Topology
+
+__all__ = ["Inspection", "Launch", "add_arguments", "compile_launch", "inspect_kernel", "launches", "run", "worse"]
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+_GROUPS: dict[str, Callable[[], Topology]] = {
+    "dense": lambda: Dense(64, 64),
+    "one_to_one": lambda: OneToOne(64),
+    "sparse": lambda: random_sparse(64, 64, 0.25),
+    "conv2d": lambda: Conv2d((16, 18, 18), (16, 16, 16), (3, 3)),
+    "local2d": lambda: Local2d((16, 6, 6), (16, 4, 4), (3, 3)),
+}
+"""What is compiled for. Triton specialises on sizes being 1 or multiples of 16: small groups stand for large ones."""
+
+
+class Launch(NamedTuple):
+    """One launch, as a step hands it to Triton.
+
+    Attributes
+    ----------
+    kernel : triton.JITFunction
+        The kernel.
+    grid : tuple of int
+        The numbers of programs.
+    arguments : tuple
+        The kernel's arguments.
+    options : dict
+        The launch's options, such as ``num_warps``.
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+@contextmanager
+def _recording() -> Iterator[list[Launch]]:
+    from triton.runtime.jit import JITFunction
+
+    recorded: list[Launch] = []
+
+    def record(kernel: Any, *arguments: Any, grid: tuple[int, ...], warmup: bool, **options: Any) -> None:
+        recorded.append(Launch(kernel, grid, arguments, options))
+
+    launch = JITFunction.run
+    JITFunction.run = record
+    try:
+        yield recorded
+    finally:
+        JITFunction.run = launch
+
+
+def launches(problem: Problem, config: tuple[Any, ...] | None = None) -> list[Launch]:
+    """Record what a step would launch; nothing is run, and no GPU is needed.
+
+    Parameters
+    ----------
+    problem : Problem
+        The problem, on the CPU.
+    config : tuple, optional
+        The kernel's ``Config``; its default one otherwise.
+
+    Returns
+    -------
+    list of Launch
+        The launches.
+
+    Raises
+    ------
+    RuntimeError
+        If Triton's interpreter is on.
+    CannotCompileError
+        If Triton can't take the formula.
+
+    Examples
+    --------
+    >>> from tritonstdp.rules import stdp
+    >>> [launch] = launches(make_problem(Formula.of(stdp), Dense(64, 64)))  # doctest: +SKIP
+    >>> launch.kernel.__name__  # doctest: +SKIP
+    'dense_kernel'
+    """
+    import triton
+
+    if triton.knobs.runtime.interpret:
+        raise RuntimeError("TRITON_INTERPRET=1 is set, and Triton's interpreter compiles nothing: unset it to inspect")
+    module = gpu_module(problem.topology.name)
+    step = module.build(problem.case, module.DEFAULT if config is None else config)
+    with _recording() as recorded:
+        problem.run(step)
+    return recorded
+
+
+def gpu_module(topology: str) -> Any:
+    """The module of a topology's Triton kernels, which offers ``Config``, ``DEFAULT``, ``SPACE`` and ``build``."""
+    return importlib.import_module(f"tritonstdp.kernels.{topology}.gpu")
+
+
+def compile_launch(launch: Launch, target: Target) -> Any:
+    """Compile a launch for a target, specialised on its arguments as Triton does when it launches.
+
+    Parameters
+    ----------
+    launch : Launch
+        The launch.
+    target : Target
+        One of :data:`tritonstdp.machine_code.TARGETS`.
+
+    Returns
+    -------
+    triton.compiler.CompiledKernel
+        The compiled kernel.
+
+    Raises
+    ------
+    CannotCompileError
+        If it does not compile.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, make_backend
+    from triton.runtime.jit import create_function_from_signature
+
+    kernel = launch.kernel
+    gpu = GPUTarget(target.backend, target.arch, target.warp_size)
+    backend = make_backend(gpu)
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    bound, specialization, options = bind(*launch.arguments, **launch.options)
+    parsed, *source = kernel._pack_args(backend, launch.options, bound, specialization, options)
+    try:
+        return triton.compile(ASTSource(kernel, *source), target=gpu, options=parsed.__dict__)
+    except Exception as error:
+        raise CannotCompileError(f"{kernel.__name__} does not compile for {target.arch}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What one kernel costs on one target.
+
+    Attributes
+    ----------
+    rule, topology, bound, dtype, config, target, kernel : str
+        What was compiled. Both bounds are the same one.
+    registers : int
+        Registers a thread.
+    local : int
+        Bytes of local memory (stack, or scratch) a thread.
+    spills : int
+        Instructions that reach local memory (on AMD: registers spilled).
+    shared : int
+        Bytes of shared memory a program.
+    occupancy : float
+        The share of a multiprocessor's warps that fit, as registers, shared memory and program slots allow.
+    instructions : int
+        Machine instructions.
+    weight_width : int
+        The width in bits of the narrowest access to weights or eligibility; 0 where there is none.
+    loads, stores : dict
+        For each buffer, how many instructions access global memory at each width in bits.
+    """
+
+    rule: str
+    topology: str
+    bound: str
+    dtype: str
+    config: str
+    target: str
+    kernel: str
+    registers: int
+    local: int
+    spills: int
+    shared: int
+    occupancy: float
+    instructions: int
+    weight_width: int
+    loads: Widths
+    stores: Widths
+
+    @property
+    def key(self) -> str:
+        """What was compiled, as one name."""
+        return "/".join((self.rule, self.topology, self.bound, self.dtype, self.config, self.target, self.kernel))
+
+
+def inspect_kernel(
+    rule: str,
+    topology: str,
+    bound: str = "soft_bound",
+    dtype: str = "float32",
+    target: str = "sm_90",
+    config: tuple[Any, ...] | None = None,
+) -> list[Inspection]:
+    """Compile the kernels of one case for one target, and read what they cost.
+
+    Parameters
+    ----------
+    rule, topology, bound, dtype : str
+        The names of the case; both bounds are ``bound``.
+    target : str
+        A name in :data:`tritonstdp.machine_code.TARGETS`.
+    config : tuple, optional
+        The kernel's ``Config``; its default one otherwise.
+
+    Returns
+    -------
+    list of Inspection
+        One for each kernel that a step launches.
+
+    Raises
+    ------
+    RuntimeError
+        If Triton's interpreter is on.
+    CannotCompileError
+        If a kernel does not compile.
+
+    Examples
+    --------
+    >>> inspect_kernel("stdp", "dense")[0].spills  # doctest: +SKIP
+    0
+    """
+    formula = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound])
+    problem = make_problem(formula, _GROUPS[topology](), dtype=getattr(torch, dtype))
+    default = gpu_module(topology).DEFAULT
+    config = default if config is None else config
+    names = rule, topology, bound, dtype, _config_name(config, default), target
+    return [Inspection(*names, **_figures(launch, TARGETS[target])) for launch in launches(problem, config)]
+
+
+def _config_name(config: Any, default: Any) -> str:
+    """What a configuration changes in the default one, as ``--config`` takes it."""
+    changed = [name for name in default._fields if getattr(config, name) != getattr(default, name)]
+    return ",".join(f"{name}={getattr(config, name)}" for name in changed) or "default"
+
+
+def _figures(launch: Launch, target: Target) -> dict[str, Any]:
+    compiled = compile_launch(launch, target)
+    used, shared = usage(compiled), compiled.metadata.shared
+    accessed = accesses(compiled)
+    synapses = [accessed[kind].get(buffer, {}) for kind in accessed for buffer in ("w", "c")]
+    return {
+        "kernel": launch.kernel.__name__,
+        "shared": shared,
+        "occupancy": occupancy(target, used["registers"], shared, compiled.metadata.num_warps),
+        "weight_width": min((width for widths in synapses for width in widths), default=0),
+        **used,
+        **accessed,
+    }
+
+
+_MORE_IS_WORSE = ("registers", "local", "spills", "shared", "instructions")
+_LESS_IS_WORSE = ("occupancy", "weight_width")
+
+
+def worse(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:
+    """Say which figures got worse between two reports.
+
+    Parameters
+    ----------
+    old, new : list of dict
+        The rows of two ``--json`` reports; rows that only one of them has are left out.
+
+    Returns
+    -------
+    list of str
+        One line for each figure that got worse.
+
+    Examples
+    --------
+    >>> worse([{"key": "stdp/dense", "registers": 30}], [{"key": "stdp/dense", "registers": 40}])
+    ['stdp/dense: registers 30 -> 40']
+    """
+    before = {row["key"]: row for row in old}
+    lines = []
+    for row in new:
+        for name, sign in (*((n, 1) for n in _MORE_IS_WORSE), *((n, -1) for n in _LESS_IS_WORSE)):
+            past = before.get(row["key"], {}).get(name)
+            if past is not None and name in row and sign * row[name] > sign * past:
+                lines.append(f"{row['key']}: {name} {past} -> {row[name]}")
+    return lines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    choices: tuple[tuple[str, Any, list[str]], ...] = (
+        ("rule", RULES, list(RULES)),
+        ("topology", TOPOLOGIES, list(TOPOLOGIES)),
+        ("bound", BOUNDS, ["soft_bound"]),
+        ("dtype", DTYPES, ["float32"]),
+        ("target", TARGETS, ["sm_90"]),
+    )
+    for name, values, default in choices:
+        parser.add_argument(
+            f"--{name}", nargs="+", choices=[*values, "all"], default=default, help=f"default: {' '.join(default)}"
+        )
+    parser.add_argument(
+        "--config", default="default", help='"default", "all", or changes to the default such as columns=256,rows=32'
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--diff", type=Path, metavar="OLD.json", help="say what got worse since; exit with 1 if it did")
+
+
+def configs(topology: str, wanted: str) -> list[Any]:
+    """The configurations of a topology's kernels that ``--config`` stands for.
+
+    Raises
+    ------
+    ValueError
+        If it names a field that the topology's ``Config`` does not have.
+    """
+    module = gpu_module(topology)
+    if wanted == "default":
+        return [module.DEFAULT]
+    if wanted == "all":
+        return [module.DEFAULT._replace(**dict(zip(module.SPACE, c, strict=True))) for c in _product(module.SPACE)]
+    changes = dict(part.split("=", 1) for part in wanted.split(","))
+    unknown = sorted(set(changes) - set(module.DEFAULT._fields))
+    if unknown:
+        raise ValueError(f"{topology} has no {', '.join(unknown)}; it has {', '.join(module.DEFAULT._fields)}")
+    return [module.DEFAULT._replace(**{name: int(value) for name, value in changes.items()})]
+
+
+def _product(space: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    return itertools.product(*space.values())
+
+
+def selected(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str, str]]:
+    """Every (rule, topology, bound, dtype) that the arguments select."""
+    every: dict[str, Iterable[str]] = {"rule": RULES, "topology": TOPOLOGIES, "bound": BOUNDS, "dtype": DTYPES}
+    wanted = [
+        list(every[name]) if "all" in getattr(arguments, name) else getattr(arguments, name)
+        for name in ("topology", "rule", "bound", "dtype")
+    ]
+    for topology, rule, bound, dtype in itertools.product(*wanted):
+        yield rule, topology, bound, dtype
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what was asked for; 1 if something got worse since ``--diff``, 2 if it could not be done, 0 otherwise."""
+    try:
+        rows = _rows(arguments)
+    except (ValueError, RuntimeError) as error:
+        print(f"tritonstdp inspect: {error}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        Console(width=None if sys.stdout.isatty() else 240).print(_table(rows))
+    if arguments.diff is None:
+        return 0
+    lines = worse(json.loads(arguments.diff.read_text()), rows)
+    for line in lines:
+        print(f"worse: {line}", file=sys.stderr)
+    return 1 if lines else 0
+
+
+def _rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    targets = list(TARGETS) if "all" in arguments.target else arguments.target
+    inspections = [
+        inspection
+        for rule, topology, bound, dtype in selected(arguments)
+        for config in configs(topology, arguments.config)
+        for target in targets
+        for inspection in inspect_kernel(rule, topology, bound, dtype, target, config)
+    ]
+    return [{"key": inspection.key, **asdict(inspection)} for inspection in inspections]
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    import triton
+
+    table = Table(title=f"compiled by Triton {triton.__version__}; nothing was run")
+    names = [name for name in Inspection.__dataclass_fields__ if name not in ("loads", "stores")]
+    for name in (*names, "loads", "stores"):
+        numeric = name in _MORE_IS_WORSE or name in _LESS_IS_WORSE
+        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        widths = (_width_text(row[kind]) for kind in ("loads", "stores"))
+        table.add_row(*(str(row[name]) for name in names), *widths)
+    return table
+
+
+def _width_text(accessed: Widths) -> str:
+    return " ".join(f"{b}:" + "+".join(f"{n}x{width}" for width, n in w.items()) for b, w in accessed.items())
