@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache, lru_cache
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tritonstdp.kernels import reference
 from tritonstdp.kernels.protocol import Case
-from tritonstdp.registry import Choice, choose
+from tritonstdp.kernels.trace import TraceCase, TraceStep
+from tritonstdp.registry import BACKENDS, Choice, choose
 from tritonstdp.rules import Bound, Formula, Rule, istdp, resolve_bound, resolve_rule, rstdp, stdp, target_trace
 from tritonstdp.topology import Sparse, Topology, example_topology, infer_topology
 
-__all__ = ["explain", "istdp_", "rstdp_", "stdp_", "step_", "update_"]
+__all__ = ["explain", "istdp_", "rstdp_", "stdp_", "step_", "trace_", "update_", "weight_change"]
 
 
 def _complain(topology: Topology, named: dict[str, tuple[Tensor, tuple[int, ...]]], weights: Tensor) -> None:
@@ -198,6 +202,54 @@ def step_(
         parameters, w_min, w_max, c, decay, dopamine,
     )  # fmt: skip
     return choice
+
+
+def weight_change(
+    formula: Formula,
+    topology: Topology,
+    weights: Tensor,
+    pre_spike: Tensor,
+    pre_trace: Tensor,
+    post_spike: Tensor,
+    post_trace: Tensor,
+    parameters: Sequence[Any],
+    w_min: Any = 0.0,
+    w_max: Any = 1.0,
+) -> Tensor:
+    """The change that :func:`step_` would make, before any clamp (a modulated rule: add to the eligibility).
+
+    Parameters
+    ----------
+    formula, topology, weights, pre_spike, pre_trace, post_spike, post_trace, parameters, w_min, w_max
+        As for :func:`step_`; nothing is written.
+
+    Returns
+    -------
+    Tensor
+        The change, of ``topology.weights_shape``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If something does not fit.
+
+    Examples
+    --------
+    >>> from tritonstdp import Dense
+    >>> w = torch.full((2, 3), 0.5)
+    >>> spikes, traces = torch.ones(2, dtype=torch.bool), torch.zeros(2)
+    >>> dw = weight_change(Formula.of(stdp), Dense(2, 3), w, spikes, traces,
+    ...                    torch.zeros(3, dtype=torch.bool), torch.full((3,), 0.5), (0.1, 0.2))
+    >>> round(dw[0, 0].item(), 3)
+    -0.1
+    """
+    values = topology.values(weights)
+    _check(topology, weights, values, pre_spike, pre_trace, post_spike, post_trace, None)
+    pairing = import_module(f"tritonstdp.kernels.{topology.name}.reference").PAIRING
+    pre_spike, post_spike = pre_spike.to(values.dtype), post_spike.to(values.dtype)
+    return reference.weight_change(
+        pairing, formula, topology, values, pre_spike, pre_trace, post_spike, post_trace, parameters, w_min, w_max
+    )
 
 
 def _topology_of(weights: Tensor, topology: Topology | None) -> Topology:
@@ -449,6 +501,92 @@ def rstdp_(
         rstdp, weights, pre_spike, pre_trace, post_spike, post_trace,
         c=c, dopamine=dopamine, a_plus=a_plus, a_minus=a_minus, tau_c=tau_c, **options,
     )  # fmt: skip
+
+
+_TRACE_MODULES = {"triton": "gpu", "cpu": "cpu", "reference": "reference"}
+
+
+@cache
+def _trace_step(case: TraceCase, wanted: str | None) -> TraceStep:
+    if wanted not in (None, *_TRACE_MODULES):
+        raise ValueError(f"unknown backend {wanted!r}: use one of {', '.join(_TRACE_MODULES)}")
+    reason: str | None = None
+    for backend in BACKENDS:
+        if wanted in (None, backend.name):
+            reason = backend.refuse(case)  # type: ignore[arg-type]
+            if reason is None:
+                return import_module(f"tritonstdp.kernels.trace.{_TRACE_MODULES[backend.name]}").build(case)
+    raise ValueError(f"backend {wanted!r} can't take this trace: {reason}")
+
+
+def _check_trace(trace: Tensor, spikes: Tensor) -> None:
+    if not trace.is_floating_point():
+        raise TypeError(f"trace is {trace.dtype}: a trace needs a floating dtype")
+    if trace.requires_grad:
+        raise ValueError("trace requires grad: it is written in place; pass trace.detach()")
+    if spikes.shape != trace.shape:
+        raise ValueError(f"spikes have shape {tuple(spikes.shape)}, the trace {tuple(trace.shape)}: they must agree")
+    if spikes.device != trace.device:
+        raise ValueError(f"spikes are on {spikes.device}, the trace on {trace.device}: move one of them")
+
+
+@lru_cache
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    return torch.tensor(value, dtype=dtype).item()
+
+
+def trace_(
+    trace: Tensor, spikes: Tensor, *, tau: Any, dt: Any = 1.0, scale: Any = 1.0, backend: str | None = None
+) -> Tensor:
+    """Raise a spike trace by the spikes of a step and let it decay, in place and in one pass.
+
+    Parameters
+    ----------
+    trace : Tensor
+        The trace, of any floating dtype.
+    spikes : Tensor
+        The spikes of the step, of the trace's shape; bool, or a float spike counts with its value.
+    tau : float or Tensor
+        The time constant, in the unit of ``dt``.
+    dt : float or Tensor
+        The length of a step.
+    scale : float or Tensor
+        What one spike adds. With bool spikes it is rounded to torch's default dtype, as in ``spikes * scale``.
+    backend : str, optional
+        "triton", "cpu" or "reference", and no other; by default the fastest that takes the case.
+
+    Returns
+    -------
+    Tensor
+        ``trace``, by :func:`tritonstdp.rules.updated_trace`: the same bits as CoNeX's ``trace += spikes * scale`` and
+        ``trace -= trace / tau * dt`` in float32 and float64.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If something does not fit, before anything is written.
+
+    Examples
+    --------
+    >>> trace_(torch.tensor([1.0, 0.0]), torch.tensor([False, True]), tau=10.0)
+    tensor([0.9000, 0.9000])
+    """
+    _check_trace(trace, spikes)
+    tau, dt, scale = _number("tau", tau), _number("dt", dt), _number("scale", scale)
+    scalars = tau.__class__ is float and dt.__class__ is float and scale.__class__ is float
+    dtype, bool_spikes = trace.dtype, spikes.dtype is torch.bool
+    if not bool_spikes:
+        spikes = spikes.to(dtype)
+    elif dtype is torch.float64 and scalars:
+        scale = _rounded(scale, torch.get_default_dtype())
+    device = "cpu" if trace.is_cpu else trace.device.type
+    step = _trace_step(TraceCase(dtype, device, bool_spikes, scalars), backend)
+    if trace.is_contiguous():
+        step(trace, spikes.contiguous(), scale, tau, dt)
+        return trace
+    values = trace.contiguous()
+    step(values, spikes.contiguous(), scale, tau, dt)
+    return trace.copy_(values)
 
 
 def explain(

@@ -163,6 +163,8 @@ class Conv2d(_Patches):
         ``(kh, kw)``.
     stride, padding : int or tuple of int
         As for :class:`torch.nn.Conv2d`.
+    divisor : int, optional
+        What the changes summed over positions are divided by; the number of positions by default.
 
     Raises
     ------
@@ -176,14 +178,15 @@ class Conv2d(_Patches):
     """
 
     name: ClassVar[str] = "conv2d"
+    divisor: int | None = None
 
     def _shape_of_weights(self) -> tuple[int, ...]:
         return (self.dst_shape[0], self.src_shape[0], *self.kernel_size)
 
     @property
     def positions(self) -> int:
-        """The number of output positions, by which a change is divided (CoNeX's ``weight_divisor``)."""
-        return self.dst_shape[1] * self.dst_shape[2]
+        """What a summed change is divided by: CoNeX's ``weight_divisor``, the number of output positions."""
+        return self.dst_shape[1] * self.dst_shape[2] if self.divisor is None else self.divisor
 
 
 @dataclass(frozen=True, eq=False)

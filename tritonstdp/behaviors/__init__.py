@@ -1,1 +1,52 @@
-"""PymoNNtorch behaviors under CoNeX's names."""
+"""PymoNNtorch behaviors under CoNeX's names: change the import, and nothing else."""
+
+from tritonstdp.behaviors.learning import (
+    BOUNDS,
+    BaseLearning,
+    Conv2diSTDP,
+    Conv2dRSTDP,
+    Conv2dSTDP,
+    Local2diSTDP,
+    Local2dRSTDP,
+    Local2dSTDP,
+    One2OneiSTDP,
+    One2OneRSTDP,
+    One2OneSTDP,
+    SimpleiSTDP,
+    SimpleRSTDP,
+    SimpleSTDP,
+    SparseiSTDP,
+    SparseRSTDP,
+    SparseSTDP,
+    hard_bound,
+    no_bound,
+    soft_bound,
+)
+from tritonstdp.behaviors.traces import PostSpikeCatcher, PostTrace, PreSpikeCatcher, PreTrace
+
+__all__ = [
+    "BOUNDS",
+    "BaseLearning",
+    "Conv2dRSTDP",
+    "Conv2dSTDP",
+    "Conv2diSTDP",
+    "Local2dRSTDP",
+    "Local2dSTDP",
+    "Local2diSTDP",
+    "One2OneRSTDP",
+    "One2OneSTDP",
+    "One2OneiSTDP",
+    "PostSpikeCatcher",
+    "PostTrace",
+    "PreSpikeCatcher",
+    "PreTrace",
+    "SimpleRSTDP",
+    "SimpleSTDP",
+    "SimpleiSTDP",
+    "SparseRSTDP",
+    "SparseSTDP",
+    "SparseiSTDP",
+    "hard_bound",
+    "no_bound",
+    "soft_bound",
+]

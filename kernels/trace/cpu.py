@@ -1,0 +1,44 @@
+"""Spike traces on a CPU: one loop."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numba import types
+from tritonstdp.kernels import native
+from tritonstdp.kernels.trace import TraceCase, TraceStep
+
+from tritonstdp.rules import updated_trace
+
+
+class Config(NamedTuple):
+    """Nothing to choose: one pass over few neurons."""
+
+
+DEFAULT = Config()
+SPACE: dict[str, tuple[float, ...]] = {}
+
+
+def build(case: TraceCase, config: Config = DEFAULT) -> TraceStep:
+    """Compile the step for one case."""
+    real = native.REAL[case.dtype]
+    spike_type = np.bool_ if case.bool_spikes else real
+    pointer = native.as_pointer
+    carray: Any = numba.carray
+    updated = native.njit_part(updated_trace)
+
+    def loop(trace_address, spike_address, n, scale, tau, dt):  # type: ignore[no-untyped-def]
+        trace = carray(pointer(trace_address), n, real)
+        spikes = carray(pointer(spike_address), n, spike_type)
+        for i in range(n):
+            trace[i] = updated(trace[i], real(spikes[i]), scale, tau, dt)
+
+    scalar = numba.from_dtype(np.dtype(real))
+    run = native.entry(loop, *[types.int64] * 3, scalar, scalar, scalar)
+
+    def step(trace, spikes, scale, tau, dt):  # type: ignore[no-untyped-def]
+        run(trace.data_ptr(), spikes.data_ptr(), trace.numel(), scale, tau, dt)
+
+    return step

@@ -1,0 +1,61 @@
+"""Spike traces in Triton: each program takes one block of neurons."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+from tritonstdp.kernels.device import LAUNCH_OPTIONS, device_function, fp64, real_type
+from tritonstdp.kernels.trace import TraceCase, TraceStep
+
+from tritonstdp.rules import updated_trace
+
+
+class Config(NamedTuple):
+    """How the work is cut into programs.
+
+    Attributes
+    ----------
+    block : int
+        Neurons a program.
+    num_warps : int
+        Warps a program.
+    """
+
+    block: int = 512
+    num_warps: int = 4
+
+
+DEFAULT = Config()
+SPACE: dict[str, tuple[int, ...]] = {"block": (128, 256, 512, 1024), "num_warps": (2, 4, 8)}
+
+
+@triton.jit
+def trace_kernel(
+    trace_ptr, spike_ptr, n, scale: fp64, tau: fp64, dt: fp64,
+    UPDATED: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One step over one block."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < n
+    trace = tl.load(trace_ptr + i, mask=inside, other=0.0).to(REAL)
+    spike = tl.load(spike_ptr + i, mask=inside, other=0).to(REAL)
+    trace = UPDATED(trace, spike, tl.full([], scale, REAL), tl.full([], tau, REAL), tl.full([], dt, REAL))
+    tl.store(trace_ptr + i, trace.to(trace_ptr.dtype.element_ty), mask=inside)
+
+
+def build(case: TraceCase, config: Config = DEFAULT) -> TraceStep:
+    """Prepare the launch for one case."""
+    updated, real = device_function(updated_trace), real_type(case.dtype)
+
+    def step(trace, spikes, scale, tau, dt):  # type: ignore[no-untyped-def]
+        n = trace.numel()
+        if n == 0:
+            return
+        trace_kernel[(triton.cdiv(n, config.block),)](
+            trace, spikes, n, scale, tau, dt, updated, real, config.block,
+            num_warps=config.num_warps, **LAUNCH_OPTIONS,
+        )  # fmt: skip
+
+    return step

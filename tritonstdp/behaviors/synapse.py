@@ -1,0 +1,284 @@
+"""What behaviors read off a synapse group, in either of CoNeX's conventions or in a bare PymoNNtorch network.
+
+CoNeX's main branch keeps the caught signals on the synapse (``pre_spike, post_spike, pre_trace, post_trace``, set by
+the catchers and traces of :mod:`~tritonstdp.behaviors.traces`); its released wheel keeps them on the neurons, behind an
+axon that delays them. Which one a group follows shows in what it has.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tritonstdp.topology import Conv2d, Dense, Local2d, OneToOne, Sparse, Topology
+
+__all__ = [
+    "attribute",
+    "caught_spikes",
+    "conv2d",
+    "dense",
+    "dopamine_of",
+    "local2d",
+    "one_to_one",
+    "signals",
+    "sparse",
+    "trace_time_constants",
+    "weights_of",
+]
+
+_CAUGHT_BY = {
+    "pre_spike": "PreSpikeCatcher",
+    "post_spike": "PostSpikeCatcher",
+    "pre_trace": "PreTrace",
+    "post_trace": "PostTrace",
+}
+
+
+def weights_of(synapse: Any) -> Tensor:
+    """The weights of a synapse group.
+
+    Raises
+    ------
+    ValueError
+        If it has none.
+    """
+    weights = getattr(synapse, "weights", None)
+    if weights is None:
+        raise ValueError(
+            f"{synapse.tag} has no weights: set synapse.weights before learning, as CoNeX's WeightInitializer does"
+        )
+    return weights
+
+
+def signals(synapse: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The spikes and traces that learning reads: ``(pre_spike, post_spike, pre_trace, post_trace)``.
+
+    Parameters
+    ----------
+    synapse : SynapseGroup
+        With all four on it, or with neurons whose axons give spikes and traces.
+
+    Returns
+    -------
+    tuple of Tensor
+        The spikes, ``(n_pre,)`` and ``(n_post,)``, and the traces likewise.
+
+    Raises
+    ------
+    ValueError
+        If something is missing; the message says which behavior sets it.
+    """
+    on_synapse = synapse.__dict__
+    try:
+        return (
+            on_synapse["pre_spike"],
+            on_synapse["post_spike"],
+            on_synapse["pre_trace"],
+            on_synapse["post_trace"],
+        )
+    except KeyError:
+        return _signals_of_axons(synapse)
+
+
+def _signals_of_axons(synapse: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    src, dst = synapse.src, synapse.dst
+    src_axon, dst_axon = _tracing_axon(src), _tracing_axon(dst)
+    if src_axon is None or dst_axon is None:
+        missing = [name for name in _CAUGHT_BY if name not in synapse.__dict__]
+        raise ValueError(
+            f"{synapse.tag} lacks {', '.join(missing)}: add {', '.join(_CAUGHT_BY[name] for name in missing)} to it, "
+            "before the learning behavior; or, with CoNeX's wheel, a SpikeTrace and then a NeuronAxon to its neurons"
+        )
+    src_delay, dst_delay = _delay(synapse, "src"), _delay(synapse, "dst")
+    return (
+        src_axon.get_spike(src, src_delay),
+        dst_axon.get_spike(dst, dst_delay),
+        src_axon.get_spike_trace(src, src_delay),
+        dst_axon.get_spike_trace(dst, dst_delay),
+    )
+
+
+def _tracing_axon(neurons: Any) -> Any:
+    axon = getattr(neurons, "axon", None)
+    return axon if hasattr(axon, "get_spike_trace") and getattr(axon, "have_trace", True) else None
+
+
+def _delay(synapse: Any, side: str) -> Tensor:
+    delay = getattr(synapse, f"{side}_delay", None)
+    if delay is None:
+        raise ValueError(f"{synapse.tag} has no {side}_delay, which the axon needs: add CoNeX's SynapseInit to it")
+    return delay
+
+
+def caught_spikes(synapse: Any, side: str) -> Tensor:
+    """The spikes that arrive at a synapse group from one side at this moment, as a tensor of their own.
+
+    Parameters
+    ----------
+    synapse : SynapseGroup
+        The group.
+    side : str
+        "src" or "dst".
+
+    Returns
+    -------
+    Tensor
+        The spikes, delayed by ``synapse.src_delay`` (``dst_delay``) where the neurons have an axon.
+
+    Raises
+    ------
+    ValueError
+        If the neurons have neither an axon nor ``spikes``, or the axon's delay is missing.
+    """
+    neurons = getattr(synapse, side)
+    axon = getattr(neurons, "axon", None)
+    if axon is None:
+        spikes = getattr(neurons, "spikes", None)
+        if spikes is None:
+            raise ValueError(f"{neurons.tag} has no spikes: set neurons.spikes in one of its behaviors, or add an axon")
+        return spikes.clone()
+    return axon.get_spike(neurons, _delay(synapse, side))
+
+
+def trace_time_constants(synapse: Any) -> tuple[Any, Any]:
+    """The time constants of the pre and of the post trace; None where no trace behavior is found.
+
+    They are those of ``PreTrace`` and ``PostTrace`` on the synapse, or else of ``SpikeTrace`` on the neurons, whether
+    CoNeX's or this package's.
+    """
+    return (
+        _first_not_none(_tau_of(synapse, "PreTrace"), _tau_of(synapse.src, "SpikeTrace")),
+        _first_not_none(_tau_of(synapse, "PostTrace"), _tau_of(synapse.dst, "SpikeTrace")),
+    )
+
+
+def _first_not_none(first: Any, second: Any) -> Any:
+    return second if first is None else first
+
+
+def _tau_of(owner: Any, class_name: str) -> Any:
+    for behavior in owner.behavior.values():
+        if any(kind.__name__ == class_name for kind in type(behavior).__mro__):
+            return getattr(behavior, "tau_s", behavior.init_kwargs.get("tau_s"))
+    return None
+
+
+def dopamine_of(synapse: Any) -> Any:
+    """The dopamine concentration of the network that a synapse group belongs to.
+
+    Raises
+    ------
+    ValueError
+        If the network has none.
+    """
+    dopamine = getattr(synapse.network, "dopamine_concentration", None)
+    if dopamine is None:
+        raise ValueError(
+            f"the network of {synapse.tag} has no dopamine: set network.dopamine_concentration, "
+            "as CoNeX's Payoff and Dopamine do"
+        )
+    return dopamine
+
+
+# What follows serves as the method ``topology`` of a learning behavior.
+
+
+def dense(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
+    """All to all, from the weights' shape.
+
+    Raises
+    ------
+    ValueError
+        If the weights are not a strided matrix.
+    """
+    if weights.layout is not torch.strided or weights.dim() != 2:
+        raise ValueError(_other_class(weights, "a strided matrix (n_pre, n_post)"))
+    return _dense(weights.shape)
+
+
+@lru_cache
+def _dense(shape: torch.Size) -> Dense:
+    return Dense(*shape)
+
+
+def one_to_one(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
+    """Neuron k to neuron k, from the weights' shape.
+
+    Raises
+    ------
+    ValueError
+        If the weights are not a strided vector.
+    """
+    if weights.layout is not torch.strided or weights.dim() != 1:
+        raise ValueError(_other_class(weights, "a vector (n,)"))
+    return _one_to_one(weights.shape)
+
+
+@lru_cache
+def _one_to_one(shape: torch.Size) -> OneToOne:
+    return OneToOne(*shape)
+
+
+def sparse(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
+    """The stored synapses of a sparse tensor; strided weights, as CoNeX makes of ``density=1``, count as all to all."""
+    return dense(behavior, synapse, weights) if weights.layout is torch.strided else Sparse.of(weights)
+
+
+def conv2d(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
+    """A convolution, from ``src_shape, dst_shape, stride, padding`` of the synapse and the weights' last two sizes.
+
+    Raises
+    ------
+    ValueError
+        If one is missing, or they do not give ``dst_shape``.
+    """
+    return _patches(Conv2d, *_geometry(synapse), weights.shape[-2:], behavior.weight_divisor)
+
+
+def local2d(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
+    """Local receptive fields, from ``src_shape, dst_shape, stride, padding`` and ``kernel_shape`` of the synapse.
+
+    Raises
+    ------
+    ValueError
+        If one is missing, or they do not give ``dst_shape``.
+    """
+    return _patches(Local2d, *_geometry(synapse), tuple(attribute(synapse, "kernel_shape"))[-2:])
+
+
+def _geometry(synapse: Any) -> tuple[Any, ...]:
+    return tuple(attribute(synapse, name) for name in ("src_shape", "dst_shape", "stride", "padding"))
+
+
+def attribute(synapse: Any, name: str) -> Any:
+    """An attribute that describes the geometry of a synapse group.
+
+    Raises
+    ------
+    ValueError
+        If the group lacks it.
+    """
+    value = getattr(synapse, name, None)
+    if value is None:
+        raise ValueError(
+            f"{synapse.tag} has no {name}: set synapse.{name}, as CoNeX's SynapseInit (shapes), WeightInitializer "
+            "(kernel_shape) and dendritic inputs (stride, padding) do"
+        )
+    return tuple(value) if isinstance(value, list) else value
+
+
+@lru_cache
+def _patches(
+    kind: Any, src_shape: Any, dst_shape: Any, stride: Any, padding: Any, kernel_size: Any, *divisor: Any
+) -> Topology:
+    return kind(src_shape, dst_shape, kernel_size, stride, padding, *divisor)
+
+
+def _other_class(weights: Tensor, wanted: str) -> str:
+    return (
+        f"weights are {weights.layout} of shape {tuple(weights.shape)}, not {wanted}: use the behavior of their "
+        "topology (Simple, One2One, Sparse, Conv2d, Local2d)"
+    )

@@ -1,0 +1,139 @@
+"""Spike catchers and spike traces on a synapse group, as CoNeX's main branch has them, each in one pass.
+
+Catchers take the spikes from the axon where the neurons have one, delayed as it delays them, and from
+``neurons.spikes`` in a bare PymoNNtorch network. Add catchers, then traces, then learning.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pymonntorch import Behavior
+
+from tritonstdp.behaviors.synapse import caught_spikes
+from tritonstdp.functional import trace_
+
+__all__ = ["PostSpikeCatcher", "PostTrace", "PreSpikeCatcher", "PreTrace"]
+
+
+class PreSpikeCatcher(Behavior):
+    """Keep the spikes of the pre neurons of this step as ``synapse.pre_spike``.
+
+    Raises
+    ------
+    ValueError
+        At ``initialize``, if the neurons have neither an axon nor ``spikes``.
+
+    Examples
+    --------
+    >>> PreSpikeCatcher().tag
+    'PreSpikeCatcher'
+    """
+
+    initialize_last = True
+
+    def initialize(self, synapse: Any) -> None:
+        self.forward(synapse)
+
+    def forward(self, synapse: Any) -> None:
+        synapse.pre_spike = caught_spikes(synapse, "src")
+
+
+class PostSpikeCatcher(Behavior):
+    """Keep the spikes of the post neurons of this step as ``synapse.post_spike``.
+
+    Raises
+    ------
+    ValueError
+        At ``initialize``, if the neurons have neither an axon nor ``spikes``.
+
+    Examples
+    --------
+    >>> PostSpikeCatcher().tag
+    'PostSpikeCatcher'
+    """
+
+    initialize_last = True
+
+    def initialize(self, synapse: Any) -> None:
+        self.forward(synapse)
+
+    def forward(self, synapse: Any) -> None:
+        synapse.post_spike = caught_spikes(synapse, "dst")
+
+
+class _Trace(Behavior):
+    def __init__(
+        self, tau_s: Any, *args: Any, spike_scale: Any = 1.0, backend: str | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, tau_s=tau_s, spike_scale=spike_scale, backend=backend, **kwargs)
+
+    def initialize(self, synapse: Any) -> None:
+        self.tau_s = self.parameter("tau_s", None)
+        if self.tau_s is None:
+            raise ValueError(f"{type(self).__name__} needs tau_s, the time constant of the trace: pass tau_s=...")
+        self.spike_scale = self.parameter("spike_scale", 1.0)
+        self.backend = self.parameter("backend", None)
+
+    def _update(self, synapse: Any, trace: Any, spikes: Any) -> None:
+        dt = getattr(synapse.network, "dt", 1.0)
+        trace_(trace, spikes, tau=self.tau_s, dt=dt, scale=self.spike_scale, backend=self.backend)
+
+
+class PreTrace(_Trace):
+    """Keep the trace of the pre neurons' spikes as ``synapse.pre_trace``; to be placed after ``PreSpikeCatcher``.
+
+    Parameters
+    ----------
+    tau_s : float
+        The time constant, in the unit of ``network.dt`` (CoNeX: milliseconds). A network without ``dt``, as
+        PymoNNtorch's own, has steps of 1.
+    spike_scale : float
+        What one spike adds.
+    backend : str, optional
+        "triton", "cpu" or "reference", and no other.
+
+    Raises
+    ------
+    ValueError
+        At ``initialize``, if ``tau_s`` is None.
+
+    Examples
+    --------
+    >>> PreTrace(tau_s=10.0).tag
+    'PreTrace'
+    """
+
+    def initialize(self, synapse: Any) -> None:
+        super().initialize(synapse)
+        synapse.pre_trace = synapse.src.vector(0.0)
+
+    def forward(self, synapse: Any) -> None:
+        self._update(synapse, synapse.pre_trace, synapse.pre_spike)
+
+
+class PostTrace(_Trace):
+    """Keep the trace of the post neurons' spikes as ``synapse.post_trace``; to be placed after ``PostSpikeCatcher``.
+
+    Parameters
+    ----------
+    tau_s, spike_scale, backend
+        As for :class:`PreTrace`.
+
+    Raises
+    ------
+    ValueError
+        At ``initialize``, if ``tau_s`` is None.
+
+    Examples
+    --------
+    >>> PostTrace(tau_s=10.0).tag
+    'PostTrace'
+    """
+
+    def initialize(self, synapse: Any) -> None:
+        super().initialize(synapse)
+        synapse.post_trace = synapse.dst.vector(0.0)
+
+    def forward(self, synapse: Any) -> None:
+        self._update(synapse, synapse.post_trace, synapse.post_spike)
