@@ -1,0 +1,238 @@
+"""Sparse connections on a CPU: visit the stored synapses of neurons that have spiked, or all in one pass.
+
+The major pass takes the neighbouring synapses of each spiking major neuron, with both contributions and without
+branches. The minor pass goes through the plan's permutation and takes those synapses of spiking minor neurons whose
+major neuron is silent. So each synapse is written once. Where most synapses would be visited, and for a modulated rule,
+one pass over all of them costs less.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import torch
+from numba import types
+from tritonstdp.kernels import native
+from tritonstdp.kernels.protocol import Case, Step
+
+
+class Config(NamedTuple):
+    """Where one way of working gives way to another.
+
+    Attributes
+    ----------
+    full_pass_share : float
+        Share of the synapses to visit, counting both sides, above which all are streamed in the stored order.
+    parallel_work : int
+        Synapses above which a second thread gains more than its start costs.
+    tasks : int
+        Parts into which threads divide a pass.
+    """
+
+    full_pass_share: float = 0.4
+    parallel_work: int = 4_000_000
+    tasks: int = 64
+
+
+DEFAULT = Config()
+SPACE: dict[str, tuple[float, ...]] = {
+    "full_pass_share": (0.1, 0.2, 0.4, 0.8, 2.0),
+    "parallel_work": (1_000_000, 4_000_000, 16_000_000),
+    "tasks": (16, 64, 256),
+}
+SCAN = 16
+"""Neurons whose silence is seen at one glance."""
+AHEAD = 128
+"""How many synapses ahead values and indices are fetched: a step is bound by the misses that it waits for."""
+LINE = 64
+"""Bytes that one fetch brings."""
+
+
+def build(case: Case, config: Config = DEFAULT) -> Step:
+    """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
+    serial = _compile(case, config, parallel=False)
+    parallel = None
+    post_is_major, _ = case.kernel_key
+    modulated = case.formula.rule.modulated
+
+    def step(
+        topology, weights, pre_spike, pre_trace, post_spike, post_trace,
+        parameters, w_min, w_max, c, decay, dopamine,
+    ):  # type: ignore[no-untyped-def]  # fmt: skip
+        nonlocal parallel
+        pre = pre_spike.data_ptr(), pre_trace.data_ptr(), topology.n_pre
+        post = post_spike.data_ptr(), post_trace.data_ptr(), topology.n_post
+        major, minor = (post, pre) if post_is_major else (pre, post)
+        nnz = weights.numel()
+        run = serial
+        if nnz > config.parallel_work and torch.get_num_threads() > 1:
+            if parallel is None:
+                parallel = _compile(case, config, parallel=True)
+            run = parallel
+            numba.set_num_threads(min(torch.get_num_threads(), native.max_threads()))
+        run(
+            weights.data_ptr(), c.data_ptr() if modulated else 0, nnz,
+            topology.major_start.data_ptr(), topology.minor_of.data_ptr(), topology.minor_start.data_ptr(),
+            topology.by_minor.data_ptr(), topology.major_by_minor.data_ptr(), *major, *minor,
+            parameters, w_min, w_max, decay, dopamine,
+        )  # fmt: skip
+
+    return step
+
+
+def _compile(case: Case, config: Config, parallel: bool) -> Any:
+    on_pre, on_post, change, finish = native.functions(case.formula, case.dtype, bound_first=False)
+    real = native.REAL[case.dtype]
+    spike_type = np.bool_ if case.bool_spikes else real
+    modulated, clamp = case.formula.rule.modulated, case.formula.clamp
+    post_is_major, wide = case.kernel_key
+    # indices are read as unsigned, which spares the test for negative ones
+    neuron, position = np.uint32, np.uint64 if wide else np.uint32
+    pointer = native.as_pointer
+    carray: Any = numba.carray
+    prefetch = native.prefetch
+    parts = numba.prange if parallel else range
+    most_parts = config.tasks if parallel else 1
+    full_pass_share = config.full_pass_share
+
+    if post_is_major:
+
+        @native.njit_part
+        def terms(major_spike, major_trace, minor_spike, minor_trace, parameters):  # type: ignore[no-untyped-def]
+            return (
+                on_post(minor_trace, major_spike, *parameters),
+                on_pre(minor_spike, major_trace, *parameters),
+            )
+    else:
+
+        @native.njit_part
+        def terms(major_spike, major_trace, minor_spike, minor_trace, parameters):  # type: ignore[no-untyped-def]
+            return (
+                on_post(major_trace, minor_spike, *parameters),
+                on_pre(major_spike, minor_trace, *parameters),
+            )
+
+    @native.njit_part
+    def find_events(spikes, events):  # type: ignore[no-untyped-def]
+        n, count = len(spikes), 0
+        for first in range(0, n - n % SCAN, SCAN):
+            some = False
+            for j in range(first, first + SCAN):
+                some |= spikes[j] != 0
+            if some:
+                for j in range(first, first + SCAN):
+                    events[count] = j
+                    count += spikes[j] != 0
+        for j in range(n - n % SCAN, n):
+            events[count] = j
+            count += spikes[j] != 0
+        return events[:count]
+
+    @native.njit_part
+    def synapses_of(events, start):  # type: ignore[no-untyped-def]
+        count = 0
+        for e in range(len(events)):
+            count += start[events[e] + 1] - start[events[e]]
+        return count
+
+    @native.njit_part
+    def fetch(address, first, last, size):  # type: ignore[no-untyped-def]
+        begin, end = address + first * size, address + min(last, first + AHEAD) * size
+        for line in range(begin - begin % LINE, end, LINE):
+            prefetch(line)
+
+    @native.njit_part
+    def update(w, c, spike, trace, minor_spike, minor_trace, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
+        potentiation, depression = terms(spike, trace, minor_spike, minor_trace, parameters)
+        dw = change(w, potentiation, depression, w_min, w_max, parameters)
+        return finish(w, dw, c, dopamine, w_min, w_max, decay)
+
+    @native.njit_part
+    def visit_row(w, c, minor_of, spike, trace, minor_spike, minor_trace, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
+        silent = spike == 0
+        for k in range(len(w)):
+            i = minor_of[k]
+            s = real(minor_spike[i])
+            x = real(0) if silent else minor_trace[i]
+            if modulated:
+                w[k], c[k] = update(w[k], c[k], spike, trace, s, x, parameters, w_min, w_max, decay, dopamine)
+            else:
+                new, _ = update(w[k], dopamine, spike, trace, s, x, parameters, w_min, w_max, decay, dopamine)
+                # a clamp leaves alone what the step has not touched
+                w[k] = w[k] if clamp and silent and s == 0 else new
+
+    def loop(
+        w_address, c_address, nnz, major_start_address, minor_of_address, minor_start_address, by_minor_address,
+        major_by_minor_address, major_spike_address, major_trace_address, n_major,
+        minor_spike_address, minor_trace_address, n_minor, parameters, w_min, w_max, decay, dopamine,
+    ):  # type: ignore[no-untyped-def]  # fmt: skip
+        w = carray(pointer(w_address), nnz, real)
+        c = carray(pointer(c_address), nnz, real)
+        major_start = carray(pointer(major_start_address), n_major + 1, np.int64)
+        minor_of = carray(pointer(minor_of_address), nnz, neuron)
+        minor_start = carray(pointer(minor_start_address), n_minor + 1, np.int64)
+        by_minor = carray(pointer(by_minor_address), nnz, position)
+        major_by_minor = carray(pointer(major_by_minor_address), nnz, neuron)
+        major_spike = carray(pointer(major_spike_address), n_major, spike_type)
+        major_trace = carray(pointer(major_trace_address), n_major, real)
+        minor_spike = carray(pointer(minor_spike_address), n_minor, spike_type)
+        minor_trace = carray(pointer(minor_trace_address), n_minor, real)
+
+        majors = find_events(major_spike, np.empty(n_major + 1, neuron))
+        minors = find_events(minor_spike, np.empty(n_minor + 1, neuron))
+        visits = synapses_of(majors, major_start) + synapses_of(minors, minor_start)
+        if modulated or visits > full_pass_share * nnz:
+            n_parts = min(n_major, most_parts)
+            for part in parts(n_parts):
+                for j in range(part * n_major // n_parts, (part + 1) * n_major // n_parts):
+                    first, last = major_start[j], major_start[j + 1]
+                    visit_row(
+                        w[first:last], c[first:last], minor_of[first:last], real(major_spike[j]), major_trace[j],
+                        minor_spike, minor_trace, parameters, w_min, w_max, decay, dopamine,
+                    )  # fmt: skip
+            return
+        n_parts = min(len(majors), most_parts)
+        for part in parts(n_parts):
+            end = (part + 1) * len(majors) // n_parts
+            for e in range(part * len(majors) // n_parts, end):
+                if e + 1 < end:
+                    first, last = major_start[majors[e + 1]], major_start[majors[e + 1] + 1]
+                    fetch(w_address, first, last, w.itemsize)
+                    fetch(minor_of_address, first, last, minor_of.itemsize)
+                j = majors[e]
+                first, last = major_start[j], major_start[j + 1]
+                visit_row(
+                    w[first:last], c[first:last], minor_of[first:last], real(major_spike[j]), major_trace[j],
+                    minor_spike, minor_trace, parameters, w_min, w_max, decay, dopamine,
+                )  # fmt: skip
+        n_parts = min(len(minors), most_parts)
+        for part in parts(n_parts):
+            end = (part + 1) * len(minors) // n_parts
+            for e in range(part * len(minors) // n_parts, end):
+                if e + 2 < end:
+                    first, last = minor_start[minors[e + 2]], minor_start[minors[e + 2] + 1]
+                    fetch(by_minor_address, first, last, by_minor.itemsize)
+                    fetch(major_by_minor_address, first, last, major_by_minor.itemsize)
+                if e + 1 < end:
+                    first, last = minor_start[minors[e + 1]], minor_start[minors[e + 1] + 1]
+                    for k in range(first, min(last, first + AHEAD)):
+                        prefetch(w_address + np.int64(by_minor[k]) * w.itemsize)
+                i = minors[e]
+                spike, trace = real(minor_spike[i]), minor_trace[i]
+                first, last = minor_start[i], minor_start[i + 1]
+                for k in range(first, last):
+                    if k + AHEAD < last:
+                        prefetch(w_address + np.int64(by_minor[k + AHEAD]) * w.itemsize)
+                    j, m = major_by_minor[k], by_minor[k]
+                    old = w[m]
+                    new, _ = update(
+                        old, dopamine, real(0), major_trace[j], spike, trace,
+                        parameters, w_min, w_max, decay, dopamine,
+                    )  # fmt: skip
+                    # written either way: a branch that can't be foretold costs more than the store
+                    w[m] = new if major_spike[j] == 0 else old
+
+    integer = types.int64
+    return native.entry(loop, *[integer] * 14, *native.scalars(case.formula, case.dtype), parallel=parallel)
