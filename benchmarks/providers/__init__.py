@@ -1,0 +1,51 @@
+"""Who computes a step: the project's kernels, and what people use instead."""
+
+from __future__ import annotations
+
+import importlib
+
+from tritonstdp.bench import own_providers, torch_providers, versions
+from tritonstdp.measurement import Inputs, NotAvailableError, Provider, Runner, version_of
+
+
+def _from(module: str) -> Provider:
+    """A provider whose module is imported when it is first asked for, since its library may not be installed."""
+
+    def prepare(inputs: Inputs) -> Runner:
+        try:
+            chosen = importlib.import_module(f"benchmarks.providers.{module}")
+        except ModuleNotFoundError as error:
+            raise NotAvailableError(f"{error.name} is not installed") from error
+        return chosen.prepare(inputs)
+
+    return prepare
+
+
+INSTALLED_WITH_TESTS: dict[str, Provider] = {
+    **own_providers("cpu"),
+    "CoNeX": _from("conex_classes"),
+    **torch_providers(),
+    "indexed torch": _from("indexed"),
+}
+"""What the test extra installs: the gate compares with these."""
+
+PROVIDERS: dict[str, Provider] = {
+    **INSTALLED_WITH_TESTS,
+    "JAX": _from("jax_xla"),
+    "BindsNET": _from("bindsnet_rules"),
+    "SpikingJelly": _from("spikingjelly_steps"),
+    "brainevent": _from("brainevent_steps"),
+    "Brian2 C++": _from("brian2_standalone"),
+}
+
+_PACKAGES = {
+    "CoNeX": "cnrl-conex",
+    "indexed torch": "torch",
+    "JAX": "jax",
+    "BindsNET": "bindsnet",
+    "SpikingJelly": "spikingjelly",
+    "brainevent": "brainevent",
+    "Brian2 C++": "brian2",
+}
+
+VERSIONS: dict[str, str] = versions() | {name: version_of(p) or "" for name, p in _PACKAGES.items()}

@@ -1,0 +1,300 @@
+"""``tritonstdp bench``: time steps on this machine, beside torch, and compare them with an earlier run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from tritonstdp import __version__
+from tritonstdp.functional import update_
+from tritonstdp.kernels.reference import Pairing
+from tritonstdp.kernels.reference import build as build_reference
+from tritonstdp.measurement import (
+    DOPAMINE,
+    OURS,
+    PARAMETERS,
+    W_MAX,
+    W_MIN,
+    Inputs,
+    Provider,
+    Row,
+    Runner,
+    Workload,
+    measure,
+    read_rows,
+    write_rows,
+)
+from tritonstdp.rules import BOUNDS, RULES, Formula, Rule
+from tritonstdp.topology import TOPOLOGIES, Sparse, Topology
+
+__all__ = ["add_arguments", "compare", "own_providers", "run", "table_of"]
+
+SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "dense": ((1000, 1000), (4000, 4000)),
+    "one_to_one": ((1000,), (100_000,)),
+    "sparse": ((10_000, 10_000, 1_000_000),),
+    "conv2d": ((8, 64, 64, 16, 5),),
+    "local2d": ((8, 32, 32, 8, 5),),
+}
+"""The shapes that the command times where none are asked for."""
+
+RATES = (0.005, 0.02, 0.1)
+SLOWER = 1.25
+
+
+def _tritonstdp(backend: str) -> Provider:
+    def prepare(inputs: Inputs) -> Runner:
+        weights, c = inputs.copy()
+        options = inputs.options(c)
+        rule, topology, x, y = inputs.workload.rule, inputs.topology, inputs.pre_trace, inputs.post_trace
+
+        def step(k: int) -> None:
+            s, q = inputs.spikes[k]
+            update_(rule, weights, s, x, q, y, topology=topology, backend=backend, **options)
+
+        return Runner(step, lambda: topology.values(weights), None if c is None else lambda: c)
+
+    return prepare
+
+
+def _gathered(
+    rule: Rule, ends: tuple[Tensor, Tensor], s: Tensor, x: Tensor, q: Tensor, y: Tensor, parameters: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """The contributions at every stored synapse from its two neurons' indices, which compiles into one loop."""
+    pre, post = ends
+    return rule.on_post(x[pre], q[post], *parameters), rule.on_pre(s[pre], y[post], *parameters)
+
+
+def _ends(topology: Topology) -> tuple[Tensor, Tensor] | Topology:
+    """What the terms of a step are told about the topology; sparse, both neurons of each stored synapse."""
+    if not isinstance(topology, Sparse):
+        return topology
+    major = torch.arange(topology.major_start.numel() - 1, dtype=torch.int32, device=topology.minor_of.device)
+    of_major = major.repeat_interleave(topology.major_start.diff())
+    return (topology.minor_of, of_major) if topology.post_is_major else (of_major, topology.minor_of)
+
+
+_compiled_steps: dict[tuple[Any, ...], Callable[..., None]] = {}
+
+
+def _compiled_step(inputs: Inputs, kind: str) -> Callable[..., None]:
+    """The reference's step for a workload at any rate, its parameters compiled in."""
+    workload = inputs.workload
+    key = (workload.rule, workload.topology, workload.bound, workload.shape, workload.dtype, workload.device, kind)
+    if key not in _compiled_steps:
+        _compiled_steps[key] = _compile_step(inputs)
+    return _compiled_steps[key]
+
+
+def _compile_step(inputs: Inputs) -> Callable[..., None]:
+    workload = inputs.workload
+    rule, bound = RULES[workload.rule], BOUNDS[workload.bound]
+    pairing = importlib.import_module(f"tritonstdp.kernels.{workload.topology}.reference").PAIRING
+    if workload.topology == "sparse":
+        pairing = Pairing(_gathered, pairing.touched)
+    reference = build_reference(pairing, Formula.of(rule, bound, bound))
+    ends = _ends(inputs.topology)
+    parameters, decay = (
+        [PARAMETERS[rule.name][name] for name in names] for names in (rule.parameters, rule.eligibility_parameters)
+    )
+
+    def step(w, c, s, x, q, y):  # type: ignore[no-untyped-def]
+        reference(ends, w, s, x, q, y, parameters, W_MIN, W_MAX, c, decay, DOPAMINE)
+
+    # torch.compile keeps what it has compiled, up to a limit, by code object: each step has one of its own
+    step.__code__ = step.__code__.replace()
+    return torch.compile(step, dynamic=False, fullgraph=True)
+
+
+def compiled(kind: str) -> Provider:
+    """torch.compile of the reference's step, with "bool" spikes, or "float" ones, which it vectorises better."""
+
+    def prepare(inputs: Inputs) -> Runner:
+        weights, c = inputs.copy()
+        values = inputs.topology.values(weights)
+        run, x, y = _compiled_step(inputs, kind), inputs.pre_trace, inputs.post_trace
+        spikes = inputs.float_spikes if kind == "float" else inputs.spikes
+
+        def step(k: int) -> None:
+            s, q = spikes[k]
+            run(values, c, s, x, q, y)
+
+        return Runner(step, lambda: values, None if c is None else lambda: c)
+
+    return prepare
+
+
+def own_providers(device: str) -> dict[str, Provider]:
+    """The project's kernel for a device and its reference.
+
+    Examples
+    --------
+    >>> list(own_providers("cpu"))
+    ['tritonstdp', 'tritonstdp reference']
+    """
+    kernel = "cpu" if device == "cpu" else "triton"
+    return {OURS: _tritonstdp(kernel), f"{OURS} reference": _tritonstdp("reference")}
+
+
+def torch_providers() -> dict[str, Provider]:
+    """torch.compile of the same formula, with either kind of spikes.
+
+    Examples
+    --------
+    >>> list(torch_providers())
+    ['torch.compile, bool spikes', 'torch.compile, float spikes']
+    """
+    return {f"torch.compile, {kind} spikes": compiled(kind) for kind in ("bool", "float")}
+
+
+def versions() -> dict[str, str]:
+    """The versions of the providers here, for the rows."""
+    own = {name: __version__ for name in own_providers("cpu")}
+    return own | {name: torch.__version__ for name in torch_providers()}
+
+
+def table_of(rows: Iterable[Row]) -> Table:
+    """Rows as a table; no time where a provider is wrong or missing.
+
+    Examples
+    --------
+    >>> table_of([]).row_count
+    0
+    """
+    table = Table(title="one step", box=SIMPLE)
+    for heading in ("workload", "median", "quartiles", "/ tritonstdp", "/ floor"):
+        table.add_column(heading, justify="left" if heading == "workload" else "right", no_wrap=heading == "median")
+    previous = ""
+    for row in rows:
+        if row.workload != previous:
+            table.add_row(f"[bold]{row.workload}")
+        previous = row.workload
+        if row.status != "ok":
+            table.add_row(f"  {row.provider}", row.status, row.note)
+            continue
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+        floor = "" if row.floor_ratio is None else f"{row.floor_ratio:.1f}"
+        spread = f"{_time(row.q1_us)} .. {_time(row.q3_us)}"
+        table.add_row(f"  {row.provider}", _time(row.median_us), spread, ratio, floor)
+    return table
+
+
+def _time(microseconds: float | None) -> str:
+    if microseconds is None:
+        return ""
+    return f"{microseconds:.3g} us" if microseconds < 1000 else f"{microseconds / 1000:.4g} ms"
+
+
+def compare(new: Iterable[Row], old: Iterable[Row], slower: float = SLOWER) -> tuple[Table, list[str]]:
+    """Set rows beside those of an earlier run.
+
+    A workload counts as worse where the ratio of torch's fastest to tritonstdp has fallen by more than a factor, since
+    a ratio within one run hardly feels how busy the machine is; without another provider, the time itself counts.
+
+    Parameters
+    ----------
+    new, old : iterable of Row
+        The rows.
+    slower : float
+        The factor.
+
+    Returns
+    -------
+    Table, list of str
+        The comparison, and the workloads that have become worse.
+
+    Examples
+    --------
+    >>> table, worse = compare([], [])
+    >>> worse
+    []
+    """
+    table = Table(title="tritonstdp now and before")
+    for heading in ("workload", "before", "now", "lead before", "lead now", ""):
+        table.add_column(heading, justify="left" if heading == "workload" else "right")
+    before, now = _leads(old), _leads(new)
+    worse = []
+    for name in [name for name in now if name in before]:
+        (old_time, old_lead), (new_time, new_lead) = before[name], now[name]
+        change = new_time / old_time if old_lead is None or new_lead is None else old_lead / new_lead
+        if change > slower:
+            worse.append(name)
+        leads = ["" if lead is None else f"{lead:.2f}" for lead in (old_lead, new_lead)]
+        verdict = f"{change:.2f}x slower" if change > slower else ""
+        table.add_row(name, _time(old_time), _time(new_time), *leads, verdict)
+    return table, worse
+
+
+def _leads(rows: Iterable[Row]) -> dict[str, tuple[float, float | None]]:
+    """For each workload, tritonstdp's median and by how much the fastest other provider is slower."""
+    rows = [row for row in rows if row.status == "ok"]
+    ours = {row.workload: row.median_us for row in rows if row.provider == OURS and row.median_us is not None}
+    leads: dict[str, tuple[float, float | None]] = {}
+    for name, median in ours.items():
+        others = [r.ratio for r in rows if r.workload == name and is_other(r) and r.ratio is not None]
+        leads[name] = median, min(others, default=None)
+    return leads
+
+
+def is_other(row: Row) -> bool:
+    """Whether a row is another project's time, to be compared with."""
+    return row.status == "ok" and row.provider != "copy" and not row.provider.startswith(OURS)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--rule", nargs="+", choices=sorted(RULES), default=["stdp"])
+    parser.add_argument("--topology", nargs="+", choices=sorted(TOPOLOGIES), default=["dense"])
+    parser.add_argument("--bound", nargs="+", choices=sorted(BOUNDS), default=["soft_bound"])
+    parser.add_argument("--shape", nargs="+", type=_shape, help="as 4000x4000; the topology's own by default")
+    parser.add_argument("--rate", nargs="+", type=float, default=list(RATES), help="fractions that spike in a step")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU (one: figures that can be repeated)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each workload")
+    parser.add_argument("--no-torch", action="store_true", help="leave out torch.compile, which takes long to compile")
+    parser.add_argument("--out", nargs="+", type=Path, default=[], help="write rows to .json or .csv files")
+    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="exit with 1 where a lead has shrunk by 1.25x")
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in text.split("x"))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Time the workloads, print and write them, and compare them with an earlier run."""
+    torch.set_num_threads(arguments.threads)
+    providers = {OURS: own_providers(arguments.device)[OURS]} | ({} if arguments.no_torch else torch_providers())
+    workloads = [
+        Workload(rule, topology, bound, shape, rate, arguments.dtype, arguments.device)
+        for topology in arguments.topology
+        for shape in arguments.shape or SHAPES[topology]
+        for rule in arguments.rule
+        for bound in arguments.bound
+        for rate in arguments.rate
+    ]
+    console = Console()
+    began = time.perf_counter()
+    rows: list[Row] = []
+    for workload in track(workloads, "measuring", console=console, transient=True):
+        rows += measure(workload, providers, arguments.seconds, versions())
+    console.print(table_of(rows))
+    console.print(f"{len(workloads)} workloads in {time.perf_counter() - began:.0f} s")
+    for path in arguments.out:
+        write_rows(rows, path)
+    if arguments.compare is None:
+        return 0
+    table, worse = compare(rows, read_rows(arguments.compare))
+    console.print(table)
+    return 1 if worse else 0

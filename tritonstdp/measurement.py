@@ -1,0 +1,562 @@
+"""Time one step of plasticity fairly: random spikes, a proof before any figure, and providers taking turns.
+
+A *workload* says what is to be computed, a *provider* prepares a *runner* that computes it. No speed is given for a
+runner that computes something else.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tritonstdp.functional import update_
+from tritonstdp.topology import TOPOLOGIES, Dense, OneToOne, Sparse, Topology
+
+__all__ = [
+    "DOPAMINE",
+    "OURS",
+    "PARAMETERS",
+    "POOL",
+    "Inputs",
+    "NotAvailableError",
+    "Row",
+    "Runner",
+    "Workload",
+    "machine",
+    "measure",
+    "read_rows",
+    "write_rows",
+]
+
+OURS = "tritonstdp"
+POOL = 8
+"""Spike patterns that a runner goes through in turn."""
+
+PARAMETERS: dict[str, dict[str, float]] = {
+    "stdp": {"a_plus": 0.01, "a_minus": 0.01},
+    "istdp": {"lr": 0.01, "alpha": 0.5, "sign": -1.0},
+    "rstdp": {"a_plus": 0.01, "a_minus": 0.01, "tau_c": 1000.0},
+}
+"""What the rules are run with: large enough to show in a proof, and in balance, so that weights stay where they are."""
+
+DOPAMINE = 0.1
+W_MIN, W_MAX = 0.0, 1.0
+_PROOF_STEPS = 3
+_SHARED_BYTES = 2**29
+_CHUNK = 2**24
+
+
+class NotAvailableError(Exception):
+    """A provider that is not installed, or has nothing for a workload; the message says which."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One step to be timed.
+
+    Parameters
+    ----------
+    rule, topology, bound : str
+        Names that the registry knows; the bound stands for potentiation and depression.
+    shape : tuple of int
+        ``(n_pre, n_post)`` dense, ``(n,)`` one-to-one, ``(n_pre, n_post, synapses)`` sparse,
+        ``(C_in, height, width, C_out, kernel)`` conv2d and local2d.
+    rate : float
+        The fraction of neurons that spike in a step, on either side.
+    dtype : str
+        The weights' dtype.
+    device : str
+        Where the tensors live.
+
+    Examples
+    --------
+    >>> Workload("stdp", "dense", "soft_bound", (256, 512), 0.02).name
+    'dense stdp soft_bound 256x512 2%'
+    """
+
+    rule: str
+    topology: str
+    bound: str
+    shape: tuple[int, ...]
+    rate: float
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        """The workload in words; unique but for dtype and device, which are added where they are not the usual."""
+        parts = [self.topology, self.rule, self.bound, "x".join(map(str, self.shape)), f"{self.rate * 100:g}%"]
+        return " ".join(parts + [x for x in (self.dtype, self.device) if x not in ("float32", "cpu")])
+
+
+@dataclass(eq=False)
+class Inputs:
+    """The tensors of a workload; runners copy what they write.
+
+    Attributes
+    ----------
+    workload : Workload
+        What they are for.
+    topology : Topology
+        How the synapses lie.
+    weights : Tensor
+        Uniform in 0.2..0.8; a CSC tensor where sparse.
+    c : Tensor or None
+        The eligibility trace of a modulated rule.
+    pre_trace, post_trace : Tensor
+        Uniform in 0..1.
+    spikes : list of (Tensor, Tensor)
+        ``POOL`` pairs of pre and post spikes, bool.
+    """
+
+    workload: Workload
+    topology: Topology
+    weights: Tensor
+    c: Tensor | None
+    pre_trace: Tensor
+    post_trace: Tensor
+    spikes: list[tuple[Tensor, Tensor]]
+    float_spikes: list[tuple[Tensor, Tensor]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        dtype = self.pre_trace.dtype
+        self.float_spikes = [(s.to(dtype), q.to(dtype)) for s, q in self.spikes]
+
+    @staticmethod
+    def of(workload: Workload, seed: int = 0) -> Inputs:
+        """Draw the inputs of a workload.
+
+        Examples
+        --------
+        >>> inputs = Inputs.of(Workload("stdp", "dense", "no_bound", (100, 50), 0.02))
+        >>> int(inputs.spikes[0][0].sum()), int(inputs.spikes[0][1].sum())
+        (2, 1)
+        """
+        generator = torch.Generator().manual_seed(seed)
+        dtype, device = getattr(torch, workload.dtype), torch.device(workload.device)
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator, dtype=torch.float32)
+
+        def spiking(n: int) -> Tensor:
+            chosen = torch.randperm(n, generator=generator)[: max(1, round(workload.rate * n))]
+            return torch.zeros(n, dtype=torch.bool).index_fill_(0, chosen, True).to(device)
+
+        topology, weights = _connect(workload, generator, uniform, dtype, device)
+        n_pre, n_post = topology.pre_shape[0], topology.post_shape[0]
+        c = None
+        if workload.rule == "rstdp":
+            c = (0.002 * uniform(*topology.weights_shape) - 0.001).to(device, dtype)
+        return Inputs(
+            workload, topology, weights, c,
+            uniform(n_pre).to(device, dtype), uniform(n_post).to(device, dtype),
+            [(spiking(n_pre), spiking(n_post)) for _ in range(POOL)],
+        )  # fmt: skip
+
+    @property
+    def values(self) -> Tensor:
+        """The weights' values: the weights themselves unless sparse."""
+        return self.topology.values(self.weights)
+
+    def copy(self) -> tuple[Tensor, Tensor | None]:
+        """Weights and eligibility for a runner to write to."""
+        return self.weights.clone(), None if self.c is None else self.c.clone()
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of what a step may write."""
+        values = self.values
+        return values.numel() * values.element_size() * (2 if self.c is not None else 1)
+
+    @cached_property
+    def expected(self) -> tuple[Tensor, Tensor | None]:
+        """Weights and eligibility after the first steps, by the reference in float64."""
+        if isinstance(self.topology, Dense) and self.topology.n_pre > 1:
+            rows = max(1, _CHUNK // self.topology.n_post)
+            chunks = [self._expected_rows(slice(i, i + rows)) for i in range(0, self.topology.n_pre, rows)]
+            weights = torch.cat([w for w, _ in chunks])
+            return weights, None if self.c is None else torch.cat([c for _, c in chunks if c is not None])
+        weights = self.weights.double()
+        c = None if self.c is None else self.c.double()
+        self._reference_steps(weights, c, slice(None), self.topology)
+        return self.topology.values(weights), c
+
+    def _expected_rows(self, rows: slice) -> tuple[Tensor, Tensor | None]:
+        weights = self.weights[rows].double()
+        c = None if self.c is None else self.c[rows].double()
+        self._reference_steps(weights, c, rows, Dense(*weights.shape))
+        return weights, c
+
+    def _reference_steps(self, weights: Tensor, c: Tensor | None, rows: slice, topology: Topology) -> None:
+        for s, q in self.spikes[:_PROOF_STEPS]:
+            update_(
+                self.workload.rule, weights, s[rows], self.pre_trace[rows].double(), q, self.post_trace.double(),
+                topology=topology, backend="reference", **self.options(c),
+            )  # fmt: skip
+
+    def options(self, c: Tensor | None) -> dict[str, Any]:
+        """The keyword arguments of :func:`tritonstdp.update_` for this workload."""
+        bound = self.workload.bound
+        options: dict[str, Any] = {"positive_bound": bound, "negative_bound": bound, "w_min": W_MIN, "w_max": W_MAX}
+        if c is not None:
+            options.update(c=c, dopamine=DOPAMINE)
+        return options | PARAMETERS[self.workload.rule]
+
+    def bytes_that_must_move(self) -> float:
+        """Mean bytes a step over the patterns: 64-byte lines that hold a changing weight, read and written."""
+        values = self.values
+        per_line = max(1, 64 // values.element_size())
+        if self.c is not None or self.workload.topology == "conv2d":
+            return 2.0 * self.nbytes
+        lines = [_lines_touched(self, s, q, per_line) for s, q in self.spikes]
+        return 2.0 * 64 * statistics.fmean(lines)
+
+
+def _connect(
+    workload: Workload, generator: torch.Generator, uniform: Callable[..., Tensor], dtype: Any, device: Any
+) -> tuple[Topology, Tensor]:
+    shape = workload.shape
+    kind = TOPOLOGIES[workload.topology]
+    if kind is Sparse:
+        weights = _random_csc(*shape, generator=generator, uniform=uniform).to(device, dtype)
+        return Sparse.from_weights(weights), weights
+    topology: Topology
+    if kind in (Dense, OneToOne):
+        topology = kind(*shape)
+    else:
+        c_in, height, width, c_out, k = shape
+        topology = kind((c_in, height, width), (c_out, height - k + 1, width - k + 1), k)  # type: ignore[call-arg]
+    return topology, (uniform(*topology.weights_shape).mul_(0.6).add_(0.2)).to(device, dtype)
+
+
+def _random_csc(
+    n_pre: int, n_post: int, synapses: int, *, generator: torch.Generator, uniform: Callable[..., Tensor]
+) -> Tensor:
+    drawn = torch.randint(n_pre * n_post, (synapses + synapses // 8 + 16,), generator=generator).unique()
+    if len(drawn) < synapses:
+        raise ValueError(f"{synapses} synapses between {n_pre} and {n_post} neurons are too dense to draw: use dense")
+    kept = drawn[torch.randperm(len(drawn), generator=generator)[:synapses]].sort().values
+    column_start = torch.searchsorted(kept, torch.arange(n_post + 1) * n_pre)
+    return torch.sparse_csc_tensor(column_start, kept % n_pre, 0.2 + 0.6 * uniform(synapses), (n_pre, n_post))
+
+
+def _lines_touched(inputs: Inputs, s: Tensor, q: Tensor, per_line: int) -> int:
+    topology = inputs.topology
+    if isinstance(topology, Dense):
+        columns = int((q.nonzero() // per_line).unique().numel())
+        rows = int(s.sum())
+        return rows * -(-topology.n_post // per_line) + (topology.n_pre - rows) * columns
+    pairing = importlib.import_module(f"tritonstdp.kernels.{topology.name}.reference").PAIRING
+    touched = pairing.touched(topology, s.float(), q.float()).expand(topology.weights_shape).reshape(-1)
+    return int((touched.nonzero() // per_line).unique().numel())
+
+
+@dataclass(eq=False)
+class Runner:
+    """What a provider prepares for one workload.
+
+    Attributes
+    ----------
+    step : callable
+        ``step(k)``: one step with pattern ``k`` of the pool, on the runner's own weights.
+    weights : callable
+        The weights' values as they are now, in the order of ``Inputs.values``.
+    c : callable, optional
+        The eligibility trace likewise.
+    """
+
+    step: Callable[[int], Any]
+    weights: Callable[[], Tensor]
+    c: Callable[[], Tensor] | None = None
+
+
+Provider = Callable[[Inputs], Runner]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of results: one provider on one workload.
+
+    Attributes
+    ----------
+    workload : str
+        The workload's name; its fields follow.
+    provider, version : str
+        Who computed it.
+    status : str
+        "ok", "not comparable" (it computes something else) or "not available"; only "ok" has a time.
+    note : str
+        Why the status is not "ok".
+    median_us, q1_us, q3_us, min_us : float or None
+        Microseconds a step.
+    ratio : float or None
+        The median over that of tritonstdp in the same run: above 1, tritonstdp is faster.
+    floor_ratio : float or None
+        The median over the time that a copy takes to move the bytes that must move.
+    """
+
+    workload: str
+    rule: str
+    topology: str
+    bound: str
+    shape: str
+    rate: float
+    dtype: str
+    device: str
+    threads: int
+    provider: str
+    version: str
+    status: str
+    note: str = ""
+    median_us: float | None = None
+    q1_us: float | None = None
+    q3_us: float | None = None
+    min_us: float | None = None
+    samples: int = 0
+    ratio: float | None = None
+    floor_ratio: float | None = None
+
+
+def _error(inputs: Inputs, runner: Runner) -> str:
+    """What is wrong with a runner's first steps; empty where nothing is."""
+    for k in range(_PROOF_STEPS):
+        runner.step(k)
+    expected_w, expected_c = inputs.expected
+    pairs = [("weights", runner.weights(), expected_w, inputs.values)]
+    if expected_c is not None and inputs.c is not None:
+        if runner.c is None:
+            return "keeps no eligibility trace"
+        pairs.append(("eligibility", runner.c(), expected_c, inputs.c))
+    for what, found, expected, start in pairs:
+        change = (expected - start).abs().max().item()
+        rounding = _PROOF_STEPS * torch.finfo(start.dtype).eps * expected.abs().max().item()
+        error = (found.to(expected.device).double().reshape(expected.shape) - expected).abs().max().item()
+        if not error <= 2 * rounding + 1e-5 * change:
+            return f"{what} off by {error:.2g} where the largest change is {change:.2g}"
+    return ""
+
+
+def _copy_runner(inputs: Inputs) -> Runner:
+    """A copy of the weights, whose time gives the bandwidth."""
+    source, target = inputs.values.clone(), inputs.values.clone()
+    return Runner(lambda k: target.copy_(source), lambda: target)
+
+
+def _synchronise(device: str) -> Callable[[], None]:
+    if device == "cpu":
+        return lambda: None
+    return getattr(torch, torch.device(device).type).synchronize
+
+
+def _sample(runner: Runner, calls: int, inner: int, synchronise: Callable[[], None]) -> list[float]:
+    """Seconds a step, ``calls`` times; where steps are short, each the mean of ``inner`` passes over the pool."""
+    step, clock = runner.step, time.perf_counter_ns
+    samples = []
+    if inner:
+        for _ in range(calls):
+            begin = clock()
+            for _ in range(inner):
+                for k in range(POOL):
+                    step(k)
+            synchronise()
+            samples.append((clock() - begin) / (inner * POOL * 1e9))
+        return samples
+    for k in range(calls):
+        begin = clock()
+        step(k % POOL)
+        synchronise()
+        samples.append((clock() - begin) / 1e9)
+    return samples
+
+
+def _plan(runner: Runner, synchronise: Callable[[], None]) -> tuple[int, int]:
+    """How many samples a turn takes and how many passes over the pool each sample has (0: a single step)."""
+    typical = statistics.median(_sample(runner, 3, 0, synchronise))
+    if typical < 50e-6:
+        return 2, max(1, round(100e-6 / (POOL * typical)))
+    return max(1, min(POOL, round(10e-3 / typical))), 0
+
+
+def _take_turns(runners: dict[str, Runner], seconds: float, device: str) -> dict[str, list[float]]:
+    synchronise = _synchronise(device)
+    plans = {name: _plan(runner, synchronise) for name, runner in runners.items()}
+    samples: dict[str, list[float]] = {name: [] for name in runners}
+    names = list(runners)
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline or min(map(len, samples.values())) < 3:
+        for name in names:
+            runner = runners[name]
+            runner.step(POOL - 1)  # brings the runner's weights back into the cache that the others have used
+            samples[name] += _sample(runner, *plans[name], synchronise)
+        names = names[1:] + names[:1]
+    return samples
+
+
+def _quartiles(samples: list[float]) -> tuple[float, float, float]:
+    if len(samples) == 1:
+        return samples[0], samples[0], samples[0]
+    q1, median, q3 = statistics.quantiles(samples, n=4, method="inclusive")
+    return q1, median, q3
+
+
+def measure(
+    workload: Workload, providers: dict[str, Provider], seconds: float = 1.0, versions: dict[str, str] | None = None
+) -> list[Row]:
+    """Prove and time providers on one workload.
+
+    Parameters
+    ----------
+    workload : Workload
+        The workload.
+    providers : dict
+        ``name -> prepare(inputs)``; one is called :data:`OURS`. Where copies of the weights for all of them would
+        fill the memory, they run one after the other, and in turns otherwise.
+    seconds : float
+        How long to take turns.
+    versions : dict, optional
+        The providers' versions, for the rows.
+
+    Returns
+    -------
+    list of Row
+        One a provider, and one called "copy" for the bandwidth.
+
+    Examples
+    --------
+    >>> from tritonstdp.bench import own_providers
+    >>> rows = measure(Workload("stdp", "dense", "no_bound", (16, 16), 0.1), own_providers("cpu"), seconds=0.01)
+    >>> [row.status for row in rows if row.provider == "tritonstdp"]
+    ['ok']
+    """
+    inputs = Inputs.of(workload)
+    groups = [providers]
+    if inputs.nbytes > _SHARED_BYTES:
+        groups = [{name: prepare} for name, prepare in providers.items()]
+    problems: dict[str, tuple[str, str]] = {}
+    samples: dict[str, list[float]] = {}
+    for group in groups:
+        runners = _prove(inputs, group, problems)
+        runners["copy"] = _copy_runner(inputs)
+        for name, times in _take_turns(runners, seconds, workload.device).items():
+            samples.setdefault(name, []).extend(times)
+        del runners
+    return _rows(inputs, [*providers, "copy"], problems, samples, versions or {})
+
+
+def _prove(inputs: Inputs, providers: dict[str, Provider], problems: dict[str, tuple[str, str]]) -> dict[str, Runner]:
+    runners = {}
+    for name, prepare in providers.items():
+        try:
+            runner = prepare(inputs)
+        except NotAvailableError as reason:
+            problems[name] = ("not available", str(reason))
+            continue
+        wrong = _error(inputs, runner)
+        if wrong:
+            problems[name] = ("not comparable", wrong)
+        else:
+            runners[name] = runner
+    return runners
+
+
+def _rows(
+    inputs: Inputs,
+    names: Iterable[str],
+    problems: dict[str, tuple[str, str]],
+    samples: dict[str, list[float]],
+    versions: dict[str, str],
+) -> list[Row]:
+    workload = inputs.workload
+    copy_time = statistics.median(samples["copy"])
+    values = inputs.values
+    floor = inputs.bytes_that_must_move() * copy_time / (2 * values.numel() * values.element_size())
+    ours = statistics.median(samples[OURS]) if OURS in samples else None
+    described = {k: v for k, v in asdict(workload).items() if k != "shape"}
+    rows = []
+    for name in names:
+        common = {
+            "workload": workload.name, **described, "shape": "x".join(map(str, workload.shape)),
+            "threads": torch.get_num_threads(), "provider": name, "version": versions.get(name, ""),
+        }  # fmt: skip
+        if name in problems:
+            status, note = problems[name]
+            rows.append(Row(**common, status=status, note=note))
+            continue
+        q1, median, q3 = _quartiles(samples[name])
+        rows.append(
+            Row(
+                **common, status="ok", median_us=median * 1e6, q1_us=q1 * 1e6, q3_us=q3 * 1e6,
+                min_us=min(samples[name]) * 1e6, samples=len(samples[name]),
+                ratio=median / ours if ours else None, floor_ratio=median / floor,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on besides the code: processor, cores, systems and versions.
+
+    Examples
+    --------
+    >>> sorted(machine())[:3]
+    ['affinity', 'cores', 'cpu']
+    """
+    cpu = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        cpu = models[0] if models else cpu
+    facts = {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "affinity": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+    for package in ("tritonstdp", "torch", "triton", "numba", "numpy"):
+        facts[package] = version_of(package)
+    return facts
+
+
+def version_of(package: str) -> str | None:
+    """The installed version of a package, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def write_rows(rows: list[Row], path: str | Path) -> None:
+    """Write rows as tidy JSON or CSV, by the file's suffix; each row also says where it was measured."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    where = machine()
+    tidy = [asdict(row) | {f"machine_{key}": value for key, value in where.items()} for row in rows]
+    if path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(tidy[0]))
+            writer.writeheader()
+            writer.writerows(tidy)
+        return
+    path.write_text(json.dumps(tidy, indent=1) + "\n")
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """Read the rows of a JSON file that :func:`write_rows` wrote."""
+    names = Row.__dataclass_fields__
+    return [Row(**{k: v for k, v in row.items() if k in names}) for row in json.loads(Path(path).read_text())]
