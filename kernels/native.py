@@ -16,6 +16,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from tritonstdp.kernels import object_cache
 from tritonstdp.kernels.compose import SynapseFunctions, compose
 from tritonstdp.kernels.protocol import CannotCompileError
 
@@ -107,7 +108,7 @@ def _with_weak_literals(function: Callable[..., Any], real: type) -> Callable[..
 
 @cache
 def _own_formulas() -> frozenset[Callable[..., Any]]:
-    own = {f for rule in RULES.values() for f in (rule.on_pre, rule.on_post, rule.change, rule.eligibility) if f}
+    own = {f for rule in RULES.values() for f in rule.functions}
     return frozenset(f for f in own | set(BOUNDS.values()) if f.__module__ == "tritonstdp.rules")
 
 
@@ -156,14 +157,46 @@ def functions(formula: Formula, dtype: torch.dtype, bound_first: bool) -> Synaps
     return compose(formula, bound_first, compile_formula, njit_part, cast, clip)
 
 
-def entry(loop: Callable[..., Any], *arguments: Any, parallel: bool = False) -> Callable[..., None]:
-    """Compile a loop for one signature and return what calls it directly, without numba's dispatch on each call."""
-    signature = types.void(*arguments)
-    try:
-        compiled = numba.njit(signature, error_model="numpy", nogil=True, parallel=parallel)(loop)
-    except numba.core.errors.NumbaError as error:
-        raise CannotCompileError(f"numba can't compile it: {str(error).strip().splitlines()[0]}") from error
-    return compiled.overloads[signature.args].entry_point
+_kept: list[Any] = []
+
+
+def entry(
+    loop: Callable[..., Any], recipe: object_cache.Recipe, *arguments: Any, parallel: bool = False
+) -> Callable[..., None]:
+    """Compile a loop for one signature, or take it from disk, and return what calls it without numba's dispatch.
+
+    Parameters
+    ----------
+    loop : callable
+        The loop.
+    recipe : Recipe
+        What the loop closes over.
+    *arguments
+        The numba types of the loop's arguments.
+    parallel : bool
+        Whether ``prange`` runs on several threads.
+
+    Raises
+    ------
+    CannotCompileError
+        If numba can't compile it.
+    """
+    key = object_cache.key_of(loop, recipe._replace(values=(*recipe.values, parallel)))
+    compiled: Any = None if key is None else object_cache.load(key)
+    if compiled is None:
+        signature = types.void(*arguments)
+        if key is not None:
+            # symbols must not meet those of another loop from the same place when both are loaded from disk
+            loop.__qualname__ = f"{loop.__qualname__}_{key}"
+        try:
+            dispatcher = numba.njit(signature, error_model="numpy", nogil=True, parallel=parallel)(loop)
+        except numba.core.errors.NumbaError as error:
+            raise CannotCompileError(f"numba can't compile it: {str(error).strip().splitlines()[0]}") from error
+        compiled = dispatcher.overloads[signature.args]
+        if key is not None:
+            object_cache.save(key, compiled)
+    _kept.append(compiled)
+    return compiled.entry_point
 
 
 def scalars(formula: Formula, dtype: torch.dtype) -> tuple[Any, ...]:

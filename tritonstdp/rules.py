@@ -235,6 +235,12 @@ class Rule:
         return tuple(inspect.signature(self.eligibility).parameters)[2:]
 
     @property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """The functions that make the rule."""
+        written = (self.on_pre, self.on_post, self.change, self.eligibility)
+        return tuple(function for function in written if function is not None)
+
+    @property
     def modulated(self) -> bool:
         """Whether the rule writes an eligibility trace and leaves the weight to dopamine."""
         return self.eligibility is not None

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numba import types
 from tritonstdp.kernels import native
+from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
 PREFETCH_ROWS = 4
@@ -142,7 +143,9 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
                     )  # fmt: skip
 
     integer = types.int64
-    return native.entry(loop, *[integer] * 13, *native.scalars(case.formula, case.dtype), parallel=parallel)
+    return native.entry(
+        loop, recipe_of(case, config), *[integer] * 13, *native.scalars(case.formula, case.dtype), parallel=parallel
+    )
 
 
 def _synapse_update(case: Case) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numba import types
 from tritonstdp.kernels import native
+from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
 
@@ -178,4 +179,6 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
                         )  # fmt: skip
 
     integer = types.int64
-    return native.entry(loop, *[integer] * 14, *native.scalars(case.formula, case.dtype), parallel=parallel)
+    return native.entry(
+        loop, recipe_of(case, config), *[integer] * 14, *native.scalars(case.formula, case.dtype), parallel=parallel
+    )

@@ -8,6 +8,7 @@ import numba
 import numpy as np
 from numba import types
 from tritonstdp.kernels import native
+from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
 
@@ -54,7 +55,8 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
                 else:
                     w[k], _ = finish(w[k], dw, dopamine, dopamine, w_min, w_max, decay)
 
-    run = native.entry(loop, *[types.int64] * 10, *native.scalars(case.formula, case.dtype))
+    arguments = [types.int64] * 10 + [*native.scalars(case.formula, case.dtype)]
+    run = native.entry(loop, recipe_of(case, config), *arguments)
 
     def step(
         topology, weights, pre_spike, pre_trace, post_spike, post_trace,

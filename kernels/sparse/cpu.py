@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numba import types
 from tritonstdp.kernels import native
+from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
 
@@ -184,15 +185,7 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
         minors = find_events(minor_spike, np.empty(n_minor + 1, neuron))
         visits = synapses_of(majors, major_start) + synapses_of(minors, minor_start)
         if modulated or visits > full_pass_share * nnz:
-            n_parts = min(n_major, most_parts)
-            for part in parts(n_parts):
-                for j in range(part * n_major // n_parts, (part + 1) * n_major // n_parts):
-                    first, last = major_start[j], major_start[j + 1]
-                    visit_row(
-                        w[first:last], c[first:last], minor_of[first:last], real(major_spike[j]), major_trace[j],
-                        minor_spike, minor_trace, parameters, w_min, w_max, decay, dopamine,
-                    )  # fmt: skip
-            return
+            majors, minors = np.arange(n_major).astype(neuron), minors[:0]
         n_parts = min(len(majors), most_parts)
         for part in parts(n_parts):
             end = (part + 1) * len(majors) // n_parts
@@ -235,4 +228,6 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
                     w[m] = new if major_spike[j] == 0 else old
 
     integer = types.int64
-    return native.entry(loop, *[integer] * 14, *native.scalars(case.formula, case.dtype), parallel=parallel)
+    return native.entry(
+        loop, recipe_of(case, config), *[integer] * 14, *native.scalars(case.formula, case.dtype), parallel=parallel
+    )

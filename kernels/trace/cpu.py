@@ -8,6 +8,7 @@ import numba
 import numpy as np
 from numba import types
 from tritonstdp.kernels import native
+from tritonstdp.kernels.object_cache import Recipe
 from tritonstdp.kernels.trace import TraceCase, TraceStep
 
 from tritonstdp.rules import updated_trace
@@ -36,7 +37,7 @@ def build(case: TraceCase, config: Config = DEFAULT) -> TraceStep:
             trace[i] = updated(trace[i], real(spikes[i]), scale, tau, dt)
 
     scalar = numba.from_dtype(np.dtype(real))
-    run = native.entry(loop, *[types.int64] * 3, scalar, scalar, scalar)
+    run = native.entry(loop, Recipe((updated_trace,), tuple(case)), *[types.int64] * 3, scalar, scalar, scalar)
 
     def step(trace, spikes, scale, tau, dt):  # type: ignore[no-untyped-def]
         run(trace.data_ptr(), spikes.data_ptr(), trace.numel(), scale, tau, dt)

@@ -1,0 +1,114 @@
+"""Compiled CPU loops, kept on disk between processes.
+
+numba's own cache finds a function again by where it is defined; a loop that closes over a rule and a bound would be
+taken for another. Here the key is the content: the sources that make the loop, the case, numba and the processor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numba
+import platformdirs
+from numba.core import serialize
+from numba.core.compiler import CompileResult
+from numba.core.registry import cpu_target
+from tritonstdp.kernels import compose
+from tritonstdp.kernels.protocol import Case
+
+logger = logging.getLogger("tritonstdp")
+
+
+def folder() -> Path:
+    """Where compiled loops are kept: ``TRITONSTDP_CACHE_DIR`` if set, else in the user's cache folder."""
+    chosen = os.environ.get("TRITONSTDP_CACHE_DIR")
+    return (Path(chosen).expanduser().absolute() if chosen else platformdirs.user_cache_path("tritonstdp")) / "loops"
+
+
+class Recipe(NamedTuple):
+    """What a loop closes over, as far as its source does not say it.
+
+    Attributes
+    ----------
+    formulas : tuple of callable
+        The functions that are compiled into it.
+    values : tuple
+        Plain values.
+    """
+
+    formulas: tuple[Callable[..., Any], ...]
+    values: tuple[Any, ...]
+
+
+def recipe_of(case: Case, *values: Any) -> Recipe:
+    """The recipe of a loop that is specialised on a case and on further plain values, such as a configuration."""
+    formula = case.formula
+    functions = (*formula.rule.functions, formula.positive, formula.negative)
+    return Recipe(functions, (formula.clamp, *case[1:], *values))
+
+
+def key_of(loop: Callable[..., Any], recipe: Recipe) -> str | None:
+    """A hash of all that a compiled loop depends on; None where that can't be told, and nothing is kept."""
+    contents = [_content(function) for function in recipe.formulas]
+    if None in contents:
+        return None
+    sources = [_source(path) for path in (loop.__code__.co_filename, compose.__file__, native_source())]
+    machine = cpu_target.target_context.codegen().magic_tuple()
+    parts = (contents, sources, recipe.values, numba.__version__, machine)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def native_source() -> str:
+    """The file of the helpers that loops are made with."""
+    return str(Path(__file__).with_name("native.py"))
+
+
+@cache
+def _source(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _content(function: Callable[..., Any]) -> str | None:
+    """What a formula computes, as text: its code and the numbers that it captures."""
+    captured = inspect.getclosurevars(function)
+    names = {**captured.globals, **captured.nonlocals}
+    if any(type(value) not in (int, float) for value in names.values()):
+        return None
+    code = function.__code__
+    return repr((code.co_code, code.co_consts, code.co_names, code.co_varnames, sorted(names.items())))
+
+
+def load(key: str) -> CompileResult | None:
+    """The loop kept under a key, or None; what can't be read counts as absent."""
+    path = folder() / f"{key}.bin"
+    try:
+        payload = path.read_bytes()
+    except OSError:
+        return None
+    try:
+        cpu_target.target_context.refresh()
+        return CompileResult._rebuild(cpu_target.target_context, *pickle.loads(payload))
+    except Exception as error:
+        logger.warning("%s can't be read (%s): the loop is compiled anew", path, error)
+        return None
+
+
+def save(key: str, compiled: CompileResult) -> None:
+    """Keep a loop under a key; where the folder can't be written, it is compiled anew next time."""
+    target = folder() / f"{key}.bin"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
+            file.write(serialize.dumps(compiled._reduce()))
+        os.replace(file.name, target)
+    except OSError as error:
+        logger.info("compiled loops are not kept: %s", error)
