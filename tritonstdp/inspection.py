@@ -10,6 +10,7 @@ import argparse
 import importlib
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -275,7 +276,8 @@ def _figures(launch: Launch, target: Target) -> dict[str, Any]:
     }
 
 
-_MORE_IS_WORSE = ("registers", "local", "spills", "shared", "instructions")
+_COUNTED = ("elements_loaded", "elements_stored", "sectors_loaded", "sectors_stored", "lanes")
+_MORE_IS_WORSE = ("registers", "local", "spills", "shared", "instructions", *_COUNTED)
 _LESS_IS_WORSE = ("occupancy", "weight_width")
 
 
@@ -323,6 +325,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", default="default", help='"default", "all", or changes to the default such as columns=256,rows=32'
     )
+    parser.add_argument(
+        "--traffic",
+        nargs="*",
+        type=float,
+        metavar="RATE",
+        help="count memory traffic in Triton's interpreter instead, at these spike rates (default: 0.005 0.02 0.1)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--diff", type=Path, metavar="OLD.json", help="say what got worse since; exit with 1 if it did")
 
@@ -365,7 +374,7 @@ def selected(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str, str
 def run(arguments: argparse.Namespace) -> int:
     """Print what was asked for; 1 if something got worse since ``--diff``, 2 if it could not be done, 0 otherwise."""
     try:
-        rows = _rows(arguments)
+        rows = _rows(arguments) if arguments.traffic is None else _traffic_rows(arguments)
     except (ValueError, RuntimeError) as error:
         print(f"tritonstdp inspect: {error}", file=sys.stderr)
         return 2
@@ -393,19 +402,55 @@ def _rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return [{"key": inspection.key, **asdict(inspection)} for inspection in inspections]
 
 
+_METERED: dict[str, Callable[[], Topology]] = {
+    "dense": lambda: Dense(512, 512),
+    "one_to_one": lambda: OneToOne(4096),
+    "sparse": lambda: random_sparse(512, 512, 0.1),
+    "conv2d": lambda: Conv2d((4, 18, 18), (8, 16, 16), (3, 3)),
+    "local2d": lambda: Local2d((4, 18, 18), (8, 16, 16), (3, 3)),
+}
+
+
+def _traffic_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    os.environ["TRITON_INTERPRET"] = "1"
+    from tritonstdp.traffic import measure_traffic
+
+    rows = []
+    for rule, topology, bound, dtype in selected(arguments):
+        formula, group = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound]), _METERED[topology]()
+        for config, rate in itertools.product(
+            configs(topology, arguments.config), arguments.traffic or (0.005, 0.02, 0.1)
+        ):
+            names = {"rule": rule, "topology": topology, "bound": bound, "dtype": dtype}
+            names |= {"config": _config_name(config, gpu_module(topology).DEFAULT), "rate": f"{rate:g}"}
+            problem = make_problem(formula, group, dtype=getattr(torch, dtype), rate=rate)
+            for buffer, traffic in measure_traffic(problem, config).items():
+                row = {**names, "buffer": buffer}
+                figures = {"excess_sectors": traffic.excess_sectors, "excess_lanes": traffic.excess_lanes}
+                rows.append({"key": "/".join(row.values()), **row, **asdict(traffic), **figures})
+    return rows
+
+
 def _table(rows: list[dict[str, Any]]) -> Table:
     import triton
 
-    table = Table(title=f"compiled by Triton {triton.__version__}; nothing was run")
-    names = [name for name in Inspection.__dataclass_fields__ if name not in ("loads", "stores")]
-    for name in (*names, "loads", "stores"):
-        numeric = name in _MORE_IS_WORSE or name in _LESS_IS_WORSE
+    metered = any("buffer" in row for row in rows)
+    done = "memory traffic in the interpreter of" if metered else "compiled, and not run, by"
+    table = Table(title=f"{done} Triton {triton.__version__}")
+    hidden = ("key", "sector_elements")
+    for name in [name for row in rows[:1] for name in row if name not in hidden]:
+        numeric = not isinstance(rows[0][name], str | dict)
         table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        widths = (_width_text(row[kind]) for kind in ("loads", "stores"))
-        table.add_row(*(str(row[name]) for name in names), *widths)
+        table.add_row(*(_cell(value) for name, value in row.items() if name not in hidden))
     return table
 
 
-def _width_text(accessed: Widths) -> str:
-    return " ".join(f"{b}:" + "+".join(f"{n}x{width}" for width, n in w.items()) for b, w in accessed.items())
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.3g}" if value < 1 else f"{value:.3f}"
+    if isinstance(value, dict):
+        return " ".join(f"{b}:" + "+".join(f"{n}x{width}" for width, n in w.items()) for b, w in value.items())
+    return str(value)
