@@ -24,6 +24,7 @@ COMMANDS = {
     "inspect": Command(
         "tritonstdp.inspection", "show what the GPU kernels cost, found without a GPU"
     ),
+    "tune": Command("tritonstdp.autotune.command", "find the fastest configurations for this machine and keep them"),
     "explain": Command("tritonstdp.explanation", "say which backend serves a case, and why not the others"),
 }
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,6 +21,7 @@ __all__ = [
     "Backend",
     "Choice",
     "KernelEntry",
+    "Space",
     "choose",
     "entries",
     "register_bound",
@@ -30,7 +31,7 @@ __all__ = [
 
 logger = logging.getLogger("tritonstdp")
 
-Build = Callable[[Case], Step]
+Build = Callable[..., Step]
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,24 @@ BACKENDS: tuple[Backend, ...] = (
 """The backends, the most specialised first."""
 
 
+class Space(NamedTuple):
+    """The configurations of a kernel.
+
+    Attributes
+    ----------
+    default : NamedTuple
+        The configuration that is used unless another has been measured to be faster.
+    values : mapping
+        The candidate values of each field of ``default``.
+    module : str
+        Where the kernel is defined: a tuned configuration is void once that source changes.
+    """
+
+    default: Any
+    values: Mapping[str, Sequence[Any]]
+    module: str
+
+
 @dataclass(frozen=True)
 class KernelEntry:
     """A kernel in the registry; None stands for any.
@@ -98,9 +117,11 @@ class KernelEntry:
     topology, backend : str
         What it serves.
     build : callable
-        ``build(case)`` gives the step; it may raise ``CannotCompileError``.
+        ``build(case)`` gives the step; it may raise ``CannotCompileError``. With a space it is ``build(case, config)``.
     rule, bound : str or None
         Only this rule, or only where both bounds are this one.
+    space : callable, optional
+        Gives the kernel's configurations; called when they are first needed.
     """
 
     topology: str
@@ -108,6 +129,7 @@ class KernelEntry:
     build: Build
     rule: str | None = None
     bound: str | None = None
+    space: Callable[[], Space] | None = None
 
     def serves(self, case: Case, backend: str) -> bool:
         """Whether the entry serves a case on a backend."""
@@ -129,16 +151,26 @@ def _build_reference(topology: str, case: Case) -> Step:
     return importlib.import_module("tritonstdp.kernels.reference").build(pairing, case.formula)
 
 
-def _build_lazily(topology: str, module: str, case: Case) -> Step:
-    return importlib.import_module(f"tritonstdp.kernels.{topology}.{module}").build(case)
+def _build_lazily(module: str, case: Case, config: Any) -> Step:
+    return importlib.import_module(module).build(case, config)
+
+
+def _space_lazily(module: str) -> Space:
+    kernel = importlib.import_module(module)
+    return Space(kernel.DEFAULT, kernel.SPACE, module)
+
+
+def _tunable(topology: str, backend: str, module: str) -> KernelEntry:
+    build, space = partial(_build_lazily, module), partial(_space_lazily, module)
+    return KernelEntry(topology, backend, build, space=space)
 
 
 _ENTRIES: list[KernelEntry] = [
     entry
     for topology in TOPOLOGIES
     for entry in (
-        KernelEntry(topology, "triton", partial(_build_lazily, topology, "gpu")),
-        KernelEntry(topology, "cpu", partial(_build_lazily, topology, "cpu")),
+        _tunable(topology, "triton", f"tritonstdp.kernels.{topology}.gpu"),
+        _tunable(topology, "cpu", f"tritonstdp.kernels.{topology}.cpu"),
         KernelEntry(topology, "reference", partial(_build_reference, topology)),
     )
 ]
@@ -156,7 +188,14 @@ def entries() -> Iterator[KernelEntry]:
 
 
 def register_kernel(
-    build: Build, *, topology: str, backend: str, rule: str | None = None, bound: str | None = None
+    build: Build,
+    *,
+    topology: str,
+    backend: str,
+    rule: str | None = None,
+    bound: str | None = None,
+    default: Any = None,
+    space: Mapping[str, Sequence[Any]] | None = None,
 ) -> None:
     """Add a kernel; among those that serve a case, the most specific and then the newest is used.
 
@@ -168,11 +207,15 @@ def register_kernel(
         The topology's and the backend's name.
     rule, bound : str, optional
         Restrict it to one rule, or to cases where both bounds are this one.
+    default : NamedTuple, optional
+        The kernel's default configuration; ``build`` is then called as ``build(case, config)``.
+    space : mapping, optional
+        The candidate values of each field of ``default``, from which ``tritonstdp tune`` chooses.
 
     Raises
     ------
     ValueError
-        If a name is not known.
+        If a name is not known, or ``space`` names what ``default`` does not have.
 
     Examples
     --------
@@ -187,7 +230,16 @@ def register_kernel(
     ):
         if name is not None and name not in known:
             raise ValueError(f"unknown {what} {name!r}: use one of {', '.join(sorted(known))}")
-    _ENTRIES.append(KernelEntry(topology, backend, build, rule, bound))
+    foreign = sorted(set(space or ()) - set(getattr(default, "_fields", ())))
+    if foreign:
+        raise ValueError(f"space names {', '.join(foreign)}, which default does not have: use its fields")
+    configurations = None if default is None else Space(default, space or {}, build.__module__)
+    _ENTRIES.append(KernelEntry(topology, backend, build, rule, bound, configurations and (lambda: configurations)))
+    forget_choices()
+
+
+def forget_choices() -> None:
+    """Build kernels anew when they are next asked for, as after tuning."""
     _CHOICES.clear()
 
 
@@ -275,11 +327,11 @@ class Choice:
         return "\n".join(lines)
 
 
-_CHOICES: dict[tuple[Case, str | None], Choice] = {}
+_CHOICES: dict[tuple[Case, str | None, bool], Choice] = {}
 _logged: set[str] = set()
 
 
-def choose(case: Case, backend: str | None = None) -> Choice:
+def choose(case: Case, backend: str | None = None, autotune: bool = False) -> Choice:
     """Choose and build the kernel for a case, once; later calls return the same choice.
 
     Parameters
@@ -288,6 +340,9 @@ def choose(case: Case, backend: str | None = None) -> Choice:
         The case.
     backend : str, optional
         Use this backend and no other.
+    autotune : bool
+        Whether the kernel is tuned at its first step of a size that has not been tuned before; the environment
+        variable ``TRITONSTDP_AUTOTUNE=1`` asks for it everywhere.
 
     Returns
     -------
@@ -299,13 +354,13 @@ def choose(case: Case, backend: str | None = None) -> Choice:
     ValueError
         If ``backend`` is not known, or can't take the case.
     """
-    choice = _CHOICES.get((case, backend))
+    choice = _CHOICES.get((case, backend, autotune))
     if choice is None:
-        choice = _CHOICES[case, backend] = _choose(case, backend)
+        choice = _CHOICES[case, backend, autotune] = _choose(case, backend, autotune)
     return choice
 
 
-def _choose(case: Case, wanted: str | None) -> Choice:
+def _choose(case: Case, wanted: str | None, autotune: bool) -> Choice:
     names = [b.name for b in BACKENDS]
     if wanted is not None and wanted not in names:
         raise ValueError(f"unknown backend {wanted!r}: use one of {', '.join(names)}")
@@ -317,7 +372,7 @@ def _choose(case: Case, wanted: str | None) -> Choice:
         reason = backend.refuse(case)
         if reason is None:
             try:
-                step = _build(case, backend.name)
+                step = _build(case, backend.name, autotune)
             except CannotCompileError as error:
                 reason = str(error)
             else:
@@ -327,10 +382,20 @@ def _choose(case: Case, wanted: str | None) -> Choice:
     raise ValueError(f"backend {wanted!r} can't take this case: {rejected[str(wanted)]}")
 
 
-def _build(case: Case, backend: str) -> Step:
+def serving_entry(case: Case, backend: str) -> KernelEntry:
+    """The registered kernel that serves a case on a backend: the most specific, and of those the newest."""
     serving = [entry for entry in _ENTRIES if entry.serves(case, backend)]
     best = max(entry.specificity for entry in serving)
-    return [entry for entry in serving if entry.specificity == best][-1].build(case)
+    return [entry for entry in serving if entry.specificity == best][-1]
+
+
+def _build(case: Case, backend: str, autotune: bool) -> Step:
+    entry = serving_entry(case, backend)
+    if entry.space is None:
+        return entry.build(case)
+    from tritonstdp.autotune.use import configured_step  # which needs the registry in its turn
+
+    return configured_step(entry, entry.space(), case, autotune)
 
 
 def _log_fallback(case: Case, backend: str, rejected: dict[str, str]) -> None:

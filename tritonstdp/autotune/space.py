@@ -1,0 +1,198 @@
+"""What there is to choose from: the configurations of a kernel that differ in effect, and the buckets of a key."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import itertools
+import json
+import math
+import platform
+import re
+from collections.abc import Callable
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tritonstdp.autotune.cache import Key
+from tritonstdp.kernels.protocol import Case
+from tritonstdp.registry import Space, describe
+from tritonstdp.topology import Topology
+
+__all__ = ["candidates", "key_of", "rate_bucket", "size_bucket", "synapses_of"]
+
+_SHARED_SOURCES = ("compose", "native", "device", "protocol")
+_ONLY_IN_PARALLEL = ("rows_per_task", "tasks")
+
+
+def candidates(space: Space, synapses: int | None, threads: int) -> list[Any]:
+    """The configurations that differ in effect, the default first.
+
+    With one thread, or fewer synapses than ``parallel_work``, a CPU kernel runs serially whatever is set for threads.
+
+    Parameters
+    ----------
+    space : Space
+        The kernel's space.
+    synapses : int or None
+        The size that the kernel compares with ``parallel_work``; None where that is not the number of weights.
+    threads : int
+        The threads that torch uses.
+
+    Returns
+    -------
+    list of NamedTuple
+        The configurations; a field without effect has its default value.
+    """
+    default = space.default
+    names = list(space.values)
+    product = [default._replace(**dict(zip(names, values, strict=True))) for values in _product(space)]
+    if "parallel_work" not in names:
+        return list(dict.fromkeys([default, *product]))
+
+    def runs_in_parallel(config: Any) -> bool:
+        return threads > 1 and (synapses is None or synapses > config.parallel_work)
+
+    by_effect: dict[Any, None] = {}
+    for config in (default, *product):
+        parallel = runs_in_parallel(config)
+        unused = () if parallel else _ONLY_IN_PARALLEL
+        if parallel == runs_in_parallel(default) and (synapses is not None or threads == 1):
+            unused = (*unused, "parallel_work")
+        by_effect[config._replace(**{name: getattr(default, name) for name in unused if name in names})] = None
+    return list(by_effect)
+
+
+def _product(space: Space) -> itertools.product[tuple[Any, ...]]:
+    return itertools.product(*space.values.values())
+
+
+def synapses_of(topology: Topology) -> int:
+    """The number of pairs of neurons that a step updates; a convolution has one at each position.
+
+    Examples
+    --------
+    >>> from tritonstdp import Conv2d, Dense
+    >>> synapses_of(Dense(3, 5)), synapses_of(Conv2d((1, 8, 8), (4, 6, 6), 3))
+    (15, 1296)
+    """
+    return math.prod(topology.weights_shape) * getattr(topology, "positions", 1)
+
+
+def size_bucket(topology: Topology) -> int:
+    """The power of four next to the number of synapses: groups of one bucket share a setting.
+
+    Examples
+    --------
+    >>> from tritonstdp import Dense
+    >>> size_bucket(Dense(4096, 4096)) == size_bucket(Dense(4000, 4000)) == 4096**2
+    True
+    """
+    return 4 ** (synapses_of(topology).bit_length() // 2)
+
+
+def rate_bucket(rate: float) -> float:
+    """The rate, in percent, to the nearest of 1, 2, 5, 10 and so on.
+
+    Examples
+    --------
+    >>> rate_bucket(0.018), rate_bucket(0.3)
+    (2.0, 20.0)
+    """
+    percent = max(100 * rate, 1e-3)
+    decade = 10.0 ** math.floor(math.log10(percent))
+    return min((decade * step for step in (1, 2, 5, 10)), key=lambda value: abs(math.log(value / percent)))
+
+
+def key_of(space: Space, case: Case, backend: str, synapses: int, rate: float | None) -> Key:
+    """The key of a case in its size and rate bucket on this machine."""
+    named = describe(case)
+    fields = ("rule", "topology", "positive_bound", "negative_bound", "clamp", "dtype")
+    return Key(
+        **{name: named[name] for name in fields},
+        backend=backend,
+        synapses=synapses,
+        rate=rate,
+        device=device_name(case.device),
+        driver=_driver(case.device),
+        torch=torch.__version__,
+        triton=_version("triton"),
+        numba=_version("numba"),
+        source=_source_hash(space, case),
+        space=_hash(json.dumps([space.default._asdict(), dict(space.values)])),
+    )
+
+
+def device_name(kind: str) -> str:
+    """The device as its maker calls it; a CPU with the number of threads that torch uses.
+
+    Examples
+    --------
+    >>> device_name("cpu").endswith((" thread", " threads"))
+    True
+    """
+    if kind != "cpu":
+        return getattr(torch, kind).get_device_name()
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+@cache
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else []
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+@cache
+def _driver(kind: str) -> str:
+    if kind == "cpu":
+        return f"llvmlite {_version('llvmlite')}"
+    if kind == "xpu":
+        return torch.xpu.get_device_properties().driver_version
+    if torch.version.hip:
+        return f"ROCm {torch.version.hip}"
+    loaded = Path("/proc/driver/nvidia/version")
+    found = re.search(r"\d+\.\d+(\.\d+)?", loaded.read_text()) if loaded.exists() else None
+    return f"NVIDIA {found.group()}" if found else f"CUDA {torch.version.cuda}"
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _source_hash(space: Space, case: Case) -> str:
+    formula = case.formula
+    rule = formula.rule
+    functions = (rule.on_pre, rule.on_post, rule.change, rule.eligibility, formula.positive, formula.negative)
+    shared = [_file_of(f"tritonstdp.kernels.{name}") for name in _SHARED_SOURCES]
+    return _hash(*map(_text_of, filter(None, functions)), _file_of(space.module), *shared)
+
+
+@cache
+def _text_of(function: Callable[..., Any]) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return repr(getattr(function, "__code__", function))
+
+
+@cache
+def _file_of(module: str) -> str:
+    """The source of a module, which is found without being imported: not every machine has Triton."""
+    spec = importlib.util.find_spec(module)
+    origin = Path(spec.origin) if spec and spec.origin else None
+    return origin.read_text(encoding="utf-8") if origin and origin.suffix == ".py" and origin.exists() else module
+
+
+def _hash(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]

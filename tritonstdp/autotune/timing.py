@@ -1,0 +1,225 @@
+"""Time steps as they run in use: on scratch copies that the cache no longer holds, the variants taking turns."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tritonstdp.kernels.protocol import Step
+from tritonstdp.problems import Problem, make_problem
+from tritonstdp.rules import Formula
+from tritonstdp.topology import Topology
+
+__all__ = ["Scratch", "Timing", "error", "paired_ratio", "take_turns"]
+
+PATTERNS = 8
+"""Spike patterns of each rate that the steps go through."""
+
+_SCRATCH_BYTES = 2**30
+_SAMPLE_SECONDS = 200e-6
+_MOST_STEPS = 32
+
+
+class Timing(NamedTuple):
+    """Seconds a step.
+
+    Attributes
+    ----------
+    median : float
+        The median over the turns.
+    spread : float
+        The range of the middle half, over the median.
+    turns : int
+        From how many turns.
+    """
+
+    median: float
+    spread: float
+    turns: int
+
+    @property
+    def standard_error(self) -> float:
+        """That of the median, over the median, for a normal distribution of this spread: 1.253 / 1.349 of it."""
+        return 0.929 * self.spread / math.sqrt(self.turns)
+
+    @staticmethod
+    def of(seconds: Sequence[float]) -> Timing:
+        """Summarise the turns.
+
+        Examples
+        --------
+        >>> Timing.of([1.0, 2.0, 3.0])
+        Timing(median=2.0, spread=0.5, turns=3)
+        """
+        median = statistics.median(seconds)
+        if len(seconds) < 2:
+            return Timing(median, 0.0, 1)
+        low, _, high = statistics.quantiles(seconds, n=4, method="inclusive")
+        return Timing(median, (high - low) / median, len(seconds))
+
+
+def paired_ratio(seconds: Sequence[float], others: Sequence[float]) -> Timing:
+    """How much longer the first takes than the others, turn by turn, so that slow drifts of the machine cancel.
+
+    Examples
+    --------
+    >>> paired_ratio([2.0, 4.0, 8.0], [1.0, 2.0, 4.0])
+    Timing(median=2.0, spread=0.0, turns=3)
+    """
+    return Timing.of([mine / other for mine, other in zip(seconds, others, strict=False)])
+
+
+class Scratch:
+    """Random weights and spikes for one group of synapses, in as many copies as keep the cache cold.
+
+    Parameters
+    ----------
+    formula : Formula
+        What is computed.
+    topology : Topology
+        How the synapses lie.
+    dtype : torch.dtype
+        The weights' dtype.
+    device : str
+        Where the group lives.
+    rates : sequence of float
+        The fractions of neurons that spike.
+
+    Attributes
+    ----------
+    problem : Problem
+        The group as it starts; never written.
+    """
+
+    def __init__(
+        self, formula: Formula, topology: Topology, dtype: torch.dtype, device: str, rates: Sequence[float]
+    ) -> None:
+        self.rates = tuple(rates)
+        self.problem = make_problem(formula, topology, dtype=dtype).to(device=device)
+        generator = torch.Generator().manual_seed(1)
+        self._signals = {
+            rate: [
+                tuple(
+                    _spikes(shape[0], rate, k, generator).to(device)
+                    for shape in (topology.pre_shape, topology.post_shape)
+                )
+                for k in range(PATTERNS)
+            ]
+            for rate in self.rates
+        }
+        # changes so small that weights stay where they are over thousands of steps
+        self._quiet = tuple(1e-4 * value for value in self.problem.parameters)
+        self._copies = [self.problem.copy() for _ in range(self._copies_needed(device))]
+        self._used = 0
+        self._steps: dict[float, int] = {}
+        self._clock = _host_seconds if device == "cpu" else _device_seconds(device)
+
+    def _copies_needed(self, device: str) -> int:
+        size = sum(tensor.nbytes for tensor in self.problem.outputs.values())
+        wanted = -(-2 * _last_cache_bytes(device) // max(size, 1)) + 1
+        return max(2, min(wanted, _SCRATCH_BYTES // max(size, 1), 1024))
+
+    def at(self, rate: float, pattern: int = 0) -> Problem:
+        """The group with the spikes of a rate; its weights are the ones not to write to."""
+        pre_spike, post_spike = self._signals[rate][pattern % PATTERNS]
+        return replace(self.problem, pre_spike=pre_spike, post_spike=post_spike)
+
+    def calibrate(self, step: Step) -> None:
+        """Choose how many steps make up a sample of each rate, from how long a step takes."""
+        for rate in self.rates:
+            self._steps[rate] = 4
+            typical = min(self.seconds(step, rate, turn) for turn in range(2))
+            self._steps[rate] = max(1, min(_MOST_STEPS, round(_SAMPLE_SECONDS / typical)))
+
+    def seconds(self, step: Step, rate: float, turn: int) -> float:
+        """The mean time of a sample's steps; those of one turn have the same spikes whatever the step."""
+        n = self._steps[rate]
+        return self._clock(step, [self._arguments(rate, turn * n + k) for k in range(n)]) / n
+
+    def _arguments(self, rate: float, pattern: int) -> tuple[Any, ...]:
+        self._used = (self._used + 1) % len(self._copies)
+        group = self._copies[self._used]
+        pre_spike, post_spike = self._signals[rate][pattern % PATTERNS]
+        return (
+            group.topology, group.weights, pre_spike, group.pre_trace, post_spike, group.post_trace,
+            self._quiet, *group.limits, group.c, group.decay, group.dopamine,
+        )  # fmt: skip
+
+
+def take_turns(
+    scratch: Scratch, steps: Mapping[Any, Step], turns: range, seconds: dict[tuple[Any, float], list[float]]
+) -> None:
+    """Add samples of all steps at all rates, in an order that changes from turn to turn."""
+    names = list(steps)
+    for turn in turns:
+        random.Random(turn).shuffle(names)
+        for rate in scratch.rates:
+            for name in names:
+                seconds.setdefault((name, rate), []).append(scratch.seconds(steps[name], rate, turn))
+
+
+def error(found: Problem, expected: Problem, start: Problem) -> str:
+    """What is wrong with a step's result; empty where nothing is.
+
+    Sums may be taken in another order: the result may be off by two units in the last place and by 1e-5 of the largest
+    change.
+    """
+    for name, value in expected.outputs.items():
+        result = found.outputs[name]
+        if torch.equal(result, value):
+            continue
+        change = (value.double() - start.outputs[name].double()).abs().max().item()
+        allowed = 2 * torch.finfo(value.dtype).eps * value.abs().max().item() + 1e-5 * change
+        off = (result.double() - value.double()).abs().max().item()
+        if not off <= allowed:
+            return f"{name} off by {off:.2g} where the largest change is {change:.2g}"
+    return ""
+
+
+def _spikes(n: int, rate: float, pattern: int, generator: torch.Generator) -> Tensor:
+    """Exactly the wanted share of neurons; where that is no whole number, patterns take turns at one more."""
+    count = int(rate * n + (pattern + 0.5) / PATTERNS)
+    spikes = torch.zeros(n, dtype=torch.bool)
+    spikes[torch.randperm(n, generator=generator)[:count]] = True
+    return spikes
+
+
+def _last_cache_bytes(device: str) -> int:
+    if device != "cpu":
+        properties = getattr(torch, torch.device(device).type).get_device_properties(device)
+        return getattr(properties, "L2_cache_size", 2**26)
+    reported = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
+    kilobytes = re.match(r"(\d+)K", reported.read_text()) if reported.exists() else None
+    return 1024 * int(kilobytes.group(1)) if kilobytes else 2**25
+
+
+def _host_seconds(step: Step, calls: list[tuple[Any, ...]]) -> float:
+    begin = time.perf_counter_ns()
+    for arguments in calls:
+        step(*arguments)
+    return (time.perf_counter_ns() - begin) / 1e9
+
+
+def _device_seconds(device: str) -> Callable[[Step, list[tuple[Any, ...]]], float]:
+    module = getattr(torch, torch.device(device).type)
+
+    def seconds(step: Step, calls: list[tuple[Any, ...]]) -> float:
+        begin, end = module.Event(enable_timing=True), module.Event(enable_timing=True)
+        begin.record()
+        for arguments in calls:
+            step(*arguments)
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3
+
+    return seconds

@@ -1,0 +1,146 @@
+"""Tuned settings in use: a step looks its configuration up once a size, and costs nothing after."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+
+from tritonstdp.autotune import cache
+from tritonstdp.autotune.space import device_name, key_of, size_bucket
+from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.registry import KernelEntry, Space
+from tritonstdp.topology import Topology
+
+__all__ = ["configured_step", "look_up"]
+
+logger = logging.getLogger("tritonstdp")
+
+TYPICAL_RATE = 2.0
+"""The rate, in percent, for which a GPU's settings are looked up unless ``TRITONSTDP_RATE`` says another."""
+
+
+def configured_step(entry: KernelEntry, space: Space, case: Case, autotune: bool = False) -> Step:
+    """Build a kernel so that each size of group runs in the configuration that was tuned for it, or in the default.
+
+    Parameters
+    ----------
+    entry : KernelEntry
+        The kernel.
+    space : Space
+        Its configurations.
+    case : Case
+        The case.
+    autotune : bool
+        Whether a size that has not been tuned is tuned at its first step; see :func:`tritonstdp.registry.choose`.
+
+    Returns
+    -------
+    Step
+        The step. Where nothing was tuned and nothing is to be, it is the kernel's own.
+    """
+    autotune = _may_tune(entry, space, case, autotune)
+    tuned = look_up(entry, space, case) if space.values else {}
+    if not autotune and all(config == space.default for config in tuned.values()):
+        return entry.build(case, space.default)
+    return _step_by_size(entry, space, case, tuned, autotune)
+
+
+def look_up(entry: KernelEntry, space: Space, case: Case) -> dict[int, Any]:
+    """The cached configurations of a case on this machine, by size bucket."""
+    path = cache.path_of(device_name(case.device))
+    if not path.exists():
+        return {}
+    wanted = key_of(space, case, entry.backend, 0, None)
+    matching = [found for found in cache.load(path).values() if found.key._replace(synapses=0, rate=None) == wanted]
+    rate = declared_rate()
+    # the nearest rate comes last and stays
+    matching.sort(key=lambda found: -abs((found.key.rate or rate) - rate))
+    return {found.key.synapses: config for found in matching if (config := _restored(space, found)) is not None}
+
+
+def declared_rate() -> float:
+    """How much of a group spikes in a step, in percent, as ``TRITONSTDP_RATE`` says or as is typical.
+
+    Raises
+    ------
+    ValueError
+        If it is no positive number.
+
+    Examples
+    --------
+    >>> declared_rate()
+    2.0
+    """
+    declared = os.environ.get("TRITONSTDP_RATE", str(TYPICAL_RATE))
+    try:
+        rate = float(declared)
+    except ValueError:
+        rate = 0.0
+    if not rate > 0:
+        raise ValueError(f"TRITONSTDP_RATE is {declared!r}: set it to the percentage of neurons that spike in a step")
+    return rate
+
+
+def _restored(space: Space, found: cache.Entry) -> Any:
+    allowed = all(value in space.values.get(name, ()) or value == getattr(space.default, name, None)
+                  for name, value in found.config.items())  # fmt: skip
+    if allowed and set(found.config) == set(space.default._fields):
+        return type(space.default)(**found.config)
+    logger.warning("a tuned setting is outside the kernel's space and is not used: %s", found.config)
+    return None
+
+
+def _may_tune(entry: KernelEntry, space: Space, case: Case, asked: bool) -> bool:
+    asked = asked or os.environ.get("TRITONSTDP_AUTOTUNE") == "1"
+    interpreted = entry.backend == "triton" and case.device == "cpu"
+    return asked and bool(space.values) and not interpreted
+
+
+def _step_by_size(entry: KernelEntry, space: Space, case: Case, tuned: dict[int, Any], autotune: bool) -> Step:
+    built: dict[Any, Step] = {}
+    steps: dict[Any, Step] = {}
+
+    def build(config: Any) -> Step:
+        if config not in built:
+            built[config] = entry.build(case, config)
+        return built[config]
+
+    def first_step(topology: Topology) -> Step:
+        bucket = size_bucket(topology)
+        if autotune and bucket not in tuned:
+            if _capturing(case.device):  # nothing may be timed now; the first step outside will be
+                return build(space.default)
+            tuned[bucket] = _tuned_now(case, topology, space)
+        steps[topology.weights_shape, topology.post_shape] = step = build(tuned.get(bucket, space.default))
+        return step
+
+    def step(topology, *arguments):  # type: ignore[no-untyped-def]
+        run = steps.get((topology.weights_shape, topology.post_shape)) or first_step(topology)
+        run(topology, *arguments)
+
+    build(next(iter(tuned.values()), space.default))  # what can't be compiled has to say so before the first step
+    return step
+
+
+def _tuned_now(case: Case, topology: Topology, space: Space) -> Any:
+    from tritonstdp.autotune.sweep import RATES, find  # much that is only needed here
+
+    logger.info("tuning %s on %s for groups like %s", case.formula.rule.name, case.topology, topology)
+    rates = RATES if case.device == "cpu" else (declared_rate() / 100,)
+    try:
+        outcome = find(case.formula, topology, dtype=case.dtype, device=case.device, rates=rates)
+    except RuntimeError as error:
+        logger.warning("tuning failed, so the default is used: %s", error)
+        return space.default
+    try:
+        cache.save([outcome.entry])
+    except OSError as error:
+        logger.warning("a tuned setting is used but can't be kept in %s: %s", cache.directory(), error)
+    return outcome.best
+
+
+def _capturing(device: str) -> bool:
+    return device != "cpu" and getattr(torch, device).is_current_stream_capturing()
