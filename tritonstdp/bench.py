@@ -57,13 +57,14 @@ def _tritonstdp(backend: str) -> Provider:
     def prepare(inputs: Inputs) -> Runner:
         weights, c = inputs.copy()
         options = inputs.options(c)
-        rule, topology, x, y = inputs.workload.rule, inputs.topology, inputs.pre_trace, inputs.post_trace
+        rule, x, y = inputs.workload.rule, inputs.pre_trace, inputs.post_trace
+        topology = None if isinstance(inputs.topology, Sparse) else inputs.topology
 
         def step(k: int) -> None:
             s, q = inputs.spikes[k]
             update_(rule, weights, s, x, q, y, topology=topology, backend=backend, **options)
 
-        return Runner(step, lambda: topology.values(weights), None if c is None else lambda: c)
+        return Runner(step, lambda: inputs.topology.values(weights), None if c is None else lambda: c)
 
     return prepare
 
@@ -121,8 +122,7 @@ def compiled(kind: str) -> Provider:
     """torch.compile of the reference's step, with "bool" spikes, or "float" ones, which it vectorises better."""
 
     def prepare(inputs: Inputs) -> Runner:
-        weights, c = inputs.copy()
-        values = inputs.topology.values(weights)
+        values, c = inputs.values.clone(), None if inputs.c is None else inputs.c.clone()
         run, x, y = _compiled_step(inputs, kind), inputs.pre_trace, inputs.post_trace
         spikes = inputs.float_spikes if kind == "float" else inputs.spikes
 

@@ -13,7 +13,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib import metadata
@@ -174,7 +175,13 @@ class Inputs:
 
     def copy(self) -> tuple[Tensor, Tensor | None]:
         """Weights and eligibility for a runner to write to."""
-        return self.weights.clone(), None if self.c is None else self.c.clone()
+        return self._with_values(self.values.clone()), None if self.c is None else self.c.clone()
+
+    def _with_values(self, values: Tensor) -> Tensor:
+        """Weights with other values; sparse ones keep their indices, to which the topology's plan belongs."""
+        if not isinstance(self.topology, Sparse):
+            return values
+        return _csc(self.weights.ccol_indices(), self.weights.row_indices(), values, self.weights.shape)
 
     @property
     def nbytes(self) -> int:
@@ -190,7 +197,7 @@ class Inputs:
             chunks = [self._expected_rows(slice(i, i + rows)) for i in range(0, self.topology.n_pre, rows)]
             weights = torch.cat([w for w, _ in chunks])
             return weights, None if self.c is None else torch.cat([c for _, c in chunks if c is not None])
-        weights = self.weights.double()
+        weights = self._with_values(self.values.double())
         c = None if self.c is None else self.c.double()
         self._reference_steps(weights, c, slice(None), self.topology)
         return self.topology.values(weights), c
@@ -205,7 +212,7 @@ class Inputs:
         for s, q in self.spikes[:_PROOF_STEPS]:
             update_(
                 self.workload.rule, weights, s[rows], self.pre_trace[rows].double(), q, self.post_trace.double(),
-                topology=topology, backend="reference", **self.options(c),
+                topology=None if isinstance(topology, Sparse) else topology, backend="reference", **self.options(c),
             )  # fmt: skip
 
     def options(self, c: Tensor | None) -> dict[str, Any]:
@@ -233,7 +240,7 @@ def _connect(
     kind = TOPOLOGIES[workload.topology]
     if kind is Sparse:
         weights = _random_csc(*shape, generator=generator, uniform=uniform).to(device, dtype)
-        return Sparse.from_weights(weights), weights
+        return Sparse.of(weights), weights
     topology: Topology
     if kind in (Dense, OneToOne):
         topology = kind(*shape)
@@ -251,7 +258,13 @@ def _random_csc(
         raise ValueError(f"{synapses} synapses between {n_pre} and {n_post} neurons are too dense to draw: use dense")
     kept = drawn[torch.randperm(len(drawn), generator=generator)[:synapses]].sort().values
     column_start = torch.searchsorted(kept, torch.arange(n_post + 1) * n_pre)
-    return torch.sparse_csc_tensor(column_start, kept % n_pre, 0.2 + 0.6 * uniform(synapses), (n_pre, n_post))
+    return _csc(column_start, kept % n_pre, 0.2 + 0.6 * uniform(synapses), (n_pre, n_post))
+
+
+def _csc(column_start: Tensor, rows: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse")  # torch announces that CSC is new
+        return torch.sparse_csc_tensor(column_start, rows, values, tuple(shape), check_invariants=False)
 
 
 def _lines_touched(inputs: Inputs, s: Tensor, q: Tensor, per_line: int) -> int:

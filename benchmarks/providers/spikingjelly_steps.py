@@ -11,6 +11,8 @@ from torch import Tensor
 from tritonstdp.measurement import PARAMETERS, W_MAX, W_MIN, Inputs, NotAvailableError, Runner
 from tritonstdp.rules import BOUNDS
 
+NO_DECAY = 1e30
+
 
 def prepare(inputs: Inputs) -> Runner:
     """The step for dense or convolutional STDP, handed the traces that its own update turns into the workload's."""
@@ -21,7 +23,7 @@ def prepare(inputs: Inputs) -> Runner:
     weights = inputs.weights.T.contiguous() if dense else inputs.weights.clone()
     shapes = ((-1,), (-1,)) if dense else (inputs.topology.src_shape, inputs.topology.dst_shape)
     patterns = [_pattern(inputs, k, shapes) for k in range(len(inputs.spikes))]
-    options = {"tau_pre": float("inf"), "tau_post": float("inf")}
+    options = {"tau_pre": NO_DECAY, "tau_post": NO_DECAY}
     scale = 1 if dense else inputs.topology.positions
     options |= {
         "f_pre": _modulation(workload.bound, PARAMETERS["stdp"]["a_minus"] / scale),
