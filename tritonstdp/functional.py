@@ -120,6 +120,7 @@ def step_(
     decay: Sequence[Any] = (),
     dopamine: Any = None,
     backend: str | None = None,
+    autotune: bool = False,
 ) -> Choice:
     """Update weights by one step of a formula, in place: what every other entry to the package comes down to.
 
@@ -147,6 +148,8 @@ def step_(
         What a modulated rule multiplies the eligibility by.
     backend : str, optional
         Use this backend and no other.
+    autotune : bool
+        See :func:`tritonstdp.registry.choose`.
 
     Returns
     -------
@@ -195,7 +198,7 @@ def step_(
         pre_spike, post_spike = pre_spike.to(dtype), post_spike.to(dtype)
     device = "cpu" if values.is_cpu else values.device.type
     case = Case(formula, topology.name, topology.kernel_key, layout, dtype, device, bool_spikes, scalars, dopamine_kind)
-    choice = choose(case, backend)
+    choice = choose(case, backend, autotune)
     choice.step(
         topology, values,
         pre_spike.contiguous(), pre_trace.contiguous(), post_spike.contiguous(), post_trace.contiguous(),
@@ -277,6 +280,7 @@ def update_(
     clamp: bool = False,
     topology: Topology | None = None,
     backend: str | None = None,
+    autotune: bool = False,
     **parameters: Any,
 ) -> Tensor:
     """Update weights by one step of any rule, in place.
@@ -306,6 +310,9 @@ def update_(
         Needed for conv2d and local2d; otherwise the weights tell.
     backend : str, optional
         "triton", "cpu" or "reference", and no other; by default the fastest that takes the case.
+    autotune : bool
+        Time the kernel's configurations at the first step of a size that has not been tuned before, which takes
+        seconds, and keep the fastest; as ``TRITONSTDP_AUTOTUNE=1`` does everywhere.
     **parameters
         The rule's own parameters, by name.
 
@@ -339,7 +346,7 @@ def update_(
     step_(
         formula, _topology_of(weights, topology), weights, pre_spike, pre_trace, post_spike, post_trace,
         tuple(parameters[name] for name in rule.parameters), w_min, w_max,
-        c, tuple(parameters[name] for name in rule.eligibility_parameters), dopamine, backend,
+        c, tuple(parameters[name] for name in rule.eligibility_parameters), dopamine, backend, autotune,
     )  # fmt: skip
     return weights
 
@@ -364,7 +371,7 @@ def stdp_(
     a_plus, a_minus : float or Tensor
         The sizes of potentiation and of depression.
     **options
-        ``w_min, w_max, positive_bound, negative_bound, clamp, topology, backend`` of :func:`update_`.
+        ``w_min, w_max, positive_bound, negative_bound, clamp, topology, backend, autotune`` of :func:`update_`.
 
     Returns
     -------
@@ -419,7 +426,7 @@ def istdp_(
     inhibitory : bool
         Whether the weights are magnitudes of inhibition.
     **options
-        ``w_min, w_max, positive_bound, negative_bound, clamp, topology, backend`` of :func:`update_`.
+        ``w_min, w_max, positive_bound, negative_bound, clamp, topology, backend, autotune`` of :func:`update_`.
 
     Returns
     -------
@@ -477,7 +484,7 @@ def rstdp_(
     dopamine : float or Tensor
         The reward signal: a number, a 0-d tensor (read on its device), or one value a post neuron.
     **options
-        ``w_min, w_max, positive_bound, negative_bound, clamp, topology, backend`` of :func:`update_`.
+        ``w_min, w_max, positive_bound, negative_bound, clamp, topology, backend, autotune`` of :func:`update_`.
 
     Returns
     -------

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -224,10 +225,10 @@ def _tune_all(plan: list[tuple[Job, int]], seconds: float, progress: Progress, o
 
 
 def _report(outcomes: Sequence[Outcome], console: Console) -> None:
-    table = Table(title=f"tuned for {outcomes[0].key.device}")
-    for heading in ("case", "rate %", "default us", "best us", "speed-up", "spread", "best configuration"):
+    table = Table(title=f"us a step on {outcomes[0].key.device}", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for heading in ("case", "rate %", "default", "best", "speed-up", "spread", "best configuration"):
         words = heading in ("case", "best configuration")
-        table.add_column(heading, justify="left" if words else "right", no_wrap=heading != "case")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=not words)
     for outcome in outcomes:
         key, rates = outcome.key, outcome.rates
         table.add_row(
@@ -281,7 +282,8 @@ def _rank(jobs: list[Job], arguments: argparse.Namespace, console: Console) -> i
 
 
 def _print_estimates(job: Job, estimates: Sequence[cost.Estimate], default: Any, target: str, console: Console) -> None:
-    table = Table(title=f"ESTIMATE for {cost.GPUS[target].name} ({target}), not measured: {job.name}")
+    title = f"ESTIMATE for {cost.GPUS[target].name} ({target}), not measured: {job.name}"
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
     rates = [f"us at {100 * rate:g} %" for rate in job.rates]
     for heading in ("configuration", *rates, "over default", "programs", "registers", "spills", "occupancy"):
         table.add_column(heading, justify="left" if heading == "configuration" else "right")
@@ -341,7 +343,7 @@ def _import(path: Path, console: Console) -> int:
 
 
 def _show(entries: Sequence[cache.Entry], console: Console) -> None:
-    table = Table(title=f"settings in {cache.directory()}")
+    table = Table(title=f"settings in {cache.directory()}", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for heading in ("case", "rate %", "configuration", "speed-up", "spread", "in use here"):
         table.add_column(heading, no_wrap=heading in ("rate %", "configuration"))
     for entry in entries:

@@ -334,9 +334,11 @@ def _decide(outcome: Outcome, scratch: Scratch, finalists: dict[Any, Step], seco
 
     better = [config for config in finalists if surely_faster(config) and never_slower(config)]
     outcome.best = max(better, key=mean, default=default)
-    outcome.speedups = speedups[outcome.best]
     outcome.default_times = {rate: Timing.of(samples[default, rate]) for rate in rates}
     outcome.best_times = {rate: Timing.of(samples[outcome.best, rate]) for rate in rates}
+    outcome.speedups = speedups[outcome.best]
+    if outcome.best == default:  # as fast as itself, give or take what its times vary by
+        outcome.speedups = {rate: timing._replace(median=1.0) for rate, timing in outcome.default_times.items()}
 
 
 def _mean_ratio(ratios: dict[tuple[Any, float], Timing], config: Any, rates: Sequence[float]) -> float:
