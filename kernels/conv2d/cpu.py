@@ -17,6 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from tritonstdp.kernels import native
+from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
 
@@ -129,7 +130,7 @@ def _compile(case: Case) -> Any:
             word |= np.uint64(spike[k] != 0) << np.uint64(k)
         return word
 
-    @native.njit
+    @native.njit_part
     def add_up(
         sums_address, post_spikes, spike_address, spike_shape, trace_address, trace_shape, padding,
         seen_address, bits_address, parameters,
@@ -159,12 +160,15 @@ def _compile(case: Case) -> Any:
             for channel in range(trace_channels):
                 start = channel * extent + margin
                 traces = (channel * trace_height + trace_row) * trace_width
-                for k in range(trace_width):
-                    if not inside:
+                # one loop for each, so that each is a loop over vectors
+                if not inside:
+                    for k in range(trace_width):
                         seen[start + k] = silent
-                    elif post_spikes:
+                elif post_spikes:
+                    for k in range(trace_width):
                         seen[start + k] = on_post(trace[traces + k], real(1), *parameters)
-                    else:
+                else:
+                    for k in range(trace_width):
                         seen[start + k] = on_pre(real(1), trace[traces + k], *parameters)
             for n in range(kh):
                 if post_spikes:
@@ -217,16 +221,14 @@ def _compile(case: Case) -> Any:
         for k in range(len(sums)):
             sums[k] = 0
         by_pre = rows * kw
-        by_pre_address = scratch_address + by_pre * itemsize
         seen_address = scratch_address + len(sums) * itemsize
-        add_up(
-            scratch_address, True, q_address, post_shape, x_address, pre_shape, padding,
-            seen_address, bits_address, parameters,
-        )  # fmt: skip
-        add_up(
-            by_pre_address, False, s_address, pre_shape, y_address, post_shape, padding,
-            seen_address, bits_address, parameters,
-        )  # fmt: skip
+        for post_spikes in (True, False):
+            to, spikes, shape, traces, trace_shape = scratch_address, q_address, post_shape, x_address, pre_shape
+            if not post_spikes:
+                to, spikes, shape, traces, trace_shape = (
+                    scratch_address + by_pre * itemsize, s_address, pre_shape, y_address, post_shape,
+                )  # fmt: skip
+            add_up(to, post_spikes, spikes, shape, traces, trace_shape, padding, seen_address, bits_address, parameters)
         w = carray(pointer(w_address), rows * kw, real)
         c = carray(pointer(c_address), rows * kw, real)
         for row in range(rows):
@@ -241,4 +243,5 @@ def _compile(case: Case) -> Any:
 
     shape = types.UniTuple(types.int64, 3)
     geometry = shape, shape, types.UniTuple(types.int64, 2)
-    return native.entry(loop, *[types.int64] * 8, *geometry, *native.scalars(case.formula, case.dtype))
+    scalars = native.scalars(case.formula, case.dtype)
+    return native.entry(loop, recipe_of(case), *[types.int64] * 8, *geometry, *scalars)
