@@ -1,0 +1,250 @@
+"""What holds for every Triton kernel, shown in Triton's interpreter: no GPU is needed."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton.runtime import interpreter
+from tritonstdp.kernels.reference import HALF
+
+from tritonstdp.inspection import gpu_module
+from tritonstdp.interpretation import swift_interpreter
+from tritonstdp.problems import Problem, make_problem, random_sparse
+from tritonstdp.registry import choose
+from tritonstdp.rules import BOUNDS, RULES, Formula, hard_bound, no_bound, soft_bound
+from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne
+
+GROUPS = {
+    "dense": Dense(19, 37),
+    "one_to_one": OneToOne(133),
+    "sparse": random_sparse(23, 31, 0.3),
+    "conv2d": Conv2d((2, 7, 6), (3, 4, 5), (3, 2), (2, 1), (1, 0)),
+    "local2d": Local2d((2, 7, 6), (3, 4, 5), (3, 2), (2, 1), (1, 0)),
+}
+TOPOLOGY_NAMES = [name for name in TOPOLOGIES if importlib.util.find_spec(f"tritonstdp.kernels.{name}.gpu")]
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+LAUNCHES = {"conv2d": 2}
+SUMMED = ("conv2d",)  # the order of a sum differs from torch's, and so do the last bits
+
+topologies = pytest.mark.parametrize("topology", TOPOLOGY_NAMES)
+rules = pytest.mark.parametrize("rule", RULES)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _swift():
+    with swift_interpreter():
+        yield
+
+
+def formula_of(rule: str, positive=soft_bound, negative=soft_bound, clamp: bool = False) -> Formula:
+    return Formula.of(RULES[rule], positive, negative, clamp)
+
+
+def triton_step(problem: Problem):
+    return gpu_module(problem.topology.name).build(problem.case)
+
+
+def reference_step(problem: Problem):
+    return choose(problem.case, "reference").step
+
+
+def assert_bits(one: Problem, other: Problem) -> None:
+    for name, tensor in one.outputs.items():
+        assert torch.equal(tensor, other.outputs[name]), name
+
+
+def assert_matches_reference(problem: Problem) -> None:
+    result, same = problem.copy(), problem.copy()
+    exact = problem.copy().to(torch.float64)
+    result.run(triton_step(problem))
+    same.run(reference_step(problem))
+    exact.run(reference_step(exact))
+    dtype = problem.weights.dtype
+    for name, tensor in result.outputs.items():
+        tolerance = 4 * torch.finfo(dtype).eps
+        torch.testing.assert_close(tensor.double(), exact.outputs[name], rtol=tolerance, atol=tolerance)
+    # the interpreter does not round to bfloat16 as hardware does
+    if problem.topology.name not in SUMMED and dtype != torch.bfloat16:
+        assert_bits(result, same)
+    assert not torch.equal(result.weights, problem.weights), "nothing changed: the case proves nothing"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bound", BOUNDS)
+@rules
+@topologies
+def test_a_step_matches_the_reference(topology, rule, bound, dtype):
+    problem = make_problem(formula_of(rule, BOUNDS[bound], BOUNDS[bound]), GROUPS[topology], dtype=dtype)
+    assert_matches_reference(problem)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"float_spikes": True},
+        {"float_spikes": True, "dopamine": "scalar", "clamp": True},
+        {"dopamine": "scalar", "clamp": True, "dtype": torch.bfloat16},
+        {"rate": 0.0},
+        {"rate": 1.0, "clamp": True},
+    ],
+    ids=lambda variant: "-".join(variant),
+)
+@rules
+@topologies
+def test_a_variant_matches_the_reference(topology, rule, variant):
+    options = {name: value for name, value in variant.items() if name != "clamp"}
+    formula = formula_of(rule, soft_bound, hard_bound, variant.get("clamp", False))
+    assert_matches_reference(make_problem(formula, GROUPS[topology], **options))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("clamp", [False, True])
+@rules
+def test_dense_takes_either_layout_and_dopamine_per_column(rule, clamp, transposed):
+    formula = formula_of(rule, no_bound, soft_bound, clamp)
+    assert_matches_reference(make_problem(formula, Dense(19, 37), transposed=transposed, dopamine="column"))
+
+
+@rules
+def test_dense_rows_may_take_several_programs(rule):
+    config = gpu_module("dense").DEFAULT
+    group = Dense(3, config.columns + 9), Dense(config.rows * config.splits + 5, 9)
+    for topology in group:
+        assert_matches_reference(make_problem(formula_of(rule), topology, rate=0.4))
+
+
+def reorder(monkeypatch, order) -> None:
+    """Run the programs of every launch in another order: ``order(n)`` is a permutation of their numbers."""
+    builder = interpreter.interpreter_builder
+    place = type(builder).set_grid_idx
+    orders: dict[int, list[int]] = {}
+
+    def place_elsewhere(x, y, z):
+        _, ny, nz = builder.grid_dim
+        n = math.prod(builder.grid_dim)
+        k = orders.setdefault(n, order(n))[(x * ny + y) * nz + z]
+        place(builder, k // (ny * nz), k // nz % ny, k % nz)
+
+    monkeypatch.setattr(builder, "set_grid_idx", place_elsewhere)
+
+
+@rules
+@topologies
+def test_the_order_of_programs_does_not_matter(topology, rule, monkeypatch):
+    problem = make_problem(formula_of(rule), GROUPS[topology], rate=0.4)
+    if topology == "dense":
+        problem = make_problem(formula_of(rule), Dense(9, gpu_module("dense").DEFAULT.columns + 9), rate=0.4)
+    in_order = problem.copy().run(triton_step(problem))
+    for order in (lambda n: list(range(n))[::-1], lambda n: torch.randperm(n).tolist()):
+        with monkeypatch.context() as patch:
+            reorder(patch, order)
+            assert_bits(problem.copy().run(triton_step(problem)), in_order)
+
+
+def poisoned(tensor: torch.Tensor, gap: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tensor amid poison (NaN, or a spike), with ``gap`` elements of it behind each row; and the whole buffer."""
+    poison = True if tensor.dtype == torch.bool else math.nan
+    margin = 64
+    strides = tensor.stride()
+    if gap:
+        major = max(range(tensor.dim()), key=lambda d: strides[d])
+        strides = tuple(s + gap if d == major else s for d, s in enumerate(strides))
+    span = sum((n - 1) * stride for n, stride in zip(tensor.shape, strides, strict=True)) + 1
+    buffer = torch.full((span + 2 * margin,), poison, dtype=tensor.dtype)
+    inner = buffer.as_strided(tensor.shape, strides, margin)
+    inner.copy_(tensor)
+    return inner, buffer
+
+
+@pytest.mark.parametrize(("topology", "transposed"), [*((name, False) for name in TOPOLOGY_NAMES), ("dense", True)])
+@rules
+def test_nothing_beside_a_tensor_is_read_or_written(topology, transposed, rule):
+    problem = make_problem(formula_of(rule), GROUPS[topology], rate=0.4, transposed=transposed)
+    plain = problem.copy().run(triton_step(problem))
+    gap = 5 if topology == "dense" else 0
+    amid = {name: poisoned(tensor, gap if name in ("weights", "c") else 0) for name, tensor in problem.tensors.items()}
+    guarded = replace(problem, **{name: inner for name, (inner, _) in amid.items()})
+    before = {name: buffer.clone() for name, (_, buffer) in amid.items()}
+    guarded.run(triton_step(guarded))
+    assert_bits(guarded, plain)
+    for name, (inner, buffer) in amid.items():
+        inner.copy_(problem.tensors[name])  # what may be written is put back: the rest must be as it was
+        assert torch.equal(buffer.view(torch.uint8), before[name].view(torch.uint8)), name
+
+
+class NoOperators(TorchDispatchMode):
+    """Refuse every torch operator: none may allocate, copy, or wait for a device."""
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        raise AssertionError(f"the launch path calls {operator}")
+
+
+@pytest.mark.parametrize("dopamine", ["number", "scalar"])
+@rules
+@topologies
+def test_a_step_launches_without_synchronising_or_allocating(topology, rule, dopamine, monkeypatch):
+    problem = make_problem(formula_of(rule), GROUPS[topology], dopamine=dopamine)
+    step = triton_step(problem)
+    problem.run(step)
+    launches = []
+    monkeypatch.setattr(
+        interpreter.InterpretedFunction, "run", lambda kernel, *arguments, **options: launches.append(kernel)
+    )
+
+    def refuse(*arguments, **options):
+        raise AssertionError("the launch path reads a tensor on the host")
+
+    names = ("item", "cpu", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__")
+    for name in names:
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    monkeypatch.setattr(torch.cuda, "synchronize", refuse)
+    with NoOperators():
+        problem.run(step)
+    assert len(launches) == LAUNCHES.get(topology, 1)
+
+
+@pytest.mark.parametrize("call", ["item", "nonzero", "cpu", "clone"])
+def test_what_refuses_synchronising_calls_notices_them(call):
+    with pytest.raises(AssertionError, match="launch path"), NoOperators():
+        getattr(torch.ones(2).sum() if call == "item" else torch.ones(2), call)()
+
+
+@pytest.mark.parametrize("topology", ["dense", "transposed", "one_to_one"])
+def test_addresses_beyond_two_to_the_31_elements_are_right(topology, tmp_path, monkeypatch):
+    """The weights lie in a file with holes, with rows more than 2**31 elements apart."""
+    far = 2**31 + 24
+    group = OneToOne(3) if topology == "one_to_one" else Dense(3, 11)
+    problem = make_problem(
+        formula_of("rstdp"), group, dtype=torch.float16, rate=0.6, transposed=topology == "transposed"
+    )
+    shape, strides = problem.weights.shape, list(problem.weights.stride())
+    distant = strides.index(max(strides))
+    strides[distant] = far
+    span = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + 1
+    changes = {}
+    for name, tensor in problem.outputs.items():
+        path = tmp_path / name
+        with open(path, "wb") as file:
+            file.truncate(span * 2)
+        holey = torch.from_file(str(path), shared=True, size=span, dtype=torch.float16)
+        changes[name] = holey.as_strided(shape, strides).copy_(tensor)
+    # the arguments are shared with the interpreter as they are; copying them back would fill the holes
+    monkeypatch.setattr(interpreter.GridExecutor, "_restore_args_dev", lambda *arguments: None)
+    distant_problem = replace(problem, **changes)
+    distant_problem.run(triton_step(distant_problem))
+    assert_bits(distant_problem, problem.copy().run(triton_step(problem)))
+
+
+def test_half_precision_is_rounded_once():
+    problem = make_problem(formula_of("rstdp"), Dense(19, 37), dtype=torch.float16)
+    assert problem.weights.dtype in HALF
+    single = problem.to(torch.float32)
+    problem.run(triton_step(problem))
+    single.run(triton_step(single))
+    for name, tensor in problem.outputs.items():
+        assert torch.equal(tensor, single.outputs[name].half()), name
