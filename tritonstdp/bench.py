@@ -38,7 +38,7 @@ from tritonstdp.measurement import (
 from tritonstdp.rules import BOUNDS, RULES, Formula, Rule
 from tritonstdp.topology import TOPOLOGIES, Sparse, Topology
 
-__all__ = ["add_arguments", "compare", "own_providers", "run", "table_of"]
+__all__ = ["add_arguments", "compare", "own_providers", "run", "tables_of"]
 
 SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     "dense": ((1000, 1000), (4000, 4000)),
@@ -164,30 +164,31 @@ def versions() -> dict[str, str]:
     return own | {name: torch.__version__ for name in torch_providers()}
 
 
-def table_of(rows: Iterable[Row]) -> Table:
-    """Rows as a table; no time where a provider is wrong or missing.
+def tables_of(rows: Iterable[Row]) -> list[Table]:
+    """Rows as a table for each workload; no time where a provider is wrong or missing.
 
     Examples
     --------
-    >>> table_of([]).row_count
-    0
+    >>> tables_of([])
+    []
     """
-    table = Table(title="one step", box=SIMPLE)
-    for heading in ("workload", "median", "quartiles", "/ tritonstdp", "/ floor"):
-        table.add_column(heading, justify="left" if heading == "workload" else "right", no_wrap=heading == "median")
-    previous = ""
+    tables: dict[str, Table] = {}
     for row in rows:
-        if row.workload != previous:
-            table.add_row(f"[bold]{row.workload}")
-        previous = row.workload
-        if row.status != "ok":
-            table.add_row(f"  {row.provider}", row.status, row.note)
-            continue
-        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-        floor = "" if row.floor_ratio is None else f"{row.floor_ratio:.1f}"
-        spread = f"{_time(row.q1_us)} .. {_time(row.q3_us)}"
-        table.add_row(f"  {row.provider}", _time(row.median_us), spread, ratio, floor)
-    return table
+        if row.workload not in tables:
+            tables[row.workload] = Table(title=row.workload, title_justify="left", box=SIMPLE)
+            for heading in ("provider", "median", "quartiles", "/ tritonstdp", "/ floor"):
+                justify: Any = "left" if heading == "provider" else "right"
+                tables[row.workload].add_column(heading, justify=justify)
+        tables[row.workload].add_row(*_cells(row))
+    return list(tables.values())
+
+
+def _cells(row: Row) -> list[str]:
+    if row.status != "ok":
+        return [row.provider, row.status, row.note]
+    ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+    floor = "" if row.floor_ratio is None else f"{row.floor_ratio:.1f}"
+    return [row.provider, _time(row.median_us), f"{_time(row.q1_us)} .. {_time(row.q3_us)}", ratio, floor]
 
 
 def _time(microseconds: float | None) -> str:
@@ -289,7 +290,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows: list[Row] = []
     for workload in track(workloads, "measuring", console=console, transient=True):
         rows += measure(workload, providers, arguments.seconds, versions())
-    console.print(table_of(rows))
+    console.print(*tables_of(rows), sep="\n")
     console.print(f"{len(workloads)} workloads in {time.perf_counter() - began:.0f} s")
     for path in arguments.out:
         write_rows(rows, path)
