@@ -1,0 +1,144 @@
+"""The figures of both demos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from tritonstdp.demo import reward, unsupervised
+from tritonstdp.demo.digits import SIDE, Digits
+
+__all__ = ["draw_digits", "draw_reward"]
+
+FIELDS_PER_DIGIT = 10
+
+
+def draw_digits(result: unsupervised.Result, digits: Digits, path: Path) -> None:
+    """Draw receptive fields, the confusion matrix and accuracy over training.
+
+    Parameters
+    ----------
+    result : unsupervised.Result
+        The run.
+    digits : Digits
+        Its images.
+    path : Path
+        The PNG to write.
+    """
+    figure = Figure(figsize=(14, 7.5), layout="constrained")
+    n_neurons, n_test = len(result.profiles), len(digits.test_labels)
+    figure.suptitle(f"{n_neurons} neurons, STDP alone: {result.accuracy:.1%} of {n_test} held-out digits", fontsize=16)
+    panels: Any = figure.subfigures(1, 2, width_ratios=(1.05, 1))
+    left, right = panels
+    _draw_fields_by_digit(left, result)
+    confusion_axes, accuracy_axes = right.subplots(2, 1, height_ratios=(1.9, 1))
+    _draw_confusion(confusion_axes, digits.test_labels, result.predicted)
+    passes = range(1, len(result.accuracies) + 1)
+    accuracy_axes.plot(passes, [100 * accuracy for accuracy in result.accuracies], "o-", color="tab:blue")
+    accuracy_axes.set(
+        title="Accuracy over training",
+        xlabel=f"times that each of {len(digits.train_labels):,} training images was shown",
+        ylabel="held-out accuracy (%)",
+        xticks=list(passes),
+        ylim=(0, 100),
+    )
+    accuracy_axes.axhline(10, color="gray", linestyle=":")
+    accuracy_axes.annotate("chance", (passes[-1], 11), ha="right", va="bottom", color="gray")
+    accuracy_axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def draw_reward(results: Sequence[reward.Result], path: Path) -> None:
+    """Draw, for each task, accuracy over trials and what drives each of the two actions.
+
+    Parameters
+    ----------
+    results : sequence of reward.Result
+        The tasks' runs.
+    path : Path
+        The PNG to write.
+    """
+    figure = Figure(figsize=(13, 2.6 * len(results) + 0.6), layout="constrained")
+    figure.suptitle("Choices learned from reward alone (rstdp)", fontsize=16)
+    grid = figure.add_gridspec(len(results), 3, width_ratios=(3, 1, 1))
+    for row, result in enumerate(results):
+        axes = figure.add_subplot(grid[row, 0])
+        curve = 100 * result.training_accuracy
+        trials = torch.arange(len(curve)) + len(result.rewards) - len(curve) + 1
+        axes.plot(trials, curve, color="tab:blue")
+        axes.axhline(100 * reward.CHANCE, color="gray", linestyle=":")
+        axes.annotate("chance", (trials[-1], 100 * reward.CHANCE + 1), ha="right", va="bottom", color="gray")
+        axes.set(
+            title=f"{result.task.name}: {result.accuracy:.1%} of held-out digits",
+            xlabel="trial",
+            ylabel="right choices (%)",
+            ylim=(40, 102),
+        )
+        axes.grid(alpha=0.3)
+        fields = receptive_fields(result.network.synapses.weights)
+        for action, half in enumerate(fields.view(2, -1, SIDE, SIDE)):
+            axes = figure.add_subplot(grid[row, 1 + action])
+            mean = " (mean)" if len(half) > 1 else ""
+            axes.set_title(f"action {action + 1}: {result.task.name.split(' or ')[action]}{mean}")
+            _show_field(axes, half.mean(0))
+    _save(figure, path)
+
+
+def receptive_fields(weights: Tensor) -> Tensor:
+    """What each neuron looks for: its weights from ink less those from its absence, ``(n_neurons, 8, 8)``."""
+    ink, blank = weights.cpu().T.reshape(-1, 2, SIDE, SIDE).unbind(1)
+    return ink - blank
+
+
+def _draw_fields_by_digit(figure: Any, result: unsupervised.Result) -> None:
+    fields, profiles = receptive_fields(result.network.synapses.weights), result.profiles
+    rows = figure.subplots(10, FIELDS_PER_DIGIT, squeeze=False)
+    for digit in range(10):
+        members = torch.where((profiles.argmax(1) == digit) & (profiles.sum(1) > 0))[0]
+        surest = members[profiles[members, digit].argsort(descending=True)][:FIELDS_PER_DIGIT].tolist()
+        for axes, neuron in zip(rows[digit], surest, strict=False):
+            _show_field(axes, fields[neuron])
+        for axes in rows[digit, len(surest) :]:
+            axes.set_axis_off()
+        rows[digit, 0].text(
+            -0.5, 0.5, str(digit), transform=rows[digit, 0].transAxes, ha="center", va="center", fontsize=14
+        )
+    figure.suptitle(
+        f"Receptive fields of the {FIELDS_PER_DIGIT} neurons surest of each digit\n"
+        "(red: weights from ink, blue: from its absence)",
+        fontsize=12,
+    )
+
+
+def _show_field(axes: Any, field: Tensor) -> None:
+    limit = field.abs().max().clamp(min=1e-6).item()
+    axes.imshow(field, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    axes.set(xticks=[], yticks=[])
+
+
+def _draw_confusion(axes: Any, labels: Tensor, predicted: Tensor) -> None:
+    counts = torch.zeros(10, 10).index_put_((labels, predicted), torch.ones(()), accumulate=True)
+    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row in range(10):
+        for column in range(10):
+            if counts[row, column]:
+                color = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=color)
+    axes.set(
+        title="Confusion matrix of the held-out digits",
+        xlabel="named by the network",
+        ylabel="digit",
+        xticks=range(10),
+        yticks=range(10),
+    )
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
