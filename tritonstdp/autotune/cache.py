@@ -264,7 +264,7 @@ def _parse(content: bytes) -> dict[Key, Entry]:
 
 def _write(path: Path, entries: dict[Key, Entry]) -> None:
     """Replace a file in one step: whoever reads it sees the old or the new one, whenever the writer is killed."""
-    ordered = sorted(entries.values(), key=lambda entry: tuple(map(str, entry.key)))
+    ordered = sorted(entries.values(), key=lambda entry: [(value is not None, value) for value in entry.key])
     items = [{**entry.key._asdict(), "config": entry.config, "measured": entry.measured} for entry in ordered]
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "w", encoding="utf-8") as file:

@@ -1,0 +1,509 @@
+"""Tuning chooses by honest timing among right results only, and what it has found is used and costs nothing."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import pytest
+import torch
+from tritonstdp.kernels.protocol import Case
+
+from tritonstdp import Conv2d, Dense, OneToOne, autotune, registry, update_
+from tritonstdp.autotune import cache, cost, space, use
+from tritonstdp.autotune.timing import Scratch, Timing, error, take_turns
+from tritonstdp.registry import KernelEntry, Space, choose, register_kernel, serving_entry
+from tritonstdp.rules import Formula, rstdp, soft_bound, stdp
+
+FORMULA = Formula.of(stdp, soft_bound, soft_bound)
+CASE = Case(FORMULA, "one_to_one", None, "contiguous", torch.float32, "cpu")
+GROUP = OneToOne(64)
+
+
+class Config(NamedTuple):
+    """A planted kernel: the reference, late by some microseconds, and off by an error."""
+
+    delay: int = 300
+    error: float = 0.0
+
+
+@pytest.fixture(autouse=True)
+def _own_cache_and_registry(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITONSTDP_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("TRITONSTDP_AUTOTUNE", raising=False)
+    monkeypatch.setattr(registry, "_ENTRIES", list(registry._ENTRIES))
+    registry.forget_choices()
+    yield
+    registry.forget_choices()
+
+
+@pytest.fixture
+def plant():
+    """Register a kernel with a space; gives the list of configurations that it was built in."""
+
+    def registered(values, default=Config(), build=None):  # noqa: B008
+        built = []
+
+        def planted(case, config):
+            built.append(config)
+            return (build or planted_step)(case, config)
+
+        register_kernel(planted, topology="one_to_one", backend="cpu", rule="stdp", default=default, space=values)
+        return built
+
+    return registered
+
+
+def planted_step(case, config):
+    reference = serving_entry(case, "reference").build(case)
+
+    def step(topology, weights, *rest):
+        reference(topology, weights, *rest)
+        if config.error:
+            weights[0] += config.error
+        until = time.perf_counter() + config.delay * 1e-6
+        while time.perf_counter() < until:
+            pass
+
+    return step
+
+
+def tuned(**options):
+    return autotune.tune(FORMULA, GROUP, rates=(0.05, 0.2), seconds=0.3, **options)
+
+
+def step_of(choice, topology=GROUP):
+    """Let a choice's step act once on some group."""
+    n = topology.post_shape[0]
+    spikes, traces = torch.ones(n, dtype=torch.bool), torch.ones(n)
+    weights = torch.full(topology.weights_shape, 0.5)
+    choice.step(topology, weights, spikes, traces, spikes, traces, (0.1, 0.1), 0.0, 1.0, None, (), 0.0)
+
+
+def test_the_fastest_configuration_is_chosen_and_a_slow_one_is_not(plant):
+    plant({"delay": (100, 300, 900)})
+    outcome = tuned()
+    assert outcome.best == Config(delay=100)
+    assert 1.3 < outcome.speedup < 4
+    assert outcome.ratios[Config(delay=900), 0.05].median > 1.5
+
+
+def test_a_wrong_candidate_is_rejected_named_and_reported_however_fast_it_is(plant, caplog):
+    plant({"delay": (0, 300), "error": (0.0, 0.01)}, default=Config())
+    outcome = tuned()
+    wrong = Config(delay=0, error=0.01)
+    assert outcome.best == Config(delay=0)
+    assert set(outcome.rejected) == {wrong, Config(delay=300, error=0.01)}
+    assert "weights off by 0.01" in outcome.rejected[wrong]
+    assert (wrong, 0.05) not in outcome.ratios, "a wrong candidate was timed"
+    assert "Config(delay=0, error=0.01) of stdp on one_to_one is rejected" in caplog.text
+
+
+def test_a_candidate_that_is_wrong_only_where_much_spikes_is_caught(plant):
+    def wrong_above_a_tenth(case, config):
+        right = planted_step(case, config)
+
+        def step(topology, weights, pre_spike, *rest):
+            right(topology, weights, pre_spike, *rest)
+            if config.delay == 0 and pre_spike.float().mean() > 0.1:
+                weights[0] += 0.01
+
+        return step
+
+    plant({"delay": (0, 300)}, build=wrong_above_a_tenth)
+    outcome = tuned()
+    assert outcome.best == Config()
+    assert "at a rate of 20 %" in outcome.rejected[Config(delay=0)]
+
+
+def test_nan_is_not_mistaken_for_right():
+    scratch = Scratch(FORMULA, GROUP, torch.float32, "cpu", (0.1,))
+    broken = scratch.problem.copy()
+    broken.weights[3] = float("nan")
+    assert "off by nan" in error(broken, scratch.problem, scratch.problem)
+
+
+def test_a_candidate_that_fails_is_rejected_and_the_others_go_on(plant):
+    def failing(case, config):
+        if config.delay == 100:
+            raise ValueError("too much shared memory")
+        right = planted_step(case, config)
+        if config.delay != 150:
+            return right
+
+        def step(*arguments):
+            raise RuntimeError("out of resources")
+
+        return step
+
+    plant({"delay": (50, 100, 150, 300)}, build=failing)
+    outcome = tuned()
+    assert outcome.best == Config(delay=50)
+    assert "too much shared memory" in outcome.rejected[Config(delay=100)]
+    assert "out of resources" in outcome.rejected[Config(delay=150)]
+
+
+def test_a_wrong_default_is_an_error_and_nothing_is_kept(plant):
+    plant({"delay": (0, 300)}, default=Config(error=0.01))
+    with pytest.raises(RuntimeError, match=r"the default configuration .* was rejected: weights off"):
+        tuned()
+    assert cache.load_all() == []
+
+
+def test_the_default_stays_where_nothing_is_surely_faster(plant):
+    plant({"delay": (300, 301)})
+    outcome = tuned()
+    assert outcome.best == Config()
+    assert outcome.speedup == 1
+
+
+def test_a_configuration_that_loses_at_one_rate_is_not_chosen(plant):
+    def slow_at_low_rates(case, config):
+        quick, slow = planted_step(case, Config(delay=50)), planted_step(case, Config(delay=600))
+        default = planted_step(case, config)
+
+        def step(topology, weights, pre_spike, *rest):
+            chosen = default if config.delay == 300 else slow if pre_spike.sum() < 7 else quick
+            chosen(topology, weights, pre_spike, *rest)
+
+        return step
+
+    plant({"delay": (0, 300)}, build=slow_at_low_rates)
+    outcome = tuned()
+    assert outcome.ratios[Config(delay=0), 0.2].median < 0.5
+    assert outcome.best == Config()
+
+
+def test_a_tuned_configuration_is_used_for_its_sizes_and_the_default_for_others(plant):
+    built = plant({"delay": (50, 300)})
+    tuned()
+    built.clear()
+    choice = choose(CASE, "cpu")
+    step_of(choice, OneToOne(60))
+    assert built == [Config(delay=50)]
+    step_of(choice, OneToOne(4096))
+    assert built == [Config(delay=50), Config()]
+
+
+@pytest.mark.parametrize("field", ["torch", "triton", "numba", "driver", "source", "space"])
+def test_a_changed_kernel_or_machine_misses(plant, field):
+    built = plant({"delay": (50, 300)})
+    entry = tuned().entry
+    cache.clear()
+    cache.save([entry._replace(key=entry.key._replace(**{field: "another"}))])
+    built.clear()
+    step_of(choose(CASE, "cpu"))
+    assert built == [Config()]
+
+
+def test_the_hash_of_the_source_covers_the_kernel_the_shared_code_and_the_formula(monkeypatch):
+    entry, case = serving_entry(CASE, "cpu"), CASE
+    before = space.key_of(entry.space(), case, "cpu", 64, None).source
+    other = Formula.of(stdp, soft_bound, lambda w, w_min, w_max: w)
+    assert space.key_of(entry.space(), case._replace(formula=other), "cpu", 64, None).source != before
+    for name in ("tritonstdp.kernels.one_to_one.cpu", "tritonstdp.kernels.native"):
+        with monkeypatch.context() as patched:
+            real = space._file_of
+            patched.setattr(
+                space, "_file_of", lambda module, name=name, real=real: real(module) + "#" * (module == name)
+            )
+            assert space.key_of(entry.space(), case, "cpu", 64, None).source != before, name
+
+
+def test_a_setting_outside_the_space_is_not_used(plant, caplog):
+    built = plant({"delay": (50, 300)})
+    entry = tuned().entry
+    cache.save([entry._replace(config={"delay": 7, "error": 0.0})])
+    registry.forget_choices()
+    built.clear()
+    step_of(choose(CASE, "cpu"))
+    assert built == [Config()]
+    assert "outside the kernel's space" in caplog.text
+
+
+def test_nothing_is_tuned_unless_asked(plant):
+    built = plant({"delay": (50, 300)})
+    step_of(choose(CASE, "cpu"))
+    assert built == [Config()]
+    assert cache.load_all() == []
+
+
+def test_the_environment_asks_for_tuning_at_the_first_step_of_a_size(plant, monkeypatch):
+    plant({"delay": (0, 300)})
+    monkeypatch.setenv("TRITONSTDP_AUTOTUNE", "1")
+    tunings = count_tunings(monkeypatch)
+    choice = choose(CASE, "cpu")
+    for topology in (GROUP, GROUP, OneToOne(70), OneToOne(2000), OneToOne(2000)):
+        step_of(choice, topology)
+    assert tunings == [64, 2000]
+    assert {entry.key.synapses: entry.config["delay"] for entry in cache.load_all()} == {64: 0, 1024: 0}
+
+
+def test_an_argument_asks_for_tuning_and_the_users_tensors_are_left_alone(plant):
+    plant({"delay": (0, 300)})
+    weights, expected = torch.rand(64), None
+    spikes, traces = torch.rand(64) < 0.5, torch.rand(64)
+    options = {"a_plus": 0.1, "a_minus": 0.1, "positive_bound": "soft_bound", "negative_bound": "soft_bound"}
+    before = [t.clone() for t in (spikes, traces)]
+    expected = update_("stdp", weights.clone(), spikes, traces, spikes, traces, backend="reference", **options)
+    update_("stdp", weights, spikes, traces, spikes, traces, backend="cpu", autotune=True, **options)
+    assert len(cache.load_all()) == 1
+    assert torch.equal(weights, expected), "tuning wrote to the user's weights"
+    assert torch.equal(spikes, before[0]) and torch.equal(traces, before[1])
+
+
+def test_nothing_is_tuned_while_a_graph_is_captured(plant, monkeypatch):
+    plant({"delay": (0, 300)})
+    tunings = count_tunings(monkeypatch)
+    choice = choose(CASE, "cpu", autotune=True)
+    with monkeypatch.context() as captured:
+        captured.setattr(use, "_capturing", lambda device: True)
+        step_of(choice)
+    assert tunings == []
+    step_of(choice)
+    assert tunings == [64], "the first step after the capture tunes"
+
+
+def test_capture_is_asked_of_the_device_that_captures(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert use._capturing("cuda")
+    assert not use._capturing("cpu")
+
+
+def test_the_interpreter_never_tunes(monkeypatch):
+    monkeypatch.setattr(use, "_tuned_now", lambda *_: pytest.fail("tuned in the interpreter"))
+    choice = choose(CASE, "triton", autotune=True)
+    step_of(choice)
+
+
+def test_tuning_that_cannot_be_kept_is_used_all_the_same(plant, monkeypatch, caplog):
+    def full(entries):
+        raise OSError("no space left on device")
+
+    built = plant({"delay": (0, 300)})
+    monkeypatch.setattr(cache, "save", full)
+    choice = choose(CASE, "cpu", autotune=True)
+    step_of(choice)
+    assert built[-1] == Config(delay=0)
+    assert "can't be kept" in caplog.text
+
+
+def test_a_failed_tuning_leaves_the_default(plant, caplog):
+    plant({"delay": (0, 300)}, default=Config(error=0.01))
+    choice = choose(CASE, "cpu", autotune=True)
+    step_of(choice)
+    assert "tuning failed, so the default is used" in caplog.text
+    assert cache.load_all() == []
+    begin = time.perf_counter()
+    step_of(choice)
+    assert time.perf_counter() - begin > 300e-6, "not the default"
+
+
+def test_a_look_up_after_the_first_costs_less_than_two_microseconds():
+    def nothing(case, config):
+        return lambda *arguments: None
+
+    entry = KernelEntry("one_to_one", "cpu", nothing)
+    plain, tuned_step = nothing(CASE, None), use._step_by_size(
+        entry, Space(Config(), {"delay": (1,)}, __name__), CASE, {64: Config(delay=1)}, False
+    )  # fmt: skip
+    arguments = (GROUP, *range(12))
+
+    def cost_of(step):
+        best = float("inf")
+        for _ in range(20):
+            begin = time.perf_counter()
+            for _ in range(1000):
+                step(*arguments)
+            best = min(best, time.perf_counter() - begin)
+        return best / 1000
+
+    tuned_step(*arguments)
+    assert cost_of(tuned_step) - cost_of(plain) < 2e-6
+
+
+def test_without_a_setting_a_step_is_the_kernels_own():
+    entry = serving_entry(CASE, "cpu")
+    step = use.configured_step(entry, entry.space(), CASE)
+    assert step.__module__ == "tritonstdp.kernels.one_to_one.cpu"
+
+
+def test_of_several_rates_the_one_nearest_to_the_declared_is_used(monkeypatch):
+    values = Space(Config(), {"delay": (1, 2, 10)}, __name__)
+    entry = KernelEntry("one_to_one", "triton", planted_step)
+    for rate in (1.0, 2.0, 10.0):
+        key = space.key_of(values, CASE, "triton", 64, rate)
+        cache.save([cache.Entry(key, Config(delay=int(rate))._asdict(), {})])
+    assert use.look_up(entry, values, CASE) == {64: Config(delay=2)}
+    monkeypatch.setenv("TRITONSTDP_RATE", "8")
+    assert use.look_up(entry, values, CASE) == {64: Config(delay=10)}
+    monkeypatch.setenv("TRITONSTDP_RATE", "often")
+    with pytest.raises(ValueError, match="TRITONSTDP_RATE is 'often'"):
+        use.look_up(entry, values, CASE)
+
+
+class Threaded(NamedTuple):
+    """Fields as CPU kernels name them."""
+
+    crossing: float = 0.1
+    parallel_work: int = 1000
+    rows_per_task: int = 32
+
+
+THREADED = Space(
+    Threaded(), {"crossing": (0.1, 0.2), "parallel_work": (100, 1000, 10_000), "rows_per_task": (8, 32)}, __name__
+)
+
+
+@pytest.mark.parametrize(
+    ("synapses", "threads", "expected"),
+    [
+        (5000, 1, {(0.1, 1000, 32), (0.2, 1000, 32)}),
+        (50, 2, {(0.1, 1000, 32), (0.2, 1000, 32)}),
+        (500, 2, {(c, *rest) for c in (0.1, 0.2) for rest in ((1000, 32), (100, 8), (100, 32))}),
+        (5000, 2, {(c, *rest) for c in (0.1, 0.2) for rest in ((1000, 8), (1000, 32), (10_000, 32))}),
+    ],
+)
+def test_configurations_of_one_effect_are_tried_once(synapses, threads, expected):
+    found = space.candidates(THREADED, synapses, threads)
+    assert set(found) == expected
+    assert len(found) == len(expected)
+    assert found[0] == Threaded()
+
+
+def test_where_the_compared_size_is_unknown_every_border_is_tried():
+    assert len(space.candidates(THREADED, None, 2)) == 12
+    assert len(space.candidates(THREADED, None, 1)) == 2
+
+
+@pytest.mark.parametrize("side", [100, 256, 300, 1000, 4000, 8192])
+def test_a_size_bucket_is_the_nearest_power_of_four(side):
+    bucket = space.size_bucket(Dense(side, side))
+    assert bucket / 2 <= side * side < 2 * bucket
+    assert bucket in {4**k for k in range(30)}
+
+
+def test_a_convolutions_size_counts_its_positions():
+    assert space.size_bucket(Conv2d((1, 28, 28), (16, 24, 24), (5, 5))) == 4**9
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.013, 0.02, 0.2])
+def test_spike_patterns_have_the_rate_that_they_stand_for(rate):
+    scratch = Scratch(FORMULA, OneToOne(300), torch.float32, "cpu", (rate,))
+    counts = [int(scratch.at(rate, k).pre_spike.sum()) for k in range(8)]
+    assert abs(sum(counts) / 8 - 300 * rate) <= 0.5
+    assert max(counts) - min(counts) <= 1
+
+
+def test_scratch_copies_outgrow_the_cache_and_are_taken_in_turn(monkeypatch):
+    monkeypatch.setattr("tritonstdp.autotune.timing._last_cache_bytes", lambda device: 2**16)
+    scratch = Scratch(FORMULA, OneToOne(1024), torch.float32, "cpu", (0.1,))
+    seen = []
+
+    def step(topology, weights, *rest):
+        seen.append(weights.data_ptr())
+
+    scratch.calibrate(step)
+    seen.clear()
+    take_turns(scratch, {"a": step, "b": step}, range(2), {})
+    needed = 2 * 2**16 // 4096
+    assert len(set(seen)) > needed
+    assert all(len(set(seen[k : k + needed])) == needed for k in range(len(seen) - needed)), "a copy came back too soon"
+
+
+def test_every_variant_of_a_turn_sees_the_same_spikes():
+    scratch = Scratch(FORMULA, GROUP, torch.float32, "cpu", (0.1, 0.3))
+    seen = {"a": [], "b": []}
+
+    def variant(name):
+        return lambda topology, weights, pre_spike, *rest: seen[name].append(pre_spike.data_ptr())
+
+    scratch.calibrate(variant("a"))
+    seen["a"].clear()
+    take_turns(scratch, {name: variant(name) for name in seen}, range(3), {})
+    assert seen["a"] == seen["b"]
+
+
+def test_nothing_is_left_of_timing_in_the_problem():
+    scratch = Scratch(Formula.of(rstdp), GROUP, torch.float32, "cpu", (0.2,))
+    before = {name: tensor.clone() for name, tensor in scratch.problem.tensors.items()}
+    case = scratch.problem.case
+    step = serving_entry(case, "reference").build(case)
+    scratch.calibrate(step)
+    take_turns(scratch, {"reference": step}, range(3), {})
+    assert all(torch.equal(tensor, before[name]) for name, tensor in scratch.problem.tensors.items())
+
+
+def test_weights_stay_where_they_are_over_thousands_of_steps():
+    scratch = Scratch(FORMULA, GROUP, torch.float32, "cpu", (0.3,))
+    step = serving_entry(scratch.problem.case, "reference").build(scratch.problem.case)
+    for pattern in range(3000):
+        step(*scratch._arguments(0.3, pattern))
+    assert max(copy.weights.abs().max() for copy in scratch._copies) < 2
+
+
+def test_a_timings_spread_is_its_middle_half():
+    assert Timing.of([1.0, 2.0, 3.0, 4.0, 100.0]) == Timing(3.0, 2 / 3, 5)
+
+
+def test_a_real_kernel_is_tuned_right():
+    outcome = autotune.tune(FORMULA, Dense(96, 96), rates=(0.02, 0.2), seconds=0.3)
+    assert not outcome.rejected
+    assert len({config for config, _ in outcome.ratios}) > 1
+    assert outcome.key.rate is None and outcome.key.device.endswith("1 thread")
+
+
+def test_a_kernel_without_a_space_says_so():
+    with pytest.raises(ValueError, match="has nothing to tune"):
+        autotune.tune(FORMULA, GROUP)
+    with pytest.raises(ValueError, match="float32 and float64"):
+        autotune.tune(FORMULA, Dense(8, 8), dtype=torch.float16)
+
+
+def test_a_registered_space_must_name_fields_of_the_default():
+    with pytest.raises(ValueError, match="space names speed"):
+        register_kernel(planted_step, topology="dense", backend="cpu", default=Config(), space={"speed": (1, 2)})
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.1])
+def test_the_cost_models_dense_work_is_what_spikes_leave_to_do(rate):
+    topology, config = Dense(512, 384), type("C", (), {"columns": 128, "rows": 32, "splits": 2, "num_warps": 4})
+    generator = torch.Generator().manual_seed(0)
+    rows, groups, sectors = [], [], []
+    for _ in range(200):
+        s, q = torch.rand(512, generator=generator) < rate, torch.rand(384, generator=generator) < rate
+        busy = int(q.view(-1, 8).any(1).sum())
+        rows.append(int(s.sum()) * 3)
+        groups.append(busy * 2)
+        sectors.append(int(s.sum()) * 384 // 8 + int((~s).sum()) * busy)
+    row_work, column_work = cost._dense_work(topology, config, rate, 4, False)
+    assert row_work.programs == pytest.approx(sum(rows) / 200, rel=0.1)
+    assert column_work.programs == pytest.approx(sum(groups) / 200, rel=0.1)
+    moved = sum(work.programs * work.nbytes for work in (row_work, column_work))
+    assert moved == pytest.approx(64 * sum(sectors) / 200, rel=0.1)
+
+
+def test_the_cost_model_orders_what_is_plain():
+    gpu = cost.GPUS["sm_90"]
+    work = [cost.Work(1000, 2048, 4)]
+    base = cost.estimate(gpu, [1000], 16, work)
+    assert cost.estimate(gpu, [1_000_000], 16, work) > base, "more programs that leave at once"
+    assert cost.estimate(gpu, [1000], 16, [cost.Work(1000, 2**20, 4)]) > base, "more traffic"
+    assert cost.estimate(gpu, [1000], 16, [cost.Work(1000, 2048, 400)]) > base, "longer chains"
+    assert cost.estimate(gpu, [1000, 1000], 16, work) > base, "one more launch"
+    assert cost.estimate(gpu, [100_000], 2, [cost.Work(100_000, 512, 4)]) > cost.estimate(
+        gpu, [100_000], 16, [cost.Work(100_000, 512, 4)]
+    ), "fewer programs at once"
+
+
+def count_tunings(monkeypatch):
+    from tritonstdp.autotune import sweep
+
+    sizes, find = [], sweep.find
+
+    def counted(formula, topology, **options):
+        sizes.append(topology.weights_shape[0])
+        return find(formula, topology, **{**options, "rates": (0.1,), "seconds": 0.05})
+
+    monkeypatch.setattr(sweep, "find", counted)
+    return sizes

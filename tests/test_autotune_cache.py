@@ -1,0 +1,170 @@
+"""The cache is the old or the new one whenever a writer dies, and loses nothing that several processes add."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from tritonstdp.autotune import cache
+
+DEVICE = "Some CPU, 2 threads"
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITONSTDP_CACHE_DIR", str(tmp_path))
+
+
+def entry(synapses=4**8, device=DEVICE, config=None, **key):
+    fields = dict(
+        rule="stdp", topology="dense", backend="cpu", positive_bound="soft_bound", negative_bound="no_bound",
+        clamp=False, dtype="float32", synapses=synapses, rate=None, device=device, driver="llvmlite 1",
+        torch="2", triton="3", numba="0", source="ab", space="cd",
+    )  # fmt: skip
+    return cache.Entry(cache.Key(**{**fields, **key}), config or {"rows": 32}, {"speedup": 1.25})
+
+
+def test_what_is_saved_is_loaded_and_is_readable(tmp_path):
+    cache.save([entry(), entry(synapses=4**9)])
+    path = cache.path_of(DEVICE)
+    assert path.parent == tmp_path
+    assert cache.load(path) == {e.key: e for e in (entry(), entry(synapses=4**9))}
+    first = json.loads(path.read_text())["entries"][0]
+    assert first["rule"] == "stdp" and first["config"] == {"rows": 32} and first["synapses"] == 65536
+    assert set(first) == {*cache.Key._fields, "config", "measured"}
+
+
+def test_each_device_has_its_file():
+    cache.save([entry(), entry(device="NVIDIA H100")])
+    assert len(cache.load(cache.path_of("NVIDIA H100"))) == len(cache.load(cache.path_of(DEVICE))) == 1
+    assert len(cache.load_all()) == 2
+
+
+def test_saving_adds_to_what_is_there_and_replaces_the_same_key():
+    cache.save([entry(), entry(synapses=4**9)])
+    cache.save([entry(config={"rows": 8}), entry(synapses=4**10)])
+    found = cache.load(cache.path_of(DEVICE))
+    assert len(found) == 3
+    assert found[entry().key].config == {"rows": 8}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"format": 1}', b'{"format": 7, "entries": []}',
+        b'{"format": 1, "entries": [{"rule": "stdp"}]}', b'{"format": 1, "entries": [3]}',
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_set_aside_with_a_warning(tmp_path, caplog, content):
+    path = cache.path_of(DEVICE)
+    path.write_bytes(content)
+    assert cache.load(path) == {}
+    assert "is damaged" in caplog.text and "defaults" in caplog.text
+    [aside] = tmp_path.glob("*.damaged-*.json")
+    assert aside.read_bytes() == content
+    cache.save([entry()])
+    assert list(cache.load(path)) == [entry().key]
+    assert len(cache.load_all()) == 1, "what was set aside is not read again"
+
+
+def test_a_truncated_file_does_not_stop_a_writer(tmp_path, caplog):
+    cache.save([entry()])
+    path = cache.path_of(DEVICE)
+    path.write_bytes(path.read_bytes()[:-30])
+    cache.save([entry(synapses=4**9)])
+    assert [key.synapses for key in cache.load(path)] == [4**9]
+    assert "is damaged" in caplog.text
+
+
+def test_clearing_removes_what_is_selected():
+    cache.save([entry(), entry(rule="istdp"), entry(device="other")])
+    assert cache.clear(lambda e: e.key.rule == "stdp") == 2
+    assert [e.key.rule for e in cache.load_all()] == ["istdp"]
+    assert not cache.path_of("other").exists()
+    assert cache.clear() == 1
+
+
+def test_an_export_can_be_imported_elsewhere(tmp_path, monkeypatch):
+    cache.save([entry(), entry(device="other")])
+    exported = tmp_path / "mine.exported"
+    cache.export(exported, cache.load_all())
+    monkeypatch.setenv("TRITONSTDP_CACHE_DIR", str(tmp_path / "elsewhere"))
+    cache.save([entry(synapses=4**9)])
+    assert len(cache.import_(exported)) == 2
+    assert len(cache.load_all()) == 3
+
+
+def test_what_is_no_export_is_refused_and_left_alone(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("hello")
+    with pytest.raises(ValueError, match=r"notes\.txt holds no exported settings"):
+        cache.import_(path)
+    assert path.read_text() == "hello"
+
+
+def add_one_after_another(folder, numbers, started=None):
+    os.environ["TRITONSTDP_CACHE_DIR"] = folder
+    for n in numbers:
+        if started is not None:
+            started.value = n
+        cache.save([entry(synapses=n, config={"rows": n})])
+
+
+@pytest.fixture(scope="module")
+def processes():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tritonstdp.autotune.cache", "test_autotune_cache"])
+    return context
+
+
+def test_eight_processes_at_once_lose_nothing(processes, tmp_path):
+    writers = [
+        processes.Process(target=add_one_after_another, args=(str(tmp_path), range(100 * k, 100 * k + 20)))
+        for k in range(8)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0] * 8
+    found = cache.load(cache.path_of(DEVICE))
+    assert {key.synapses for key in found} == {n for share in shares for n in share}
+
+
+def test_a_writer_killed_at_any_moment_leaves_the_old_or_the_new_cache(processes, tmp_path):
+    path = cache.path_of(DEVICE)
+    cache.save([entry(synapses=0, config={"rows": 0})])
+    first, killed_at = 1, []
+    for _ in range(25):
+        started = processes.Value("q", 0, lock=False)
+        writer = processes.Process(target=add_one_after_another, args=(str(tmp_path), range(first, 10**6), started))
+        writer.start()
+        while not started.value:
+            time.sleep(0.0005)
+        time.sleep(random.uniform(0, 0.03))
+        writer.kill()
+        writer.join()
+        assert writer.exitcode == -9
+        found = sorted(key.synapses for key in cache.load(path))
+        assert found == list(range(len(found))), "an entry is missing"
+        assert found[-1] in (started.value - 1, started.value), "neither the old nor the new one"
+        killed_at.append(found[-1])
+        first = found[-1] + 1
+    assert not list(tmp_path.glob("*.damaged-*")), "a reader saw half a file"
+    assert killed_at[-1] > 25, "the writer never got anywhere"
+    cache.save([entry(synapses=-1)])
+    assert len(cache.load(path)) == killed_at[-1] + 2, "a dead writer keeps no lock"
+    assert {p.name for p in tmp_path.iterdir()} <= {path.name, path.with_suffix(".lock").name}
+
+
+def test_the_folder_is_the_users_cache_unless_the_environment_says_another(monkeypatch):
+    monkeypatch.delenv("TRITONSTDP_CACHE_DIR")
+    assert "tritonstdp" in cache.directory().parts
+    monkeypatch.setenv("TRITONSTDP_CACHE_DIR", "~/tuned")
+    assert cache.directory() == Path.home() / "tuned"
