@@ -1,0 +1,110 @@
+"""Compiling formulas for a CPU: literals, bounds that can't be compiled, and loops kept on disk."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from tritonstdp.kernels import native, object_cache
+from tritonstdp.kernels.protocol import CannotCompileError, Case
+
+from tritonstdp.rules import Formula, soft_bound, stdp
+
+SCALE = 0.3
+
+
+def with_literals(w, w_min, w_max):
+    return 0.1 * (1 - w) * SCALE + w**2
+
+
+def case_of(bound, dtype=torch.float32):
+    return Case(Formula.of(stdp, bound, bound), "dense", None, "pre", dtype, "cpu")
+
+
+def test_literals_take_the_type_of_the_weights():
+    functions = native.functions(case_of(with_literals).formula, torch.float32, bound_first=False)
+    assert functions is not None  # numba's float64 literals would not give torch's bits, and be refused
+
+
+@pytest.mark.parametrize(
+    ("bound", "reason"),
+    [
+        (lambda w, low, high: w.clamp(0, 1), "numba can't compile"),
+        (lambda w, low, high: torch.sigmoid(w), "numba can't compile"),
+        (torch.nn.Identity(), "not a plain function"),
+    ],
+)
+def test_a_bound_that_numba_does_not_take_is_refused_with_the_reason(bound, reason):
+    with pytest.raises(CannotCompileError, match=reason):
+        native.functions(case_of(bound).formula, torch.float32, bound_first=False)
+
+
+def test_a_bound_that_would_be_rounded_otherwise_than_by_torch_is_refused():
+    in_float64 = lambda w, low, high: 0.1 * (1 - w)  # noqa: E731  (its literals are out of reach)
+    with pytest.raises(CannotCompileError, match="gives other values weight by weight"):
+        native.functions(case_of(in_float64).formula, torch.float32, bound_first=False)
+
+
+def loop():
+    pass
+
+
+def test_a_loop_is_found_again_only_by_the_same_content():
+    def made_with(number):
+        def bound(w, low, high):
+            return w * number
+
+        return bound
+
+    cases = [case_of(bound) for bound in (soft_bound, made_with(1.0), made_with(2.0))]
+    cases.append(case_of(soft_bound, torch.float64))
+    keys = {
+        object_cache.key_of(loop, object_cache.recipe_of(case, *values))
+        for case in (
+            case_of(soft_bound),
+            case_of(made_with(1.0)),
+            case_of(made_with(2.0)),
+            case_of(soft_bound, torch.float64),
+        )
+        for values in ((), (3,))
+    }
+    assert len(keys) == 8
+    same = [object_cache.key_of(loop, object_cache.recipe_of(case_of(made_with(2.0)))) for _ in range(2)]
+    assert same[0] == same[1]
+
+
+def test_a_bound_that_captures_more_than_numbers_is_not_kept():
+    captured = [1.0]
+    recipe = object_cache.recipe_of(case_of(lambda w, low, high: w * captured[0]))
+    assert object_cache.key_of(loop, recipe) is None
+
+
+STEPS = """
+import torch, tritonstdp
+torch.manual_seed(0)
+w, s, x = torch.rand(40, 40), torch.rand(40) < 0.2, torch.rand(40)
+options = dict(a_plus=0.1, a_minus=0.1, backend="cpu")
+for bound in ("soft_bound", "hard_bound"):
+    tritonstdp.stdp_(w, s, x, s, x, positive_bound=bound, **options)
+print(w.double().sum().item())
+"""
+
+
+def test_another_process_takes_the_loops_from_disk_and_damaged_ones_are_replaced(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITONSTDP_CACHE_DIR", str(tmp_path))
+
+    def run():
+        done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
+        return done.stdout, done.stderr
+
+    first, _ = run()
+    kept = sorted((tmp_path / "loops").glob("*.bin"))
+    stamps = [path.stat().st_mtime_ns for path in kept]
+    assert len(kept) == 2
+    assert run()[0] == first
+    assert [path.stat().st_mtime_ns for path in kept] == stamps
+    kept[0].write_bytes(b"damaged")
+    again, complaint = run()
+    assert again == first
+    assert "can't be read" in complaint
+    assert kept[0].stat().st_size > 1000

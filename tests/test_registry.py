@@ -1,0 +1,134 @@
+"""Which kernel serves what, and what users register."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from tritonstdp.kernels.one_to_one import cpu
+
+import tritonstdp
+from tritonstdp import registry
+from tritonstdp.rules import BOUNDS, RULES, stdp
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    """Take back what a test registers."""
+    kept = list(registry._ENTRIES), dict(BOUNDS), dict(RULES)
+    yield
+    registry._ENTRIES[:] = kept[0]
+    registry._CHOICES.clear()
+    for known, before in ((BOUNDS, kept[1]), (RULES, kept[2])):
+        known.clear()
+        known.update(before)
+
+
+def one_step(rule="stdp", backend="cpu", **options):
+    weights = torch.full((3,), 0.5)
+    spikes, traces = torch.tensor([True, False, False]), torch.ones(3)
+    values = {"a_plus": 0.1, "a_minus": 0.2}
+    return tritonstdp.update_(rule, weights, spikes, traces, ~spikes, traces, backend=backend, **values, **options)
+
+
+def upper_bound(w, w_min, w_max):
+    return 2 * (w_max - w) + 1
+
+
+def test_a_registered_bound_runs_under_its_name_on_every_backend():
+    tritonstdp.register_bound("upper_bound", upper_bound)
+    results = [
+        one_step(backend=backend, positive_bound="upper_bound", negative_bound="upper_bound")
+        for backend in ("reference", "cpu", "triton")
+    ]
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+    assert not torch.equal(results[0], one_step())
+
+
+def test_a_registered_rule_runs_on_every_backend():
+    def twice(potentiation, depression, positive, negative, a_plus, a_minus):
+        return 2.0 * (potentiation * a_plus * positive - depression * a_minus * negative)
+
+    tritonstdp.register_rule(replace(stdp, name="twice", change=twice))
+    results = [one_step("twice", backend) for backend in ("reference", "cpu", "triton")]
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+    torch.testing.assert_close(results[0] - 0.5, 2 * (one_step() - 0.5))
+
+
+def test_names_that_are_taken_are_refused():
+    with pytest.raises(ValueError, match="already registered"):
+        tritonstdp.register_bound("soft_bound", upper_bound)
+    with pytest.raises(ValueError, match="already registered"):
+        tritonstdp.register_rule(replace(stdp))
+
+
+def test_a_rule_that_acts_without_spikes_is_refused():
+    leaky = replace(stdp, name="leaky", on_pre=lambda spike, trace, a_plus, a_minus: trace)
+    with pytest.raises(ValueError, match="without a spike"):
+        tritonstdp.register_rule(leaky)
+
+
+def test_the_most_specific_and_then_the_newest_kernel_is_used():
+    built = []
+
+    def spy(name):
+        def build(case, *config):
+            built.append(name)
+            return cpu.build(case)
+
+        return build
+
+    place = {"topology": "one_to_one", "backend": "cpu"}
+    tritonstdp.register_kernel(spy("specific"), rule="stdp", bound="soft_bound", **place)
+    tritonstdp.register_kernel(spy("any"), **place)
+    one_step(positive_bound="soft_bound", negative_bound="soft_bound")
+    one_step(positive_bound="hard_bound")
+    assert built == ["specific", "any"]
+
+
+def test_a_kernel_for_something_unknown_is_refused():
+    with pytest.raises(ValueError, match=r"unknown topology 'torus'.*dense"):
+        tritonstdp.register_kernel(cpu.build, topology="torus", backend="cpu")
+
+
+def test_explain_names_the_backend_and_the_reason_against_each_other(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    chosen = tritonstdp.explain("stdp", "one_to_one")
+    assert chosen.backend == "cpu"
+    assert "cuda" in chosen.rejected["triton"]
+    half = tritonstdp.explain("stdp", "one_to_one", dtype=torch.float16)
+    assert half.backend == "reference"
+    assert "float16" in half.rejected["cpu"]
+
+
+def test_a_backend_that_cant_take_the_case_is_refused_when_asked_for(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(ValueError, match=r"'triton' can't take this case: the weights are on cpu"):
+        one_step(backend="triton")
+    with pytest.raises(ValueError, match=r"unknown backend 'gpu'.*triton.*cpu.*reference"):
+        one_step(backend="gpu")
+
+
+def test_a_fallback_is_logged_once_with_its_reason(caplog, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+
+    def whole_tensor_bound(w, w_min, w_max):
+        return w_max - w.mean()
+
+    with caplog.at_level(logging.WARNING, logger="tritonstdp"):
+        for _ in range(3):
+            one_step(backend=None, positive_bound=whole_tensor_bound)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 1
+    assert "reference" in messages[0] and "whole_tensor_bound" in messages[0]
+
+
+def test_per_column_parameters_run_on_the_reference(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    weights, spikes = torch.full((2, 3), 0.5), torch.tensor([True, True])
+    silent, traces = torch.zeros(3, dtype=torch.bool), torch.ones(3)
+    per_column = torch.tensor([0.0, 0.1, 0.2])
+    tritonstdp.stdp_(weights, spikes, torch.ones(2), silent, traces, a_plus=0.1, a_minus=per_column)
+    assert torch.equal(weights, (0.5 - per_column).expand(2, 3))
