@@ -124,10 +124,8 @@ def processes():
 
 
 def test_eight_processes_at_once_lose_nothing(processes, tmp_path):
-    writers = [
-        processes.Process(target=add_one_after_another, args=(str(tmp_path), range(100 * k, 100 * k + 20)))
-        for k in range(8)
-    ]
+    shares = [range(100 * k, 100 * k + 20) for k in range(8)]
+    writers = [processes.Process(target=add_one_after_another, args=(str(tmp_path), share)) for share in shares]
     for writer in writers:
         writer.start()
     for writer in writers:

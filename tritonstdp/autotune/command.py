@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 import time
 from collections import Counter
@@ -94,6 +95,9 @@ def run(arguments: argparse.Namespace) -> int:
         return _look_after(arguments, console)
     if arguments.offline != bool(arguments.target):
         print("tritonstdp tune: --offline and --target go together, as --offline --target sm_90", file=sys.stderr)
+        return 2
+    if arguments.plot and importlib.util.find_spec("matplotlib") is None:
+        print("tritonstdp tune: --plot needs matplotlib: pip install 'tritonstdp[plot]'", file=sys.stderr)
         return 2
     jobs = list(_jobs(arguments))
     if not jobs:
