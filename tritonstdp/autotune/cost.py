@@ -19,7 +19,7 @@ from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.machine_code import TARGETS, Target, occupancy, usage
 from tritonstdp.problems import make_problem
 from tritonstdp.rules import Formula
-from tritonstdp.topology import Dense, OneToOne, Topology
+from tritonstdp.topology import Dense, Local2d, OneToOne, Sparse, Topology
 
 __all__ = ["GPUS", "Estimate", "Gpu", "Work", "estimate", "pruned", "rank"]
 
@@ -132,7 +132,44 @@ def _one_to_one_work(topology: OneToOne, config: Any, rate: float, itemsize: int
     return [Work(-(-topology.n // config.block), nbytes, 2)]
 
 
-WORK: dict[str, Callable[..., list[Work]]] = {"dense": _dense_work, "one_to_one": _one_to_one_work}
+def _sparse_work(topology: Sparse, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
+    (synapses,) = topology.weights_shape
+
+    def side(neurons: int, busy: float, nbytes: float, rounds: int) -> Work:
+        each = synapses / max(neurons, 1)
+        pieces = max(1, math.ceil(each / config.piece))
+        blocks = math.ceil(min(each, config.piece) / config.block)
+        return Work(busy * neurons * pieces, nbytes * each / pieces, 2 + rounds * blocks)
+
+    n_major, n_minor = topology.major_start.numel() - 1, topology.minor_start.numel() - 1
+    if modulated:
+        return [side(n_major, 1.0, 4 + 4 * itemsize, 2)]
+    # a minor neuron's synapses are scattered: each moves a sector, and is found by two indices and a spike
+    return [side(n_major, rate, 4 + 2 * itemsize, 2), side(n_minor, rate, 8 + 2 * 32 * (1 - rate), 3)]
+
+
+def _local2d_work(topology: Local2d, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
+    c_out, positions, taps = topology.weights_shape
+    group = max(1, 32 // itemsize)
+    synapses = c_out * positions * taps
+    if modulated:
+        return [Work(synapses / (group * config.groups), 4 * 32 * config.groups, 2)]
+    (n_pre,), (n_post,) = topology.pre_shape, topology.post_shape
+    kh, kw = topology.kernel_size
+    patch = math.ceil(taps / group)
+    tried, met = kh * kw * c_out, synapses / n_pre
+    return [
+        Work(rate * n_post, 2 * 32 * patch, 1 + 2 * math.ceil(patch / config.groups)),
+        Work(rate * n_pre, 2 * 32 * (1 - rate) * met, 1 + 3 * math.ceil(tried / config.groups)),
+    ]
+
+
+WORK: dict[str, Callable[..., list[Work]]] = {
+    "dense": _dense_work,
+    "one_to_one": _one_to_one_work,
+    "sparse": _sparse_work,
+    "local2d": _local2d_work,
+}
 """How the kernels of a topology cut a step into busy programs: ``(topology, config, rate, itemsize, modulated)``."""
 
 
