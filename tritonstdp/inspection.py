@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tritonstdp.kernels.protocol import CannotCompileError
+from tritonstdp.kernels.trace import TraceCase
 from tritonstdp.machine_code import TARGETS, Target, Widths, accesses, occupancy, usage
 from tritonstdp.problems import Problem, make_problem, random_sparse
 from tritonstdp.rules import BOUNDS, RULES, Formula
@@ -65,8 +66,11 @@ class Launch(NamedTuple):
 
 @contextmanager
 def _recording() -> Iterator[list[Launch]]:
+    import triton
     from triton.runtime.jit import JITFunction
 
+    if triton.knobs.runtime.interpret:
+        raise RuntimeError("TRITON_INTERPRET=1 is set, and Triton's interpreter compiles nothing: unset it to inspect")
     recorded: list[Launch] = []
 
     def record(kernel: Any, *arguments: Any, grid: tuple[int, ...], warmup: bool, **options: Any) -> None:
@@ -109,14 +113,17 @@ def launches(problem: Problem, config: tuple[Any, ...] | None = None) -> list[La
     >>> launch.kernel.__name__  # doctest: +SKIP
     'dense_kernel'
     """
-    import triton
-
-    if triton.knobs.runtime.interpret:
-        raise RuntimeError("TRITON_INTERPRET=1 is set, and Triton's interpreter compiles nothing: unset it to inspect")
     module = gpu_module(problem.topology.name)
     step = module.build(problem.case, module.DEFAULT if config is None else config)
     with _recording() as recorded:
         problem.run(step)
+    return recorded
+
+
+def _trace_launches(dtype: torch.dtype, config: tuple[Any, ...]) -> list[Launch]:
+    step = gpu_module("trace").build(TraceCase(dtype, "cpu"), config)
+    with _recording() as recorded:
+        step(torch.zeros(64, dtype=dtype), torch.zeros(64, dtype=torch.bool), 1.0, 10.0, 1.0)
     return recorded
 
 
@@ -183,7 +190,7 @@ class Inspection:
     instructions : int
         Machine instructions.
     weight_width : int
-        The width in bits of the narrowest access to weights or eligibility; 0 where there is none.
+        The width in bits of the narrowest access to what the step updates; 0 where there is none.
     loads, stores : dict
         For each buffer, how many instructions access global memory at each width in bits.
     """
@@ -224,7 +231,8 @@ def inspect_kernel(
     Parameters
     ----------
     rule, topology, bound, dtype : str
-        The names of the case; both bounds are ``bound``.
+        The names of the case; both bounds are ``bound``. The topology "trace" stands for the kernel of spike traces,
+        which has neither rule nor bound.
     target : str
         A name in :data:`tritonstdp.machine_code.TARGETS`.
     config : tuple, optional
@@ -247,12 +255,15 @@ def inspect_kernel(
     >>> inspect_kernel("stdp", "dense")[0].spills  # doctest: +SKIP
     0
     """
-    formula = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound])
-    problem = make_problem(formula, _GROUPS[topology](), dtype=getattr(torch, dtype))
     default = gpu_module(topology).DEFAULT
     config = default if config is None else config
     names = rule, topology, bound, dtype, _config_name(config, default), target
-    return [Inspection(*names, **_figures(launch, TARGETS[target])) for launch in launches(problem, config)]
+    if topology == "trace":
+        recorded = _trace_launches(getattr(torch, dtype), config)
+    else:
+        formula = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound])
+        recorded = launches(make_problem(formula, _GROUPS[topology](), dtype=getattr(torch, dtype)), config)
+    return [Inspection(*names, **_figures(launch, TARGETS[target])) for launch in recorded]
 
 
 def _config_name(config: Any, default: Any) -> str:
@@ -261,11 +272,15 @@ def _config_name(config: Any, default: Any) -> str:
     return ",".join(f"{name}={getattr(config, name)}" for name in changed) or "default"
 
 
+_STATE = ("w", "c", "trace")
+"""The buffers that a step updates, as kernels name their parameters."""
+
+
 def _figures(launch: Launch, target: Target) -> dict[str, Any]:
     compiled = compile_launch(launch, target)
     used, shared = usage(compiled), compiled.metadata.shared
     accessed = accesses(compiled)
-    synapses = [accessed[kind].get(buffer, {}) for kind in accessed for buffer in ("w", "c")]
+    synapses = [accessed[kind].get(buffer, {}) for kind in accessed for buffer in _STATE]
     return {
         "kernel": launch.kernel.__name__,
         "shared": shared,
@@ -309,11 +324,14 @@ def worse(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+_KINDS = (*TOPOLOGIES, "trace")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     choices: tuple[tuple[str, Any, list[str]], ...] = (
         ("rule", RULES, list(RULES)),
-        ("topology", TOPOLOGIES, list(TOPOLOGIES)),
+        ("topology", _KINDS, list(_KINDS)),
         ("bound", BOUNDS, ["soft_bound"]),
         ("dtype", DTYPES, ["float32"]),
         ("target", TARGETS, ["sm_90"]),
@@ -362,13 +380,16 @@ def _product(space: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
 
 def selected(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str, str]]:
     """Every (rule, topology, bound, dtype) that the arguments select."""
-    every: dict[str, Iterable[str]] = {"rule": RULES, "topology": TOPOLOGIES, "bound": BOUNDS, "dtype": DTYPES}
+    every: dict[str, Iterable[str]] = {"rule": RULES, "topology": _KINDS, "bound": BOUNDS, "dtype": DTYPES}
     wanted = [
         list(every[name]) if "all" in getattr(arguments, name) else getattr(arguments, name)
         for name in ("topology", "rule", "bound", "dtype")
     ]
-    for topology, rule, bound, dtype in itertools.product(*wanted):
-        yield rule, topology, bound, dtype
+    topologies, rules, bounds, dtypes = wanted
+    for topology in topologies:
+        formulas = [("", "")] if topology == "trace" else itertools.product(rules, bounds)
+        for (rule, bound), dtype in itertools.product(formulas, dtypes):
+            yield rule, topology, bound, dtype
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -417,6 +438,8 @@ def _traffic_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
     rows = []
     for rule, topology, bound, dtype in selected(arguments):
+        if topology == "trace":
+            continue
         formula, group = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound]), _METERED[topology]()
         for config, rate in itertools.product(
             configs(topology, arguments.config), arguments.traffic or (0.005, 0.02, 0.1)

@@ -1,0 +1,147 @@
+"""Every kernel compiles for every target, and what it costs stays within the table of bounds."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import gpu_bounds
+import pytest
+
+from tritonstdp.inspection import launches, worse
+from tritonstdp.machine_code import TARGETS, occupancy
+from tritonstdp.problems import make_problem
+from tritonstdp.rules import Formula, stdp
+from tritonstdp.topology import TOPOLOGIES, Dense
+
+EVERY = ("--rule", "all", "--topology", "all")
+
+
+def inspect(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own: this one interprets, and can't compile."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    program = "import sys; from tritonstdp.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "inspect", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def rows_of(*arguments: str) -> list[dict]:
+    done = inspect(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Each kernel on each target, each bound, and each dtype; not each with each other."""
+    targets = rows_of(*EVERY, "--target", "all")
+    bounds = rows_of(*EVERY, "--bound", "hard_bound", "no_bound", "--target", "sm_100")
+    dtypes = rows_of(*EVERY, "--dtype", "float64", "float16", "bfloat16", "--target", "sm_80")
+    return targets + bounds + dtypes
+
+
+def test_every_kernel_compiles_within_bounds(rows):
+    assert {row["topology"] for row in rows} == {*TOPOLOGIES, "trace"}
+    assert not gpu_bounds.violations(rows)
+
+
+def test_every_bound_on_compiled_code_is_met_by_some_kernel(rows):
+    assert not gpu_bounds.unused(rows)
+
+
+def test_a_bound_that_is_broken_is_named(rows):
+    spilling = [{**rows[0], "spills": 3}]
+    assert gpu_bounds.violations(spilling) == [f"{rows[0]['key']}: spills is 3, at most 0 is allowed"]
+
+
+def test_every_access_is_told_apart_by_buffer(rows):
+    for row in rows:
+        assert "?" not in row["loads"] and "?" not in row["stores"], row["key"]
+        assert row["stores"], row["key"]
+
+
+def test_dense_state_is_all_that_dense_kernels_store(rows):
+    dense = [row for row in rows if row["topology"] == "dense"]
+    assert {(row["rule"], *sorted(row["stores"])) for row in dense} == {
+        ("stdp", "w"), ("istdp", "w"), ("rstdp", "c", "w"),
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", [*TOPOLOGIES, "trace"])
+def test_every_combination_compiles_within_bounds(topology):
+    every = ("--rule", "all", "--bound", "all", "--dtype", "all", "--target", "all")
+    assert not gpu_bounds.violations(rows_of("--topology", topology, *every))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", [*TOPOLOGIES, "trace"])
+def test_every_rule_compiles_in_every_configuration(topology):
+    assert not gpu_bounds.violations(rows_of("--topology", topology, "--rule", "all", "--config", "all"))
+
+
+def test_one_kernel_is_inspected_within_five_seconds_beside_the_imports():
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import torch, triton, tritonstdp"], check=True)
+    imports = time.perf_counter() - begin
+    begin = time.perf_counter()
+    done = inspect("--rule", "stdp", "--topology", "dense")
+    assert done.returncode == 0 and re.search(r"dense_kernel", done.stdout)
+    assert time.perf_counter() - begin < 5 + imports
+
+
+def test_what_got_worse_is_said_and_fails(tmp_path):
+    arguments = ("--rule", "stdp", "--topology", "dense")
+    rows = rows_of(*arguments)
+    report = tmp_path / "old.json"
+    report.write_text(json.dumps(rows))
+    assert inspect(*arguments, "--diff", str(report)).returncode == 0
+    rows[0]["registers"] -= 1
+    rows[0]["occupancy"] += 0.5
+    report.write_text(json.dumps(rows))
+    done = inspect(*arguments, "--diff", str(report))
+    assert done.returncode == 1
+    assert re.findall(r"worse: .*: (\w+) ", done.stderr) == ["registers", "occupancy"]
+
+
+def test_worse_compares_rows_that_both_reports_have():
+    old = [{"key": "a", "registers": 30, "occupancy": 1.0}, {"key": "gone", "registers": 1}]
+    assert worse(old, [{"key": "a", "registers": 29, "occupancy": 1.0}, {"key": "new", "registers": 99}]) == []
+    assert worse(old, [{"key": "a", "registers": 30, "occupancy": 0.5}]) == ["a: occupancy 1.0 -> 0.5"]
+
+
+def test_a_configuration_is_changed_by_name():
+    [row] = rows_of("--rule", "stdp", "--topology", "dense", "--config", "columns=1024,num_warps=2")
+    assert row["config"] == "columns=1024,num_warps=2"
+
+
+def test_a_field_that_a_configuration_lacks_is_named():
+    done = inspect("--topology", "dense", "--config", "colums=4")
+    assert done.returncode == 2
+    assert "dense has no colums; it has columns, rows" in done.stderr
+
+
+def test_an_interpreter_in_the_way_is_named():
+    with pytest.raises(RuntimeError, match="unset it to inspect"):
+        launches(make_problem(Formula.of(stdp), Dense(16, 16)))
+
+
+@pytest.mark.parametrize(
+    ("target", "registers", "shared", "num_warps", "expected"),
+    [
+        # worked by hand from the published limits of each multiprocessor
+        ("sm_90", 33, 0, 4, 48 / 64),
+        ("sm_90", 255, 0, 4, 8 / 64),
+        ("sm_80", 32, 40 * 1024, 4, 16 / 64),
+        ("sm_90", 32, 0, 1, 32 / 64),
+        ("gfx942", 64, 0, 4, 1.0),
+        ("gfx942", 65, 0, 4, 28 / 32),
+        ("gfx942", 32, 32 * 1024, 4, 8 / 32),
+    ],
+)
+def test_occupancy_follows_the_scarcest_resource(target, registers, shared, num_warps, expected):
+    assert occupancy(TARGETS[target], registers, shared, num_warps) == expected
