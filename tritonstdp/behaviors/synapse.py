@@ -233,8 +233,10 @@ def conv2d(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
     Raises
     ------
     ValueError
-        If one is missing, or they do not give ``dst_shape``.
+        If one is missing, they do not give ``dst_shape``, or the weights have another number of dimensions.
     """
+    if weights.layout is not torch.strided or weights.dim() != 4:
+        raise ValueError(_other_class(weights, "a strided tensor (C_out, C_in, kh, kw)"))
     return _patches(Conv2d, *_geometry(synapse), weights.shape[-2:], behavior.weight_divisor)
 
 
@@ -244,8 +246,10 @@ def local2d(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
     Raises
     ------
     ValueError
-        If one is missing, or they do not give ``dst_shape``.
+        If one is missing, they do not give ``dst_shape``, or the weights have another number of dimensions.
     """
+    if weights.layout is not torch.strided or weights.dim() != 3:
+        raise ValueError(_other_class(weights, "a strided tensor (C_out, H_out * W_out, C_in * kh * kw)"))
     return _patches(Local2d, *_geometry(synapse), tuple(attribute(synapse, "kernel_shape"))[-2:])
 
 
