@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,13 +15,14 @@ from rich.table import Table
 
 from tritonstdp.demo import reward, unsupervised
 from tritonstdp.demo.digits import N_DIGITS, Digits, load
-from tritonstdp.demo.network import DigitNetwork
+from tritonstdp.functional import explain
 from tritonstdp.registry import BACKENDS
 
 __all__ = ["add_arguments", "run"]
 
 EXTRAS = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 FEWEST_SAMPLES = 50
+PLAIN = "reference"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,88 +77,77 @@ def run(arguments: argparse.Namespace) -> int:
     if missing:
         print(f"the demo needs {' and '.join(missing)}: pip install 'tritonstdp[demo]'", file=sys.stderr)
         return 1
+    backend = (
+        arguments.backend
+        or explain("rstdp" if arguments.reward else "stdp", "dense", device=arguments.device, clamp=True).backend
+    )
     demo = _rewarded if arguments.reward else _unsupervised
     threads = torch.get_num_threads()
     # tensors this small are done before a second thread has started
     torch.set_num_threads(1)
     try:
-        demo(arguments, load(arguments.samples), Console())
+        demo(arguments, backend, load(arguments.samples), Console())
     finally:
         torch.set_num_threads(threads)
     return 0
 
 
-def _unsupervised(arguments: argparse.Namespace, digits: Digits, console: Console) -> None:
+def _unsupervised(arguments: argparse.Namespace, backend: str, digits: Digits, console: Console) -> None:
     from tritonstdp.demo.picture import draw_digits
 
-    train = partial(
-        unsupervised.train,
-        digits,
-        arguments.neurons or unsupervised.N_NEURONS,
-        seed=arguments.seed,
-        device=arguments.device,
-    )
-    result = train(backend=arguments.backend)
+    n_neurons = arguments.neurons or unsupervised.N_NEURONS
+    train = partial(unsupervised.train, digits, n_neurons, seed=arguments.seed, device=arguments.device)
+    result = train(backend=backend)
     console.print(
-        f"test accuracy {result.accuracy:.1%}: {len(digits.test_labels)} held-out digits, "
-        f"{len(result.profiles)} neurons, seed {arguments.seed}"
+        f"test accuracy {result.accuracy:.1%}: {len(digits.test_labels)} held-out digits, {n_neurons} neurons, "
+        f"seed {arguments.seed}, learning by {backend}"
     )
     path = arguments.out / "digits.png"
     draw_digits(result, digits, path)
     console.print(f"picture: {path}", soft_wrap=True)
     if arguments.compare:
-        _compare([result], [train(backend="reference")], arguments.backend, console)
+        _compare({backend: [result], PLAIN: [train(backend=PLAIN)]}, console)
 
 
-def _rewarded(arguments: argparse.Namespace, digits: Digits, console: Console) -> None:
+def _rewarded(arguments: argparse.Namespace, backend: str, digits: Digits, console: Console) -> None:
     from tritonstdp.demo.picture import draw_reward
 
-    def learn_all(backend: str | None) -> list[reward.Result]:
-        return [
-            reward.learn(
-                digits,
-                task if arguments.neurons is None else task._replace(neurons=arguments.neurons),
-                seed=arguments.seed,
-                device=arguments.device,
-                backend=backend,
-            )
-            for task in reward.TASKS
-        ]
-
-    results = learn_all(arguments.backend)
-    console.print(_table_of_tasks(results))
-    mean = sum(result.accuracy for result in results) / len(results)
-    console.print(f"mean test accuracy {mean:.1%}, chance {reward.CHANCE:.0%}, seed {arguments.seed}")
-    path = arguments.out / "reward.png"
-    draw_reward(results, path)
-    console.print(f"picture: {path}", soft_wrap=True)
-    if arguments.compare:
-        _compare(results, learn_all("reference"), arguments.backend, console)
-
-
-def _table_of_tasks(results: list[reward.Result]) -> Table:
-    table = Table("task", "trials", "first 100", "last 100", "held-out")
+    tasks = reward.TASKS
+    if arguments.neurons:
+        tasks = tuple(task._replace(neurons=arguments.neurons) for task in tasks)
+    learn = partial(reward.learn, digits, seed=arguments.seed, device=arguments.device)
+    results = [learn(task, backend=backend) for task in tasks]
+    table = Table("task", "trials", "at first", "at last", "held-out", title="right choices")
     for result in results:
         curve = result.training_accuracy
         row = f"{curve[0]:.0%}", f"{curve[-1]:.0%}", f"{result.accuracy:.1%}"
         table.add_row(result.task.name, str(len(result.rewards)), *row)
-    table.title = "right choices"
-    return table
+    console.print(table)
+    mean = sum(result.accuracy for result in results) / len(results)
+    console.print(
+        f"mean test accuracy {mean:.1%}, chance {reward.CHANCE:.0%}, seed {arguments.seed}, learning by {backend}"
+    )
+    path = arguments.out / "reward.png"
+    draw_reward(results, path)
+    console.print(f"picture: {path}", soft_wrap=True)
+    if arguments.compare:
+        _compare({backend: results, PLAIN: [learn(task, backend=PLAIN) for task in tasks]}, console)
 
 
-def _compare(ours: list[Any], plain: list[Any], backend: str | None, console: Console) -> None:
-    """Set two runs of the same networks side by side: their times, and whether they end in the same weights."""
-    table = Table("plasticity", "whole run (s)", "learning (s)", "a step (us)", "compiling (s)")
-    for name, results in ((backend or "fastest", ours), ("torch formulas", plain)):
-        networks: list[DigitNetwork] = [result.network for result in results]
+def _compare(runs: dict[str, Sequence[unsupervised.Result | reward.Result]], console: Console) -> None:
+    """Set runs of the same networks side by side: their times, and whether they end in the same weights."""
+    table = Table("learning by", "whole run (s)", "learning (s)", "a step (us)", "compiling (s)")
+    for backend, results in runs.items():
+        networks = [result.network for result in results]
         learning = sum(network.learning_seconds for network in networks)
         steps = sum(network.learning_steps for network in networks)
         compiling = sum(network.compile_seconds for network in networks)
         whole = sum(result.seconds for result in results)
-        table.add_row(name, *(f"{number:.1f}" for number in (whole, learning, 1e6 * learning / steps, compiling)))
+        table.add_row(backend, *(f"{number:.1f}" for number in (whole, learning, 1e6 * learning / steps, compiling)))
     console.print(table)
     same = all(
-        torch.equal(one.network.synapses.weights, other.network.synapses.weights)
-        for one, other in zip(ours, plain, strict=True)
+        torch.equal(first.network.synapses.weights, other.network.synapses.weights)
+        for first, *others in zip(*runs.values(), strict=True)
+        for other in others
     )
     console.print(f"the same weights, bit for bit: {'yes' if same else 'no'}")

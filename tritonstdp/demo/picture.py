@@ -67,19 +67,7 @@ def draw_reward(results: Sequence[reward.Result], path: Path) -> None:
     figure.suptitle("Choices learned from reward alone (rstdp)", fontsize=16)
     grid = figure.add_gridspec(len(results), 3, width_ratios=(3, 1, 1))
     for row, result in enumerate(results):
-        axes = figure.add_subplot(grid[row, 0])
-        curve = 100 * result.training_accuracy
-        trials = torch.arange(len(curve)) + len(result.rewards) - len(curve) + 1
-        axes.plot(trials, curve, color="tab:blue")
-        axes.axhline(100 * reward.CHANCE, color="gray", linestyle=":")
-        axes.annotate("chance", (trials[-1], 100 * reward.CHANCE + 1), ha="right", va="bottom", color="gray")
-        axes.set(
-            title=f"{result.task.name}: {result.accuracy:.1%} of held-out digits",
-            xlabel="trial",
-            ylabel="right choices (%)",
-            ylim=(40, 102),
-        )
-        axes.grid(alpha=0.3)
+        _draw_trials(figure.add_subplot(grid[row, 0]), result)
         fields = receptive_fields(result.network.synapses.weights)
         for action, half in enumerate(fields.view(2, -1, SIDE, SIDE)):
             axes = figure.add_subplot(grid[row, 1 + action])
@@ -117,14 +105,30 @@ def _draw_fields_by_digit(figure: Any, result: unsupervised.Result) -> None:
 
 def _show_field(axes: Any, field: Tensor) -> None:
     limit = field.abs().max().clamp(min=1e-6).item()
-    axes.imshow(field, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    axes.imshow(field.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
     axes.set(xticks=[], yticks=[])
+
+
+def _draw_trials(axes: Any, result: reward.Result) -> None:
+    curve, n_trials = 100 * result.training_accuracy, len(result.rewards)
+    averaged = n_trials - len(curve) + 1
+    axes.plot(range(averaged, n_trials + 1), curve.numpy(), color="tab:blue")
+    axes.axhline(100 * reward.CHANCE, color="gray", linestyle=":")
+    axes.annotate("chance", (n_trials, 100 * reward.CHANCE), ha="right", va="bottom", color="gray")
+    axes.set(
+        title=f"{result.task.name}: {result.accuracy:.1%} of held-out digits",
+        xlabel="trial",
+        ylabel=f"right choices\nof the last {averaged} (%)",
+        xlim=(0, n_trials + 1),
+        ylim=(30, 102),
+    )
+    axes.grid(alpha=0.3)
 
 
 def _draw_confusion(axes: Any, labels: Tensor, predicted: Tensor) -> None:
     counts = torch.zeros(10, 10).index_put_((labels, predicted), torch.ones(()), accumulate=True)
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     for row in range(10):
         for column in range(10):
             if counts[row, column]:

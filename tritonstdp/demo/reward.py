@@ -25,7 +25,7 @@ CHANCE = 0.5
 PASSES = 3
 A_PLUS, A_MINUS = 0.003, 0.0003
 EXPECTATION_RATE = 0.05
-TRIALS_AVERAGED = 100
+TRIALS_AVERAGED = 50
 
 
 class Task(NamedTuple):
@@ -53,7 +53,7 @@ def _either(first: int, second: int) -> Task:
     return Task(f"{first} or {second}", (first, second), lambda labels: (labels == second).long(), neurons=1)
 
 
-TASKS = (
+TASKS: tuple[Task, ...] = (
     _either(0, 1),
     _either(3, 8),
     _either(4, 9),
@@ -86,7 +86,7 @@ class Result(NamedTuple):
 
     @property
     def training_accuracy(self) -> Tensor:
-        """The share of right choices, averaged over 100 trials (all of them, if there are fewer)."""
+        """The share of right choices, averaged over 50 trials (all of them, if there are fewer)."""
         width = min(TRIALS_AVERAGED, len(self.rewards))
         return (self.rewards > 0).double().unfold(0, width, 1).mean(1)
 
