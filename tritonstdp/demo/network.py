@@ -95,7 +95,7 @@ class WinnerTakesAll(Behavior):
     def forward(self, neurons: Any) -> None:
         excess = neurons.potential - neurons.threshold
         neurons.spikes = (excess > 0) & (excess == excess.max())
-        neurons.potential.mul_(~neurons.spikes.any())
+        neurons.potential.masked_fill_(neurons.spikes.any(), 0.0)
 
 
 class AdaptiveThreshold(Behavior):

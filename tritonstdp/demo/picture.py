@@ -33,10 +33,9 @@ def draw_digits(result: unsupervised.Result, digits: Digits, path: Path) -> None
     figure = Figure(figsize=(14, 7.5), layout="constrained")
     n_neurons, n_test = len(result.profiles), len(digits.test_labels)
     figure.suptitle(f"{n_neurons} neurons, STDP alone: {result.accuracy:.1%} of {n_test} held-out digits", fontsize=16)
-    panels: Any = figure.subfigures(1, 2, width_ratios=(1.05, 1))
-    left, right = panels
-    _draw_fields_by_digit(left, result)
-    confusion_axes, accuracy_axes = right.subplots(2, 1, height_ratios=(1.9, 1))
+    grid = figure.add_gridspec(2, 2, height_ratios=(1.9, 1))
+    _draw_fields_by_digit(figure.add_subplot(grid[:, 0]), result)
+    confusion_axes, accuracy_axes = figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[1, 1])
     _draw_confusion(confusion_axes, digits.test_labels, result.predicted)
     passes = range(1, len(result.accuracies) + 1)
     accuracy_axes.plot(passes, [100 * accuracy for accuracy in result.accuracies], "o-", color="tab:blue")
@@ -83,28 +82,31 @@ def receptive_fields(weights: Tensor) -> Tensor:
     return ink - blank
 
 
-def _draw_fields_by_digit(figure: Any, result: unsupervised.Result) -> None:
+def _draw_fields_by_digit(axes: Any, result: unsupervised.Result) -> None:
     fields, profiles = receptive_fields(result.network.synapses.weights), result.profiles
-    rows = figure.subplots(10, FIELDS_PER_DIGIT, squeeze=False)
+    pitch = SIDE + 1
+    sheet = torch.full((10 * pitch - 1, FIELDS_PER_DIGIT * pitch - 1), torch.nan)
     for digit in range(10):
         members = torch.where((profiles.argmax(1) == digit) & (profiles.sum(1) > 0))[0]
-        surest = members[profiles[members, digit].argsort(descending=True)][:FIELDS_PER_DIGIT].tolist()
-        for axes, neuron in zip(rows[digit], surest, strict=False):
-            _show_field(axes, fields[neuron])
-        for axes in rows[digit, len(surest) :]:
-            axes.set_axis_off()
-        rows[digit, 0].text(
-            -0.5, 0.5, str(digit), transform=rows[digit, 0].transAxes, ha="center", va="center", fontsize=14
-        )
-    figure.suptitle(
-        f"Receptive fields of the {FIELDS_PER_DIGIT} neurons surest of each digit\n"
+        surest = members[profiles[members, digit].argsort(descending=True)][:FIELDS_PER_DIGIT]
+        for column, neuron in enumerate(surest.tolist()):
+            top, left = digit * pitch, column * pitch
+            sheet[top : top + SIDE, left : left + SIDE] = fields[neuron] / fields[neuron].abs().max()
+    axes.imshow(sheet.numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
+    axes.set(
+        title=f"Receptive fields of the {FIELDS_PER_DIGIT} neurons surest of each digit\n"
         "(red: weights from ink, blue: from its absence)",
-        fontsize=12,
+        xticks=[],
+        yticks=[digit * pitch + (SIDE - 1) / 2 for digit in range(10)],
+        yticklabels=range(10),
     )
+    axes.tick_params(axis="y", length=0, labelsize=14)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
 
 
 def _show_field(axes: Any, field: Tensor) -> None:
-    limit = field.abs().max().clamp(min=1e-6).item()
+    limit = field.abs().max().item()
     axes.imshow(field.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
     axes.set(xticks=[], yticks=[])
 
