@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from tritonstdp.autotune import cache, cost, space, use
 from tritonstdp.autotune.timing import Scratch, Timing, error, take_turns
 from tritonstdp.registry import KernelEntry, Space, choose, register_kernel, serving_entry
 from tritonstdp.rules import Formula, rstdp, soft_bound, stdp
+from tritonstdp.topology import TOPOLOGIES, example_topology
 
 FORMULA = Formula.of(stdp, soft_bound, soft_bound)
 CASE = Case(FORMULA, "one_to_one", None, "contiguous", torch.float32, "cpu")
@@ -481,6 +483,20 @@ def test_the_cost_models_dense_work_is_what_spikes_leave_to_do(rate):
     assert column_work.programs == pytest.approx(sum(groups) / 200, rel=0.1)
     moved = sum(work.programs * work.nbytes for work in (row_work, column_work))
     assert moved == pytest.approx(64 * sum(sectors) / 200, rel=0.1)
+
+
+@pytest.mark.parametrize("name", sorted(TOPOLOGIES))
+@pytest.mark.parametrize("modulated", [False, True])
+def test_every_topologys_work_grows_with_the_rate_and_is_there_for_every_configuration(name, modulated):
+    topology = example_topology(name)
+    kernel = importlib.import_module(f"tritonstdp.kernels.{name}.gpu")
+    values = Space(kernel.DEFAULT, kernel.SPACE, kernel.__name__)
+    for config in space.candidates(values, None, 1):
+        seldom, often = (
+            cost.estimate(cost.GPUS["sm_90"], [100], 8, cost.WORK[name](topology, config, rate, 4, modulated))
+            for rate in (0.001, 0.3)
+        )
+        assert 0 < seldom <= often < 1
 
 
 def test_the_cost_model_orders_what_is_plain():

@@ -19,7 +19,7 @@ from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.machine_code import TARGETS, Target, occupancy, usage
 from tritonstdp.problems import make_problem
 from tritonstdp.rules import Formula
-from tritonstdp.topology import Dense, Local2d, OneToOne, Sparse, Topology
+from tritonstdp.topology import Conv2d, Dense, Local2d, OneToOne, Sparse, Topology
 
 __all__ = ["GPUS", "Estimate", "Gpu", "Work", "estimate", "pruned", "rank"]
 
@@ -164,11 +164,29 @@ def _local2d_work(topology: Local2d, config: Any, rate: float, itemsize: int, mo
     ]
 
 
+def _conv2d_work(topology: Conv2d, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
+    from tritonstdp.kernels.conv2d.gpu import APPLY_BLOCK  # which needs Triton
+
+    c_out, synapses = topology.weights_shape[0], math.prod(topology.weights_shape)
+    taps, (_, kw) = synapses // c_out, topology.kernel_size
+    chunks = math.ceil(topology.positions / config.splits / config.chunk)
+    busy_post = 1 - (1 - rate) ** config.chunk
+    busy_pre = 1 - (1 - rate) ** (config.chunk * max(1, min(config.taps, taps) / kw))
+    # spikes and traces stay in the second-level cache, at about half the latency
+    sums = Work(
+        c_out * math.ceil(taps / config.taps) * config.splits, 2 * 4 * config.taps,
+        0.5 * chunks * (2 + busy_post + busy_pre),
+    )  # fmt: skip
+    moved = (4 if modulated else 2) * itemsize + 2 * 4 * config.splits
+    return [sums, Work(math.ceil(synapses / APPLY_BLOCK), APPLY_BLOCK * moved, 1 + 0.5 * config.splits)]
+
+
 WORK: dict[str, Callable[..., list[Work]]] = {
     "dense": _dense_work,
     "one_to_one": _one_to_one_work,
     "sparse": _sparse_work,
     "local2d": _local2d_work,
+    "conv2d": _conv2d_work,
 }
 """How the kernels of a topology cut a step into busy programs: ``(topology, config, rate, itemsize, modulated)``."""
 
