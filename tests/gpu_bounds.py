@@ -11,7 +11,8 @@ TABLE: list[dict[str, Any]] = json.loads(Path(__file__).with_suffix(".json").rea
 
 def _applies(bound: dict[str, Any], row: dict[str, Any]) -> bool:
     limited = {**bound.get("at_most", {}), **bound.get("at_least", {})}
-    return all(row.get(name) in values for name, values in bound["where"].items()) and limited.keys() <= row.keys()
+    known = all(row.get(name) is not None for name in limited)
+    return known and all(row.get(name) in values for name, values in bound["where"].items())
 
 
 def violations(rows: list[dict[str, Any]]) -> list[str]:

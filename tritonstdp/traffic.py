@@ -21,7 +21,7 @@ from tritonstdp.interpretation import swift_interpreter
 from tritonstdp.problems import Problem
 from tritonstdp.topology import Sparse
 
-__all__ = ["SECTOR_BYTES", "Traffic", "measure_traffic"]
+__all__ = ["SECTOR_BYTES", "Meter", "Traffic", "measure_traffic", "metering"]
 
 SECTOR_BYTES = 32
 
@@ -65,16 +65,30 @@ class Traffic:
 
 
 @dataclass
-class _Meter:
-    """Counts the accesses to some tensors, told apart by their addresses."""
+class Meter:
+    """Counts the accesses to some tensors, told apart by their addresses.
+
+    Attributes
+    ----------
+    tensors : dict of str to Tensor
+        What to count accesses to.
+
+    Examples
+    --------
+    >>> meter = Meter({"weights": torch.zeros(8)})
+    >>> with metering(meter):  # doctest: +SKIP
+    ...     kernel[(1,)](...)
+    >>> meter.finish()["weights"].elements_loaded
+    0
+    """
 
     tensors: dict[str, Tensor]
-    traffic: dict[str, Traffic] = field(default_factory=dict)
-    touched: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
+    _traffic: dict[str, Traffic] = field(default_factory=dict)
+    _touched: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, tensor in self.tensors.items():
-            self.traffic[name] = Traffic(sector_elements=SECTOR_BYTES // tensor.element_size())
+            self._traffic[name] = Traffic(sector_elements=SECTOR_BYTES // tensor.element_size())
 
     def _name(self, address: int) -> str | None:
         for name, tensor in self.tensors.items():
@@ -90,24 +104,25 @@ class _Meter:
         name = self._name(int(active[0] if active.size else addresses.min()))
         if name is None:
             return
-        traffic = self.traffic[name]
+        traffic = self._traffic[name]
         if kind == "load":
             traffic.elements_loaded += active.size
         else:
             traffic.elements_stored += active.size
             traffic.lanes += addresses.size
-        self.touched.setdefault((kind, name), []).append(np.unique(active // SECTOR_BYTES))
+        self._touched.setdefault((kind, name), []).append(np.unique(active // SECTOR_BYTES))
 
     def finish(self) -> dict[str, Traffic]:
         """The traffic by buffer."""
-        for (kind, name), sectors in self.touched.items():
+        for (kind, name), sectors in self._touched.items():
             n = np.unique(np.concatenate(sectors)).size
-            setattr(self.traffic[name], "sectors_loaded" if kind == "load" else "sectors_stored", n)
-        return self.traffic
+            setattr(self._traffic[name], "sectors_loaded" if kind == "load" else "sectors_stored", n)
+        return self._traffic
 
 
 @contextmanager
-def _metering(meter: _Meter) -> Iterator[None]:
+def metering(meter: Meter) -> Iterator[None]:
+    """Let a meter count what kernels access in Triton's interpreter meanwhile."""
     from triton.runtime.interpreter import interpreter_builder as builder
 
     load, store = builder.create_masked_load, builder.create_masked_store
@@ -150,8 +165,7 @@ def measure_traffic(problem: Problem, config: tuple[Any, ...] | None = None) -> 
         Examples
         --------
         >>> from tritonstdp import Dense
-        >>> from tritonstdp.interpretation import swift_interpreter
-    from tritonstdp.problems import make_problem
+        >>> from tritonstdp.problems import make_problem
         >>> from tritonstdp.rules import Formula, stdp
         >>> measure_traffic(make_problem(Formula.of(stdp), Dense(64, 64)))["weights"].excess_sectors  # doctest: +SKIP
         1.0
@@ -159,8 +173,8 @@ def measure_traffic(problem: Problem, config: tuple[Any, ...] | None = None) -> 
     module = importlib.import_module(f"tritonstdp.kernels.{problem.topology.name}.gpu")
     step = module.build(problem.case, module.DEFAULT if config is None else config)
     needed = _needed(problem)
-    meter = _Meter({**problem.tensors, **_plan(problem)})
-    with swift_interpreter(), _metering(meter):
+    meter = Meter({**problem.tensors, **_plan(problem)})
+    with swift_interpreter(), metering(meter):
         problem.run(step)
     traffic = meter.finish()
     for name, elements in needed.items():

@@ -1,0 +1,110 @@
+"""The meter counts what was accessed, and kernels access little more than they must."""
+
+from __future__ import annotations
+
+import json
+
+import gpu_bounds
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from tritonstdp.cli import main
+from tritonstdp.problems import make_problem
+from tritonstdp.rules import Formula, rstdp, soft_bound, stdp
+from tritonstdp.topology import Dense, OneToOne
+from tritonstdp.traffic import Meter, measure_traffic, metering
+
+
+@triton.jit
+def copy_every_other(source_ptr, target_ptr, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(source_ptr + 2 * i, mask=i < n)
+    tl.store(target_ptr + i, value, mask=i < n)
+
+
+def aligned(n: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    tensor = torch.zeros(n, dtype=dtype)
+    assert tensor.data_ptr() % 32 == 0
+    return tensor
+
+
+def test_the_meter_counts_elements_sectors_and_lanes():
+    meter = Meter({"source": aligned(64), "target": aligned(32)})
+    with metering(meter):
+        copy_every_other[(3,)](*meter.tensors.values(), 20, 8)
+    traffic = meter.finish()
+    source, target = traffic["source"], traffic["target"]
+    # 20 elements over 39 places: sectors of 8 elements each, 5 of them
+    assert (source.elements_loaded, source.sectors_loaded, source.elements_stored) == (20, 5, 0)
+    assert (target.elements_stored, target.sectors_stored, target.lanes) == (20, 3, 24)
+
+
+def test_a_sector_counts_once_however_often_it_is_touched():
+    meter = Meter({"source": aligned(64), "target": aligned(32)})
+    with metering(meter):
+        for _ in range(2):
+            copy_every_other[(1,)](*meter.tensors.values(), 8, 8)
+    source = meter.finish()["source"]
+    assert (source.elements_loaded, source.sectors_loaded) == (16, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_fewest_sectors_are_those_that_hold_a_changing_weight(dtype):
+    problem = make_problem(Formula.of(stdp), Dense(16, 48), dtype=dtype, rate=0.0)
+    problem.pre_spike.zero_()[3] = True
+    problem.post_spike.zero_()[17] = True
+    in_row = 48 * problem.weights.element_size() // 32
+    assert measure_traffic(problem)["weights"].fewest == in_row + 15
+
+
+def test_a_modulated_rule_reads_and_writes_weights_and_eligibility_once():
+    for topology in (Dense(24, 40), OneToOne(700)):
+        problem = make_problem(Formula.of(rstdp, soft_bound, soft_bound), topology)
+        traffic = measure_traffic(problem)
+        for name in ("weights", "c"):
+            n = problem.weights.numel()
+            assert (traffic[name].elements_loaded, traffic[name].elements_stored) == (n, n)
+
+
+def test_nothing_is_touched_where_nothing_spikes():
+    problem = make_problem(Formula.of(stdp), Dense(64, 64))
+    problem.pre_spike.zero_()
+    problem.post_spike.zero_()
+    weights = measure_traffic(problem)["weights"]
+    assert (weights.elements_loaded, weights.elements_stored, weights.lanes) == (0, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def report():
+    """The rows of ``inspect --traffic``: an event-driven rule at three rates, the others at one."""
+    rows = []
+    for arguments in (
+        ("0.005", "0.02", "0.1", "--rule", "stdp", "--topology", "dense", "sparse", "local2d"),
+        ("0.02", "--rule", "istdp", "--topology", "dense", "sparse", "local2d"),
+        ("0.02", "--rule", "rstdp", "--topology", "sparse", "local2d"),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            printed: list[str] = []
+            patch.setattr("builtins.print", lambda text, into=printed: into.append(text))
+            assert main(["inspect", "--traffic", *arguments, "--json"]) == 0
+        rows += json.loads("".join(printed))
+    return rows
+
+
+@pytest.mark.parametrize("topology", ["dense", "sparse", "local2d"])
+def test_traffic_stays_within_bounds(topology, report):
+    assert not gpu_bounds.violations([row for row in report if row["topology"] == topology])
+
+
+def test_every_bound_on_traffic_is_met_by_some_kernel(report):
+    assert not gpu_bounds.unused(report)
+
+
+def test_modulated_rules_access_their_state_once_on_every_topology(report):
+    state = [row for row in report if row["rule"] == "rstdp" and row["buffer"] in ("weights", "c")]
+    assert len(state) == 4
+    for row in state:
+        assert row["elements_loaded"] == row["elements_stored"]
+        assert row["sectors_loaded"] == row["fewest"] == -(-row["elements_loaded"] // row["sector_elements"])
