@@ -126,8 +126,23 @@ def _check_bound(bound: Callable[..., Any], compiled: Any, real: type, dtype: to
         raise CannotCompileError(f"{bound!r} gives other values weight by weight than on the whole tensor")
 
 
-def functions(formula: Formula, dtype: torch.dtype, bound_first: bool) -> SynapseFunctions:
+FINITE = {"nnan", "ninf", "nsz"}
+"""Lets a product with a constant 0 be left out; no rounding changes."""
+
+
+def functions(formula: Formula, dtype: torch.dtype, bound_first: bool, one_sided: bool = False) -> SynapseFunctions:
     """Compile a formula's functions for scalars of one dtype.
+
+    Parameters
+    ----------
+    formula : Formula
+        The formula.
+    dtype : torch.dtype
+        The weights' dtype.
+    bound_first : bool
+        See :func:`tritonstdp.kernels.compose.compose`.
+    one_sided : bool
+        Compile ``change`` for calls in which one contribution is a constant 0.
 
     Raises
     ------
@@ -137,9 +152,9 @@ def functions(formula: Formula, dtype: torch.dtype, bound_first: bool) -> Synaps
     real = REAL[dtype]
 
     def compile_formula(function: Callable[..., Any]) -> Any:
-        if function in _own_formulas():
-            return njit_part(function)
-        return njit_part(_with_weak_literals(function, real))
+        written = function if function in _own_formulas() else _with_weak_literals(function, real)
+        finite = one_sided and function is formula.rule.change
+        return njit(written, forceinline=True, fastmath=FINITE if finite else False)
 
     for bound in {formula.positive, formula.negative} - _own_formulas():
         if not inspect.isfunction(bound):

@@ -34,14 +34,14 @@ class Config(NamedTuple):
         Rows that a thread takes at a time.
     """
 
-    dense_pass_rate: float = 0.1
+    dense_pass_rate: float = 0.08
     parallel_work: int = 1_000_000
     rows_per_task: int = 32
 
 
 DEFAULT = Config()
 SPACE: dict[str, tuple[float, ...]] = {
-    "dense_pass_rate": (0.02, 0.05, 0.1, 0.2, 1.0),
+    "dense_pass_rate": (0.02, 0.04, 0.08, 0.16, 1.0),
     "parallel_work": (100_000, 1_000_000, 10_000_000),
     "rows_per_task": (8, 32, 128),
 }
@@ -84,7 +84,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 
 
 def _compile(case: Case, config: Config, parallel: bool) -> Any:
-    visit_row, visit_events = _visits(case)
+    visit_row, visit_silent_row, visit_events = _visits(case)
     modulated = case.formula.rule.modulated
     real = native.REAL[case.dtype]
     spike_type = np.bool_ if case.bool_spikes else real
@@ -130,27 +130,32 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
                 c_row = c[i * c_major_stride : i * c_major_stride + c_row_extent]
                 spike = real(major_spike[i])
                 row_dopamine = column[i] if column_dopamine and dopamine_is_major else dopamine
-                if whole_rows or spike != 0:
+                if spike != 0:
                     visit_row(
                         row, c_row, w_minor_stride, c_minor_stride, spike, major_trace[i], minor_spike, minor_trace,
+                        row_dopamine, column, parameters, w_min, w_max, decay,
+                    )  # fmt: skip
+                elif whole_rows:
+                    visit_silent_row(
+                        row, c_row, w_minor_stride, c_minor_stride, major_trace[i], minor_spike,
                         row_dopamine, column, parameters, w_min, w_max, decay,
                     )  # fmt: skip
                 else:
                     ahead = w_address + min(i + prefetch_rows, n_major - 1) * w_major_stride * itemsize
                     visit_events(
-                        row, w_minor_stride, ahead, major_trace[i], events, minor_spike, minor_trace,
+                        row, w_minor_stride, ahead, major_trace[i], events, minor_spike,
                         parameters, w_min, w_max, decay,
                     )  # fmt: skip
 
-    integer = types.int64
-    return native.entry(
-        loop, recipe_of(case, config), *[integer] * 13, *native.scalars(case.formula, case.dtype), parallel=parallel
-    )
+    arguments = [types.int64] * 13 + [*native.scalars(case.formula, case.dtype)]
+    return native.entry(loop, recipe_of(case, config), *arguments, parallel=parallel)
 
 
-def _synapse_update(case: Case) -> Any:
-    """What a step does to one synapse, seen from the major neuron and from the minor one."""
+def _synapse_updates(case: Case) -> tuple[Any, Any]:
+    """What a step does to one synapse: of a spiking major neuron, and of a silent one where the minor has spiked."""
     on_pre, on_post, change, finish = native.functions(case.formula, case.dtype, bound_first=False)
+    one_sided_change = native.functions(case.formula, case.dtype, bound_first=False, one_sided=True).change
+    real = native.REAL[case.dtype]
 
     if case.layout == "post":
 
@@ -160,6 +165,10 @@ def _synapse_update(case: Case) -> Any:
                 on_post(minor_trace, major_spike, *parameters),
                 on_pre(minor_spike, major_trace, *parameters),
             )
+
+        @native.njit_part
+        def one_sided_terms(major_trace, minor_spike, parameters):  # type: ignore[no-untyped-def]
+            return real(0), on_pre(minor_spike, major_trace, *parameters)
     else:
 
         @native.njit_part
@@ -169,38 +178,57 @@ def _synapse_update(case: Case) -> Any:
                 on_pre(major_spike, minor_trace, *parameters),
             )
 
+        @native.njit_part
+        def one_sided_terms(major_trace, minor_spike, parameters):  # type: ignore[no-untyped-def]
+            return on_post(major_trace, minor_spike, *parameters), real(0)
+
     @native.njit_part
     def update(w, c, spike, trace, minor_spike, minor_trace, dopamine, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
         potentiation, depression = terms(spike, trace, minor_spike, minor_trace, parameters)
         dw = change(w, potentiation, depression, w_min, w_max, parameters)
         return finish(w, dw, c, dopamine, w_min, w_max, decay)
 
-    return update
+    @native.njit_part
+    def update_silent(w, c, trace, minor_spike, touched, dopamine, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
+        potentiation, depression = one_sided_terms(trace, minor_spike, parameters)
+        dw = one_sided_change(w, potentiation, depression, w_min, w_max, parameters)
+        return finish(w, dw if touched else real(0), c, dopamine, w_min, w_max, decay)
+
+    return update, update_silent
 
 
-def _visits(case: Case) -> tuple[Any, Any]:
-    """How a row is visited whole, and how only where a minor neuron has spiked."""
-    update = _synapse_update(case)
+def _visits(case: Case) -> tuple[Any, Any, Any]:
+    """How a row is visited: whole after its neuron's spike, whole without one, and only where a minor neuron spiked."""
+    update, update_silent = _synapse_updates(case)
     real = native.REAL[case.dtype]
+    bool_spikes = case.bool_spikes
     unit_stride = case.layout != "strided"
     modulated = case.formula.rule.modulated
-    clamp = case.formula.clamp
     minor_dopamine = case.dopamine == "column" and case.layout != "post"
     prefetch = native.prefetch
     itemsize = np.dtype(real).itemsize
 
     @native.njit_part
-    def visit_events(
-        w, stride, ahead, trace, events, minor_spike, minor_trace, parameters, w_min, w_max, decay,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    def visit_events(w, stride, ahead, trace, events, minor_spike, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
         for e in range(len(events)):
             j = events[e]
             k = j if unit_stride else j * np.uint64(stride)
             prefetch(ahead + np.int64(k) * itemsize)
-            w[k], _ = update(
-                w[k], real(0), real(0), trace, minor_spike[j], minor_trace[j],
-                real(0), parameters, w_min, w_max, decay,
-            )  # fmt: skip
+            spike = real(1) if bool_spikes else minor_spike[j]
+            w[k], _ = update_silent(w[k], real(0), trace, spike, True, real(0), parameters, w_min, w_max, decay)
+
+    @native.njit_part
+    def visit_silent_row(w, c, stride, c_stride, trace, minor_spike, dopamine, column, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
+        for j in range(len(minor_spike)):
+            k, m = (j, j) if unit_stride else (j * stride, j * c_stride)
+            touched = minor_spike[j] != 0
+            spike = real(1) if bool_spikes else minor_spike[j]
+            if modulated:
+                d = column[j] if minor_dopamine else dopamine
+                w[k], c[m] = update_silent(w[k], c[m], trace, spike, touched, d, parameters, w_min, w_max, decay)
+            else:
+                new, _ = update_silent(w[k], real(0), trace, spike, True, real(0), parameters, w_min, w_max, decay)
+                w[k] = new if touched else w[k]
 
     @native.njit_part
     def visit_row(
@@ -209,17 +237,11 @@ def _visits(case: Case) -> tuple[Any, Any]:
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         for j in range(len(minor_spike)):
             k, m = (j, j) if unit_stride else (j * stride, j * c_stride)
+            q, y = minor_spike[j], minor_trace[j]
             if modulated:
                 d = column[j] if minor_dopamine else dopamine
-                w[k], c[m] = update(
-                    w[k], c[m], spike, trace, minor_spike[j], minor_trace[j], d, parameters, w_min, w_max, decay
-                )
+                w[k], c[m] = update(w[k], c[m], spike, trace, q, y, d, parameters, w_min, w_max, decay)
             else:
-                new, _ = update(
-                    w[k], real(0), spike, trace, minor_spike[j], minor_trace[j],
-                    real(0), parameters, w_min, w_max, decay,
-                )  # fmt: skip
-                # a clamp leaves alone what the step has not touched
-                w[k] = w[k] if clamp and spike == 0 and minor_spike[j] == 0 else new
+                w[k], _ = update(w[k], real(0), spike, trace, q, y, real(0), parameters, w_min, w_max, decay)
 
-    return visit_row, visit_events
+    return visit_row, visit_silent_row, visit_events
