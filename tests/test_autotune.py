@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from tritonstdp.kernels.dense import cpu as dense
 from tritonstdp.kernels.protocol import Case
 
 from tritonstdp import Conv2d, Dense, OneToOne, autotune, registry, update_
@@ -88,6 +89,22 @@ def test_the_fastest_configuration_is_chosen_and_a_slow_one_is_not(plant):
     assert outcome.best == Config(delay=100)
     assert 1.3 < outcome.speedup < 4
     assert outcome.ratios[Config(delay=900), 0.05].median > 1.5
+
+
+def test_a_candidate_that_sleeps_is_slow_too(plant):
+    def sleeping(case, config):
+        quick = planted_step(case, Config(delay=0))
+
+        def step(*arguments):
+            quick(*arguments)
+            time.sleep(config.delay * 1e-6)
+
+        return step
+
+    plant({"delay": (300, 2000)}, build=sleeping)
+    outcome = tuned()
+    assert outcome.best == Config()
+    assert outcome.ratios[Config(delay=2000), 0.05].median > 1.5
 
 
 def test_a_wrong_candidate_is_rejected_named_and_reported_however_fast_it_is(plant, caplog):
@@ -448,7 +465,8 @@ def test_a_timings_spread_is_its_middle_half():
     assert Timing.of([1.0, 2.0, 3.0, 4.0, 100.0]) == Timing(3.0, 2 / 3, 5)
 
 
-def test_a_real_kernel_is_tuned_right():
+def test_a_real_kernel_is_tuned_right(monkeypatch):
+    monkeypatch.setattr(dense, "SPACE", {"dense_pass_rate": (1.0,)})
     outcome = autotune.tune(FORMULA, Dense(96, 96), rates=(0.02, 0.2), seconds=0.3)
     assert not outcome.rejected
     assert len({config for config, _ in outcome.ratios}) > 1

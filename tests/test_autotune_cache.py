@@ -19,6 +19,7 @@ DEVICE = "Some CPU, 2 threads"
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITONSTDP_CACHE_DIR", str(tmp_path))
+    (tmp_path / "tuning").mkdir()
 
 
 def entry(synapses=4**8, device=DEVICE, config=None, **key):
@@ -33,7 +34,7 @@ def entry(synapses=4**8, device=DEVICE, config=None, **key):
 def test_what_is_saved_is_loaded_and_is_readable(tmp_path):
     cache.save([entry(), entry(synapses=4**9)])
     path = cache.path_of(DEVICE)
-    assert path.parent == tmp_path
+    assert path.parent == tmp_path / "tuning"
     assert cache.load(path) == {e.key: e for e in (entry(), entry(synapses=4**9))}
     first = json.loads(path.read_text())["entries"][0]
     assert first["rule"] == "stdp" and first["config"] == {"rows": 32} and first["synapses"] == 65536
@@ -66,7 +67,7 @@ def test_a_damaged_file_is_set_aside_with_a_warning(tmp_path, caplog, content):
     path.write_bytes(content)
     assert cache.load(path) == {}
     assert "is damaged" in caplog.text and "defaults" in caplog.text
-    [aside] = tmp_path.glob("*.damaged-*.json")
+    [aside] = (tmp_path / "tuning").glob("*.damaged-*.json")
     assert aside.read_bytes() == content
     cache.save([entry()])
     assert list(cache.load(path)) == [entry().key]
@@ -154,15 +155,15 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_or_the_new_cache(processes
         assert found[-1] in (started.value - 1, started.value), "neither the old nor the new one"
         killed_at.append(found[-1])
         first = found[-1] + 1
-    assert not list(tmp_path.glob("*.damaged-*")), "a reader saw half a file"
+    assert not list((tmp_path / "tuning").glob("*.damaged-*")), "a reader saw half a file"
     assert killed_at[-1] > 25, "the writer never got anywhere"
     cache.save([entry(synapses=-1)])
     assert len(cache.load(path)) == killed_at[-1] + 2, "a dead writer keeps no lock"
-    assert {p.name for p in tmp_path.iterdir()} <= {path.name, path.with_suffix(".lock").name}
+    assert {p.name for p in (tmp_path / "tuning").iterdir()} <= {path.name, path.with_suffix(".lock").name}
 
 
 def test_the_folder_is_the_users_cache_unless_the_environment_says_another(monkeypatch):
     monkeypatch.delenv("TRITONSTDP_CACHE_DIR")
     assert "tritonstdp" in cache.directory().parts
     monkeypatch.setenv("TRITONSTDP_CACHE_DIR", "~/tuned")
-    assert cache.directory() == Path.home() / "tuned"
+    assert cache.directory() == Path.home() / "tuned" / "tuning"

@@ -81,7 +81,7 @@ class Entry(NamedTuple):
 
 
 def directory() -> Path:
-    """The folder of the cache: ``TRITONSTDP_CACHE_DIR`` if set, else in the user's cache folder.
+    """The folder of the settings, in ``TRITONSTDP_CACHE_DIR`` if set, else in the user's cache folder.
 
     Examples
     --------
@@ -89,8 +89,8 @@ def directory() -> Path:
     True
     """
     chosen = os.environ.get("TRITONSTDP_CACHE_DIR")
-    folder = Path(chosen) if chosen else platformdirs.user_cache_path("tritonstdp") / "tuning"
-    return folder.expanduser().absolute()
+    folder = Path(chosen) if chosen else platformdirs.user_cache_path("tritonstdp")
+    return folder.expanduser().absolute() / "tuning"
 
 
 def path_of(device: str) -> Path:

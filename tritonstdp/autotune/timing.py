@@ -6,6 +6,7 @@ import math
 import random
 import re
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -204,10 +205,23 @@ def _last_cache_bytes(device: str) -> int:
 
 
 def _host_seconds(step: Step, calls: list[tuple[Any, ...]]) -> float:
-    begin = time.perf_counter_ns()
+    preempted = _preemptions()
+    begin, own_begin = time.perf_counter_ns(), time.thread_time_ns()
     for arguments in calls:
         step(*arguments)
-    return (time.perf_counter_ns() - begin) / 1e9
+    own, passed = time.thread_time_ns() - own_begin, time.perf_counter_ns() - begin
+    # what another process has taken of the core is not the step's; with more threads it can't be told apart
+    taken = _preemptions() > preempted and torch.get_num_threads() == 1
+    return (own if taken else passed) / 1e9
+
+
+def _preemptions() -> int:
+    """How often this thread had to give up its core, where the system says."""
+    if sys.platform != "linux":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
 def _device_seconds(device: str) -> Callable[[Step, list[tuple[Any, ...]]], float]:
