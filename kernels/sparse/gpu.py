@@ -78,9 +78,13 @@ _launches: WeakKeyDictionary[Sparse, dict[Config, Launch]] = WeakKeyDictionary()
 def _launch(topology: Sparse, config: Config) -> Launch:
     launches = _launches.setdefault(topology, {})
     if config not in launches:
-        starts = topology.major_start, topology.minor_start
-        blocks = (_block(side, config.block) for side in starts)
-        launches[config] = Launch(*blocks, *(_rest(side, config.piece) for side in starts))
+        major, minor = topology.major_start, topology.minor_start
+        launches[config] = Launch(
+            _block(major, config.block),
+            _block(minor, config.block),
+            _rest(major, config.piece),
+            _rest(minor, config.piece),
+        )
     return launches[config]
 
 
