@@ -18,7 +18,7 @@ __all__ = ["N_NEURONS", "Result", "train"]
 N_NEURONS = 400
 PASSES = 6
 A_PLUS, A_MINUS = 0.12, 0.01
-LAST_LEARNING_RATE = 0.1
+LAST_SHARE_OF_A_PLUS = 0.1
 
 
 class Result(NamedTuple):
@@ -94,7 +94,7 @@ def train(
     accuracies = []
     with Progress("STDP", passes * (n_train + n_test), network) as progress:
         for turn in range(passes):
-            learning.a_plus = A_PLUS * (1 - (1 - LAST_LEARNING_RATE) * turn / max(1, passes - 1))
+            learning.a_plus = A_PLUS * (1 - (1 - LAST_SHARE_OF_A_PLUS) * turn / max(1, passes - 1))
             order = torch.randperm(n_train, generator=order_generator)
             # the labels name the neurons by how they responded in this pass; the network itself never sees them
             responses = respond(network, digits.train_images[order], progress)
