@@ -32,6 +32,7 @@ __all__ = [
     "OURS",
     "PARAMETERS",
     "POOL",
+    "PROOF_STEPS",
     "Inputs",
     "NotAvailableError",
     "Row",
@@ -47,6 +48,9 @@ OURS = "tritonstdp"
 POOL = 8
 """Spike patterns that a runner goes through in turn."""
 
+PROOF_STEPS = 3
+"""Patterns after which a runner's result is compared with the reference's."""
+
 PARAMETERS: dict[str, dict[str, float]] = {
     "stdp": {"a_plus": 0.01, "a_minus": 0.01},
     "istdp": {"lr": 0.01, "alpha": 0.5, "sign": -1.0},
@@ -56,7 +60,6 @@ PARAMETERS: dict[str, dict[str, float]] = {
 
 DOPAMINE = 0.1
 W_MIN, W_MAX = 0.0, 1.0
-_PROOF_STEPS = 3
 _SHARED_BYTES = 2**29
 _CHUNK = 2**24
 
@@ -209,7 +212,7 @@ class Inputs:
         return weights, c
 
     def _reference_steps(self, weights: Tensor, c: Tensor | None, rows: slice, topology: Topology) -> None:
-        for s, q in self.spikes[:_PROOF_STEPS]:
+        for s, q in self.spikes[:PROOF_STEPS]:
             update_(
                 self.workload.rule, weights, s[rows], self.pre_trace[rows].double(), q, self.post_trace.double(),
                 topology=None if isinstance(topology, Sparse) else topology, backend="reference", **self.options(c),
@@ -290,11 +293,15 @@ class Runner:
         The weights' values as they are now, in the order of ``Inputs.values``.
     c : callable, optional
         The eligibility trace likewise.
+    times : callable, optional
+        Seconds a step, some samples of it, from a runner that is a process of its own and keeps time itself. Its
+        ``weights`` are those after the first ``PROOF_STEPS`` patterns, and ``step`` does nothing.
     """
 
     step: Callable[[int], Any]
     weights: Callable[[], Tensor]
     c: Callable[[], Tensor] | None = None
+    times: Callable[[], list[float]] | None = None
 
 
 Provider = Callable[[Inputs], Runner]
@@ -346,7 +353,7 @@ class Row:
 
 def _error(inputs: Inputs, runner: Runner) -> str:
     """What is wrong with a runner's first steps; empty where nothing is."""
-    for k in range(_PROOF_STEPS):
+    for k in range(PROOF_STEPS):
         runner.step(k)
     expected_w, expected_c = inputs.expected
     pairs = [("weights", runner.weights(), expected_w, inputs.values)]
@@ -356,7 +363,7 @@ def _error(inputs: Inputs, runner: Runner) -> str:
         pairs.append(("eligibility", runner.c(), expected_c, inputs.c))
     for what, found, expected, start in pairs:
         change = (expected - start).abs().max().item()
-        rounding = _PROOF_STEPS * torch.finfo(start.dtype).eps * expected.abs().max().item()
+        rounding = PROOF_STEPS * torch.finfo(start.dtype).eps * expected.abs().max().item()
         error = (found.to(expected.device).double().reshape(expected.shape) - expected).abs().max().item()
         if not error <= 2 * rounding + 1e-5 * change:
             return f"{what} off by {error:.2g} where the largest change is {change:.2g}"
@@ -405,12 +412,14 @@ def _plan(runner: Runner, synchronise: Callable[[], None]) -> tuple[int, int]:
 
 
 def _take_turns(runners: dict[str, Runner], seconds: float, device: str) -> dict[str, list[float]]:
+    samples = {name: runner.times() for name, runner in runners.items() if runner.times is not None}
+    runners = {name: runner for name, runner in runners.items() if runner.times is None}
     synchronise = _synchronise(device)
     plans = {name: _plan(runner, synchronise) for name, runner in runners.items()}
-    samples: dict[str, list[float]] = {name: [] for name in runners}
+    samples |= {name: [] for name in runners}
     names = list(runners)
     deadline = time.perf_counter() + seconds
-    while time.perf_counter() < deadline or min(map(len, samples.values())) < 3:
+    while time.perf_counter() < deadline or min(len(samples[name]) for name in names) < 3:
         for name in names:
             runner = runners[name]
             runner.step(POOL - 1)  # brings the runner's weights back into the cache that the others have used

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from types import ModuleType
 from typing import Any
 
 import numpy as np
-from bindsnet.learning import PostPre, WeightDependentPostPre
-from bindsnet.network.nodes import Input
-from bindsnet.network.topology import Connection, Conv2dConnection
 
 from tritonstdp.measurement import PARAMETERS, W_MAX, W_MIN, Inputs, NotAvailableError, Runner
+
+
+class _StandIn(ModuleType):
+    """What BindsNET's data sets and pictures want of torchvision, none of which a learning rule uses."""
+
+    __path__: tuple[str, ...] = ()
+
+    def __getattr__(self, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+if importlib.util.find_spec("torchvision") is None:
+    sys.modules["torchvision"] = _StandIn("torchvision")
+    for part in ("datasets", "models", "transforms", "utils"):
+        sys.modules[f"torchvision.{part}"] = _StandIn(f"torchvision.{part}")
+        setattr(sys.modules["torchvision"], part, sys.modules[f"torchvision.{part}"])
+
+from bindsnet.learning import PostPre, WeightDependentPostPre  # noqa: E402
+from bindsnet.network.nodes import Input  # noqa: E402
+from bindsnet.network.topology import Connection, Conv2dConnection  # noqa: E402
 
 
 def prepare(inputs: Inputs) -> Runner:
