@@ -32,6 +32,7 @@ def arguments(**changes):
         ({"weights": torch.full((2, 3), 0.5, requires_grad=True)}, r"weights require grad"),
         ({"weights": torch.rand(2, 3, 1, 1)}, r"pass topology=Conv2d"),
         ({"backend": "gpu"}, r"unknown backend 'gpu'"),
+        ({"a_plus": torch.ones(2)}, r"a_plus has shape \(2,\), which does not broadcast to the weights' \(2, 3\)"),
     ],
 )
 def test_what_does_not_fit_is_named_before_anything_changes(changes, message):
@@ -75,6 +76,8 @@ def test_reward_modulation_needs_eligibility_and_dopamine():
         update_("rstdp", dopamine=1.0, **given)
     with pytest.raises(ValueError, match=r"c has shape \(3, 2\)"):
         rstdp_(c=torch.zeros(3, 2), dopamine=1.0, **given)
+    with pytest.raises(ValueError, match=r"dopamine has shape \(2,\)"):
+        rstdp_(c=torch.zeros(2, 3), dopamine=torch.ones(2), **given)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "triton", "reference"])

@@ -102,7 +102,21 @@ def _dopamine_kind(dopamine: Any, topology: Topology, dtype: torch.dtype) -> tup
     per_column = topology.name in ("dense", "one_to_one") and tuple(dopamine.shape) == topology.post_shape
     if per_column and dopamine.dtype == dtype:
         return dopamine.contiguous(), "column"
+    _check_broadcast("dopamine", dopamine, topology)
     return dopamine, "other"
+
+
+def _check_broadcast(name: str, value: Any, topology: Topology) -> None:
+    """Refuse a tensor that would not meet each weight with one value."""
+    shape = topology.weights_shape
+    if not isinstance(value, Tensor):
+        return
+    pairs = zip(reversed(value.shape), reversed(shape), strict=False)
+    if value.dim() > len(shape) or any(n not in (1, m) for n, m in pairs):
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}, which does not broadcast to the weights' {shape}: pass a number, "
+            "or one value a weight or a column"
+        )
 
 
 def step_(
@@ -182,6 +196,8 @@ def step_(
             w_min, w_max, *rest = numbers
             parameters, decay = tuple(rest[: len(parameters)]), tuple(rest[len(parameters) :])
             scalars = not any(isinstance(n, Tensor) for n in numbers)
+            for name, number in zip(names, numbers, strict=True):
+                _check_broadcast(name, number, topology)
             break
     layout = topology.layout(values)
     dopamine_kind = "number"
