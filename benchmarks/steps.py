@@ -1,10 +1,18 @@
-"""Which single steps are measured."""
+"""Which single steps are measured, and ``python -m benchmarks.steps``, which measures them."""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from itertools import product
+from pathlib import Path
 
-from tritonstdp.measurement import Workload
+import torch
+from rich.console import Console
+
+from benchmarks.environment import restart_pinned
+from tritonstdp.bench import tables_of
+from tritonstdp.measurement import OURS, Workload, measure, write_rows
 
 RATES = (0.005, 0.02, 0.1)
 
@@ -36,3 +44,52 @@ def quick_suite() -> list[Workload]:
         for topology, shapes in SHAPES.items()
         for rule in RULES
     ]
+
+
+def headline_suite() -> list[Workload]:
+    """What the README shows: the quick suite, and STDP at every rate."""
+    quick = quick_suite()
+    return quick + [
+        Workload("stdp", w.topology, w.bound, w.shape, rate)
+        for w in quick
+        if w.rule == "stdp"
+        for rate in RATES
+        if rate != w.rate
+    ]
+
+
+SUITES = {"quick": quick_suite, "headline": headline_suite, "full": full_suite}
+AS_IT_COMES = "CoNeX, allocator as it comes"
+
+
+def main() -> int:
+    """Measure a suite with every provider, or with some."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--suite", choices=SUITES, default="quick")
+    parser.add_argument("--providers", nargs="+", help=f"beside {OURS}; all by default")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--allocator-as-it-comes", action="store_true", help="not at its best for eager torch")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each workload")
+    parser.add_argument("--out", nargs="+", type=Path, default=[], help="write rows to .json or .csv files")
+    arguments = parser.parse_args()
+    restart_pinned(arguments.threads, tuned_allocator=not arguments.allocator_as_it_comes)
+    torch.set_num_threads(arguments.threads)
+    from benchmarks.providers import PROVIDERS, VERSIONS
+
+    chosen = [OURS, *(arguments.providers or [name for name in PROVIDERS if name != OURS])]
+    providers = {name: PROVIDERS[name] for name in chosen}
+    versions = dict(VERSIONS)
+    if arguments.allocator_as_it_comes and "CoNeX" in providers:
+        providers[AS_IT_COMES], versions[AS_IT_COMES] = providers.pop("CoNeX"), versions["CoNeX"]
+    console, rows = Console(), []
+    for workload in SUITES[arguments.suite]():
+        measured = measure(workload, providers, arguments.seconds, versions)
+        console.print(*tables_of(measured))
+        rows += measured
+        for path in arguments.out:
+            write_rows(rows, path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""``python -m benchmarks``: measure everything, then draw the README's figures into benchmarks/figures/.
+
+Each part runs in a process of its own, pinned to as many cores as it has threads. Rows go to benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+from pathlib import Path
+
+from benchmarks.environment import run_pinned
+from benchmarks.figures import draw
+from benchmarks.gate import lead_of
+from tritonstdp.bench import is_other
+from tritonstdp.measurement import Row, read_rows, write_rows
+
+HERE = Path(__file__).parent
+PARTS = ("steps", "threads", "growth", "simulations", "figures")
+
+
+def geometric_mean(values: list[float]) -> float:
+    """The mean that ratios have."""
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+def summary(rows: list[Row]) -> str:
+    """The headline figures of measured steps: leads over the fastest other provider and over CoNeX."""
+    names = list(dict.fromkeys(row.workload for row in rows))
+    leads = {name: lead_of(row for row in rows if row.workload == name) for name in names}
+    conex = [row.ratio for row in rows if row.provider == "CoNeX" and is_other(row) and row.ratio is not None]
+    lines = [
+        f"{len(names)} workloads; geometric mean over the fastest other provider "
+        f"{geometric_mean([lead for lead, _ in leads.values()]):.2f}x, over CoNeX {geometric_mean(conex):.1f}x"
+    ]
+    lines += [f"not the fastest: {name} ({who} takes {lead:.2f}x)" for name, (lead, who) in leads.items() if lead < 1]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run the parts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=PARTS, help=f"some of {', '.join(PARTS)}; all by default")
+    parser.add_argument("--suite", default="headline", help="quick, headline or full")
+    parser.add_argument("--seconds", default="1", help="for each workload")
+    parser.add_argument("--largest", default="4e8", help="synapses of the largest network; 4e8 take 16 GB")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--figures", type=Path, default=HERE / "figures")
+    arguments = parser.parse_args()
+    results, seconds = arguments.results, ["--seconds", arguments.seconds]
+    for part in arguments.parts:
+        if part not in PARTS:
+            parser.error(f"unknown part {part!r}: use some of {', '.join(PARTS)}")
+
+    def out(name: str) -> list[str]:
+        return ["--out", str(results / f"{name}.json")]
+
+    if "steps" in arguments.parts:
+        suite = ["-m", "benchmarks.steps", "--suite", arguments.suite, *seconds]
+        run_pinned([*suite, *out("tuned")])
+        untuned = [*suite, "--providers", "CoNeX", "--allocator-as-it-comes", *out("untuned")]
+        run_pinned(untuned, tuned_allocator=False)
+        rows = read_rows(results / "tuned.json") + [r for r in read_rows(results / "untuned.json") if is_other(r)]
+        for suffix in ("json", "csv"):
+            write_rows(rows, results / f"steps.{suffix}")
+        for name in ("tuned", "untuned"):
+            (results / f"{name}.json").unlink()
+    if "threads" in arguments.parts:
+        installed = ["CoNeX", "torch.compile, float spikes", "indexed torch"]
+        two = ["-m", "benchmarks.steps", "--suite", "quick", "--threads", "2", "--providers", *installed]
+        run_pinned([*two, *seconds, *out("threads")], threads=2)
+    if "growth" in arguments.parts:
+        run_pinned(["-m", "benchmarks.growth", "--largest", arguments.largest, *seconds, *out("growth")])
+    if "simulations" in arguments.parts:
+        run_pinned(["-m", "benchmarks.simulations", *out("simulations")])
+    if "figures" in arguments.parts:
+        for path in draw(results, arguments.figures):
+            print(path)
+    if (results / "steps.json").exists():
+        print(summary(read_rows(results / "steps.json")))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

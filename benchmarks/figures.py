@@ -1,0 +1,144 @@
+"""Draw the README's figures from measured rows: ``draw(results, figures)`` reads and writes folders."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter
+
+from benchmarks.growth import SIDE_FOR_RATES
+from tritonstdp.bench import is_other
+from tritonstdp.measurement import OURS, Row, read_rows
+
+COLOURS = {
+    OURS: "#d1495b",
+    "CoNeX": "#30638e",
+    "CoNeX, allocator as it comes": "#8fb8de",
+    "torch.compile, bool spikes": "#c9a66b",
+    "torch.compile, float spikes": "#edae49",
+    "indexed torch": "#66a182",
+    "JAX": "#7b4b94",
+    "BindsNET": "#8d99ae",
+    "SpikingJelly": "#577590",
+    "brainevent": "#43aa8b",
+    "Brian2 C++": "#111111",
+}
+
+
+def draw(results: Path, figures: Path) -> list[Path]:
+    """Draw every figure whose rows are there."""
+    figures.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    if (results / "steps.json").exists():
+        drawn.append(_save(_steps(read_rows(results / "steps.json")), figures / "steps.png"))
+    if (results / "growth.json").exists():
+        drawn.append(_save(_growth(read_rows(results / "growth.json")), figures / "growth.png"))
+    if (results / "simulations.json").exists():
+        simulated = json.loads((results / "simulations.json").read_text())
+        drawn.append(_save(_simulations(simulated), figures / "simulations.png"))
+    return drawn
+
+
+def _save(figure: Any, path: Path) -> Path:
+    figure.savefig(path, dpi=130, bbox_inches="tight", facecolor="white")
+    plt.close(figure)
+    return path
+
+
+def _grid(axes: Any) -> None:
+    axes.grid(True, which="major", color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _steps(rows: list[Row]) -> Any:
+    """By how much each provider is slower than tritonstdp, a line for each workload."""
+    names = list(dict.fromkeys(row.workload for row in rows))
+    names.sort(key=lambda name: [r.topology for r in rows if r.workload == name][0])
+    figure, axes = plt.subplots(figsize=(9.5, 0.3 * len(names) + 1.6))
+    height = {name: len(names) - k for k, name in enumerate(names)}
+    axes.axvline(1, color=COLOURS[OURS], linewidth=2, label=OURS, zorder=1)
+    for provider, colour in COLOURS.items():
+        shown = [r for r in rows if r.provider == provider and is_other(r) and r.ratio is not None]
+        points = [(r.ratio, height[r.workload]) for r in shown]
+        if points:
+            axes.scatter(*zip(*points, strict=True), s=34, color=colour, label=provider, zorder=2, alpha=0.9)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}x"))
+    axes.set_yticks(list(height.values()), list(height), fontsize=8)
+    axes.set_ylim(0.3, len(names) + 0.7)
+    axes.set_xlabel("time of one step over tritonstdp's, one pinned thread (right of 1x: slower)")
+    _grid(axes)
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.4, -1.1 / (0.3 * len(names) + 1.6)), ncol=4, fontsize=8, frameon=False
+    )
+    return figure
+
+
+def _growth(rows: list[Row]) -> Any:
+    """The cost of a step against the number of synapses and against the rate, with the time that the bytes need."""
+    figure, (by_size, by_rate) = plt.subplots(1, 2, figsize=(11, 4.4), sharey=False)
+    sizes = [r for r in rows if r.rate == 0.02]
+    shape = f"{SIDE_FOR_RATES}x{SIDE_FOR_RATES}"
+    _lines(by_size, sizes, lambda r: math.prod(map(int, r.shape.split("x"))))
+    _lines(by_rate, [r for r in rows if r.shape == shape and r.rate != 0.02], lambda r: 100 * r.rate)
+    by_size.set_xlabel("synapses (dense STDP, soft bounds, 2 % spikes)")
+    by_rate.set_xlabel("% of neurons that spike in a step (1e7 synapses)")
+    by_size.set_ylabel("ms a step, one pinned thread")
+    by_size.legend(fontsize=8, frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def _lines(axes: Any, rows: Iterable[Row], x_of: Any) -> None:
+    rows = [r for r in rows if r.status == "ok" and r.median_us is not None]
+    for provider, colour in COLOURS.items():
+        points = sorted((x_of(r), r.median_us / 1000) for r in rows if r.provider == provider)
+        if points:
+            width = 2.4 if provider == OURS else 1.4
+            axes.plot(*zip(*points, strict=True), marker="o", ms=4, color=colour, label=provider, linewidth=width)
+    floor = sorted((x_of(r), r.median_us / r.floor_ratio / 1000) for r in rows if r.provider == OURS and r.floor_ratio)
+    if floor:
+        label = "bytes that must move, at a copy's speed"
+        axes.plot(*zip(*floor, strict=True), color="#555555", linestyle=":", linewidth=1.4, label=label)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    _grid(axes)
+
+
+def _simulations(results: list[dict[str, Any]]) -> Any:
+    """Milliseconds a step of whole networks, the part spent learning in full colour."""
+    names = list(dict.fromkeys(r["simulation"] for r in results))
+    figure, panels = plt.subplots(1, len(names), figsize=(2.5 * len(names), 3.6))
+    for axes, name in zip([panels] if len(names) == 1 else panels, names, strict=True):
+        pair = {r["classes"]: r for r in results if r["simulation"] == name}
+        for k, classes in enumerate(("CoNeX", OURS)):
+            r = pair[classes]
+            step = 1000 / r["steps_per_second"]
+            share = r["learning_share"] * step
+            axes.bar(k, share, color=COLOURS[classes], width=0.65)
+            axes.bar(k, step - share, bottom=share, color=COLOURS[classes], alpha=0.3, width=0.65)
+            axes.annotate(f"{step:.3g}", (k, step), ha="center", va="bottom", fontsize=8)
+        faster = pair[OURS]["steps_per_second"] / pair["CoNeX"]["steps_per_second"]
+        axes.set_title(f"({name}) {_folded(pair[OURS]['what'])}\n{faster:.1f}x the steps/s", fontsize=8)
+        axes.set_xticks((0, 1), ("CoNeX", OURS), fontsize=8)
+        axes.tick_params(axis="y", labelsize=7)
+        _grid(axes)
+        axes.grid(False, axis="x")
+    figure.supylabel("ms a step (full colour: learning)", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def _folded(what: str) -> str:
+    """A description on two lines."""
+    return what.replace(", ", ",\n", 1) if "10,000" not in what else what.replace(" LIF", "\nLIF", 1)

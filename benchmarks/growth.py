@@ -1,0 +1,56 @@
+"""``python -m benchmarks.growth``: the cost of a step against the number of synapses and against the rate of spikes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.environment import restart_pinned
+from tritonstdp.measurement import OURS, Workload, measure, write_rows
+
+SIDES = (100, 316, 1000, 3162, 10_000, 20_000)
+"""Neurons on each side: 1e4 to 4e8 synapses."""
+
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+SIDE_FOR_RATES = 3162
+PROVIDERS_SHOWN = (OURS, "CoNeX", "torch.compile, float spikes", "indexed torch", "JAX")
+
+
+def against_size(largest: int) -> list[Workload]:
+    """Dense STDP at 2 % from the smallest to the largest size."""
+    return [Workload("stdp", "dense", "soft_bound", (n, n), 0.02) for n in SIDES if n * n <= largest]
+
+
+def against_rate() -> list[Workload]:
+    """Dense STDP of 1e7 synapses at every rate."""
+    return [Workload("stdp", "dense", "soft_bound", (SIDE_FOR_RATES, SIDE_FOR_RATES), rate) for rate in RATES]
+
+
+def main() -> int:
+    """Measure both and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each workload")
+    parser.add_argument("--largest", type=float, default=4e8, help="synapses; 4e8 take 16 GB with CoNeX")
+    parser.add_argument("--out", nargs="+", type=Path, default=[], help="write rows to .json or .csv files")
+    arguments = parser.parse_args()
+    restart_pinned()
+    torch.set_num_threads(1)
+    from benchmarks.providers import PROVIDERS, VERSIONS
+
+    providers = {name: PROVIDERS[name] for name in PROVIDERS_SHOWN}
+    rows = []
+    for workload in against_size(int(arguments.largest)) + against_rate():
+        measured = measure(workload, providers, arguments.seconds, VERSIONS)
+        rows += measured
+        times = ", ".join(f"{r.provider} {r.median_us:.4g} us" if r.median_us else r.provider for r in measured)
+        print(f"{workload.name}: {times}", flush=True)
+        for path in arguments.out:
+            write_rows(rows, path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
