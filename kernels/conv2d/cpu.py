@@ -65,13 +65,16 @@ def _run_adder(width: int, real: type) -> Any:
 
 
 @intrinsic
-def _lowest_bit(typing_context, word):  # type: ignore[no-untyped-def]
+def _count_trailing_zeros(typing_context, word):  # type: ignore[no-untyped-def]
     """The position of a word's lowest 1."""
 
     def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         return builder.cttz(arguments[0], ir.IntType(1)(1))
 
     return types.int64(types.uint64), codegen
+
+
+lowest_bit: Any = _count_trailing_zeros
 
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
@@ -192,7 +195,7 @@ def _compile(case: Case) -> Any:
                     for k in range(words):
                         word = bits[(row % kh * channels + channel) * words + k]
                         while word != 0:
-                            column = 64 * k + _lowest_bit(word)
+                            column = 64 * k + lowest_bit(word)
                             word &= word - np.uint64(1)
                             factor = real(1)
                             if not bool_spikes:
