@@ -63,7 +63,7 @@ def _grid(axes: Any) -> None:
 def _steps(rows: list[Row]) -> Any:
     """By how much each provider is slower than tritonstdp, a line for each workload."""
     names = list(dict.fromkeys(row.workload for row in rows))
-    names.sort(key=lambda name: [r.topology for r in rows if r.workload == name][0])
+    names.sort(key=lambda name: next(r.topology for r in rows if r.workload == name))
     figure, axes = plt.subplots(figsize=(9.5, 0.3 * len(names) + 1.6))
     height = {name: len(names) - k for k, name in enumerate(names)}
     axes.axvline(1, color=COLOURS[OURS], linewidth=2, label=OURS, zorder=1)
@@ -78,9 +78,8 @@ def _steps(rows: list[Row]) -> Any:
     axes.set_ylim(0.3, len(names) + 0.7)
     axes.set_xlabel("time of one step over tritonstdp's, one pinned thread (right of 1x: slower)")
     _grid(axes)
-    axes.legend(
-        loc="upper center", bbox_to_anchor=(0.4, -1.1 / (0.3 * len(names) + 1.6)), ncol=4, fontsize=8, frameon=False
-    )
+    below = -1.1 / (0.3 * len(names) + 1.6)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, below), ncol=4, fontsize=8, frameon=False)
     return figure
 
 
