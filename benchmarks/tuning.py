@@ -1,7 +1,7 @@
 """Tune dense kernels on this CPU, then time what is used from then on against the defaults, and write the table.
 
-``python -m benchmarks.tuning benchmarks/tuning_table.md`` starts itself anew on one thread, pinned, with a cache of
-its own. The figures are taken after tuning, from new spikes and weights: no setting profits from having been picked by
+``python -m benchmarks.tuning benchmarks/tuning_table.md`` starts itself anew, pinned to as many cores as it has
+threads, with a cache of its own. The figures are taken after tuning, from new spikes and weights: no setting profits from having been picked by
 them. A tuned setting that is slower than the default by more than the spread makes the exit status 1.
 """
 
@@ -116,9 +116,10 @@ def main() -> int:
     parser.add_argument("--bound", choices=sorted(BOUNDS), default="soft_bound")
     parser.add_argument("--side", type=int, nargs="+", default=SIDES)
     parser.add_argument("--seconds", type=float, default=6.0, help="about how long to time each shape")
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    restart_pinned()
-    torch.set_num_threads(1)
+    restart_pinned(arguments.threads)
+    torch.set_num_threads(arguments.threads)
     bound = BOUNDS[arguments.bound]
     formula = Formula.of(RULES[arguments.rule], bound, bound)
     with tempfile.TemporaryDirectory() as folder:

@@ -517,6 +517,49 @@ def test_every_topologys_work_grows_with_the_rate_and_is_there_for_every_configu
         assert 0 < seldom <= often < 1
 
 
+@pytest.mark.parametrize(
+    ("capability", "hip", "target"), [((8, 6), None, "sm_80"), ((9, 0), None, "sm_90"), ((12, 0), None, "sm_100"),
+                                      ((9, 4), "6.4", "gfx942")],
+)  # fmt: skip
+def test_on_a_gpu_only_what_the_model_ranks_well_is_timed_and_the_default_first(monkeypatch, capability, hip, target):
+    asked = []
+
+    def ranked(configs, formula, topology, dtype, target, rates, gpu):
+        asked.append((target, gpu.multiprocessors))
+        chosen = [configs[2], configs[0]]
+        return [cost.Estimate(config, (1e-6,), 1, 32, 0, 1.0) for config in chosen], {configs[1]: "3 spills"}
+
+    properties = type("P", (), {"name": "some GPU", "multi_processor_count": 77})
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(cost, "rank", ranked)
+    configs = [Config(delay=n) for n in (5, 1, 3)]
+    kept = cost.pruned(configs, FORMULA, GROUP, torch.float32, "cuda", (0.02,))
+    assert kept == [Config(delay=5), Config(delay=3)]
+    assert asked == [(target, 77)]
+
+
+def test_spilling_and_hopeless_configurations_are_left_out_and_the_default_stays(monkeypatch):
+    class Blocks(NamedTuple):
+        block: int
+        num_warps: int
+
+    configs = [Blocks(block, 4) for block in (4, 256, 512, 1024)]
+
+    class Launched(NamedTuple):
+        grid: tuple
+        config: object
+
+    monkeypatch.setattr(cost, "KEPT", 2)
+    monkeypatch.setattr(cost, "launches", lambda problem, config: [Launched((4096 // config.block,), config)])
+    monkeypatch.setattr(cost, "_compiled", lambda found, limits: (32, 7 * (found[0].config.block == 1024), 1.0))
+    estimates, left_out = cost.rank(configs, FORMULA, OneToOne(4096), torch.float32, "sm_90", (0.02,))
+    assert configs[0] in [each.config for each in estimates], "the default was left out"
+    assert "7 spills" in left_out.values() and "far behind by the model" in left_out.values()
+    assert [each.mean for each in estimates] == sorted(each.mean for each in estimates)
+
+
 def test_the_cost_model_orders_what_is_plain():
     gpu = cost.GPUS["sm_90"]
     work = [cost.Work(1000, 2048, 4)]

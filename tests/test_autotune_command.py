@@ -62,7 +62,7 @@ def test_a_sweep_prints_what_it_found_and_keeps_it(capsys, tmp_path):
     bounds = ("--bound", "soft_bound", "no_bound")
     assert tune(*bounds, "--shape", "64", "1000", "--rate", "2", "10%", "--plot", str(picture)) == 0
     printed = capsys.readouterr().out
-    assert "configurations/s" in printed
+    assert "configs/s" in printed
     for expected in ("stdp one_to_one soft_bound float32 64", "no_bound", "repeats=1", "speed-up", "spread"):
         assert expected in printed
     assert re.search(r"rejected: stdp on one_to_one, Config\(repeats=1, wrong=True\): weights off by 1", printed)

@@ -139,6 +139,10 @@ def save(entries: Iterable[Entry]) -> None:
     ------
     OSError
         If the folder can't be written, or another process has held the lock for a minute.
+
+    Examples
+    --------
+    >>> save([])
     """
     by_path: dict[Path, dict[Key, Entry]] = {}
     for entry in entries:

@@ -56,8 +56,8 @@ class Job(NamedTuple):
     @property
     def name(self) -> str:
         """The case in words."""
-        dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.formula.rule.name} {self.topology.name} {self.formula.positive.__name__} {dtype} {self.shape}"
+        dtype = "" if self.dtype == torch.float32 else f" {self.dtype}".replace("torch.", "")
+        return f"{self.formula.rule.name} {self.topology.name} {self.shape} {self.formula.positive.__name__}{dtype}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -200,7 +200,7 @@ def _planned(jobs: list[Job]) -> tuple[list[tuple[Job, int]], list[str]]:
 def _progress(console: Console) -> Progress:
     columns = ("{task.fields[configs]}", "{task.fields[best]}")
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.description}"), BarColumn(bar_width=12), MofNCompleteColumn(),
         *(TextColumn(column) for column in columns), TimeRemainingColumn(), console=console,
     )  # fmt: skip
 
@@ -215,9 +215,7 @@ def _tune_all(plan: list[tuple[Job, int]], seconds: float, progress: Progress, o
         def observe(done: float, best: float, n_configs: int = n_configs, before: float = before) -> None:
             completed = before + done * n_configs
             pace = completed / (time.monotonic() - begin)
-            progress.update(
-                task, completed=round(completed), configs=f"{pace:.1f} configurations/s", best=f"best x{best:.2f}"
-            )
+            progress.update(task, completed=round(completed), configs=f"{pace:.1f} configs/s", best=f"best x{best:.2f}")
 
         outcomes.append(
             tune(

@@ -48,6 +48,13 @@ def candidates(space: Space, synapses: int | None, threads: int) -> list[Any]:
     -------
     list of NamedTuple
         The configurations; a field without effect has its default value.
+
+    Examples
+    --------
+    >>> from tritonstdp.kernels.dense import cpu
+    >>> space = Space(cpu.DEFAULT, {"rows_per_task": (8, 32, 128)}, cpu.__name__)
+    >>> len(candidates(space, 10_000_000, threads=2))
+    3
     """
     default = space.default
     names = list(space.values)

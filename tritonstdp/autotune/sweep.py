@@ -158,6 +158,14 @@ def tune(formula: Formula, topology: Topology, **options: Any) -> Outcome:
         As :func:`find`.
     OSError
         If the cache can't be written.
+
+    Examples
+    --------
+    >>> from tritonstdp import Dense
+    >>> from tritonstdp.rules import soft_bound, stdp
+    >>> outcome = tune(Formula.of(stdp, soft_bound, soft_bound), Dense(4096, 4096))  # doctest: +SKIP
+    >>> outcome.best, round(outcome.speedup, 2)  # doctest: +SKIP
+    (Config(dense_pass_rate=0.05, parallel_work=1000000, rows_per_task=32), 1.08)
     """
     outcome = find(formula, topology, **options)
     cache.save([outcome.entry])
