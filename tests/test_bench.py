@@ -63,7 +63,8 @@ def test_inputs_spike_at_the_wanted_rate_and_differ_between_patterns(topology):
     inputs = Inputs.of(Workload("stdp", topology, "no_bound", SMALL[topology], 0.1))
     n_pre, n_post = inputs.topology.pre_shape[0], inputs.topology.post_shape[0]
     assert all(s.sum() == round(0.1 * n_pre) and q.sum() == round(0.1 * n_post) for s, q in inputs.spikes)
-    assert len({tuple(s.tolist()) for s, _ in inputs.spikes}) == POOL
+    assert len(inputs.spikes) == POOL
+    assert len({(*s.tolist(), *q.tolist()) for s, q in inputs.spikes}) > POOL // 2
 
 
 def test_sparse_inputs_have_the_wanted_number_of_distinct_synapses():
@@ -77,10 +78,10 @@ def test_sparse_inputs_have_the_wanted_number_of_distinct_synapses():
 def test_bytes_that_must_move_are_those_of_the_lines_that_hold_a_changing_weight():
     inputs = Inputs.of(replace(DENSE, shape=(40, 64)))
     lines = 0
-    for s, q in inputs.spikes:
+    for s, q in inputs.spikes[:8]:
         touched = s[:, None] | q[None, :]
         lines += touched.view(40, 4, 16).any(-1).sum().item()
-    assert inputs.bytes_that_must_move() == 2 * 64 * lines / POOL
+    assert inputs.bytes_that_must_move() == 2 * 64 * lines / 8
 
 
 def test_suites_cover_every_rule_topology_bound_and_rate():

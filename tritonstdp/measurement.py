@@ -45,8 +45,8 @@ __all__ = [
 ]
 
 OURS = "tritonstdp"
-POOL = 8
-"""Spike patterns that a runner goes through in turn."""
+POOL = 64
+"""Spike patterns that a runner goes through in turn: so many that the synapses of the next one are not in the cache."""
 
 PROOF_STEPS = 3
 """Patterns after which a runner's result is compared with the reference's."""
@@ -63,6 +63,7 @@ W_MIN, W_MAX = 0.0, 1.0
 _SHARED_BYTES = 2**29
 _CHUNK = 2**24
 _COPIED = 2**26
+_COUNTED = 8
 
 
 class NotAvailableError(Exception):
@@ -228,12 +229,12 @@ class Inputs:
         return options | PARAMETERS[self.workload.rule]
 
     def bytes_that_must_move(self) -> float:
-        """Mean bytes a step over the patterns: 64-byte lines that hold a changing weight, read and written."""
+        """Mean bytes a step over some patterns: 64-byte lines that hold a changing weight, read and written."""
         values = self.values
         per_line = max(1, 64 // values.element_size())
         if self.c is not None or self.workload.topology == "conv2d":
             return 2.0 * self.nbytes
-        lines = [_lines_touched(self, s, q, per_line) for s, q in self.spikes]
+        lines = [_lines_touched(self, s, q, per_line) for s, q in self.spikes[:_COUNTED]]
         return 2.0 * 64 * statistics.fmean(lines)
 
 
@@ -384,48 +385,44 @@ def _synchronise(device: str) -> Callable[[], None]:
     return getattr(torch, torch.device(device).type).synchronize
 
 
-def _sample(runner: Runner, calls: int, inner: int, synchronise: Callable[[], None]) -> list[float]:
-    """Seconds a step, ``calls`` times; where steps are short, each the mean of ``inner`` passes over the pool."""
-    step, clock = runner.step, time.perf_counter_ns
-    samples = []
-    if inner:
-        for _ in range(calls):
-            begin = clock()
-            for _ in range(inner):
-                for k in range(POOL):
-                    step(k)
-            synchronise()
-            samples.append((clock() - begin) / (inner * POOL * 1e9))
-        return samples
-    for k in range(calls):
-        begin = clock()
-        step(k % POOL)
-        synchronise()
-        samples.append((clock() - begin) / 1e9)
-    return samples
+class _Clock:
+    """Times a runner, which goes on through the pool of patterns where it was."""
 
+    def __init__(self, runner: Runner, device: str) -> None:
+        self.runner, self.synchronise = runner, _synchronise(device)
+        self.k = 0
+        typical = statistics.median(self.sample(1) for _ in range(3))
+        self.steps = 1 if typical > 50e-6 else max(1, round(200e-6 / typical))
+        self.samples_a_turn = max(1, min(16, round(10e-3 / (self.steps * typical))))
 
-def _plan(runner: Runner, synchronise: Callable[[], None]) -> tuple[int, int]:
-    """How many samples a turn takes and how many passes over the pool each sample has (0: a single step)."""
-    typical = statistics.median(_sample(runner, 3, 0, synchronise))
-    if typical < 50e-6:
-        return 2, max(1, round(100e-6 / (POOL * typical)))
-    return max(1, min(POOL, round(10e-3 / typical))), 0
+    def sample(self, steps: int) -> float:
+        """Seconds a step, the mean over some: where steps are short, reading the clock would cost too much."""
+        step, k = self.runner.step, self.k
+        begin = time.perf_counter_ns()
+        for _ in range(steps):
+            step(k)
+            k = (k + 1) % POOL
+        self.synchronise()
+        seconds = (time.perf_counter_ns() - begin) / (steps * 1e9)
+        self.k = k
+        return seconds
+
+    def turn(self) -> list[float]:
+        """Some samples, after a step that brings back into the cache what the others have driven out."""
+        self.sample(1)
+        return [self.sample(self.steps) for _ in range(self.samples_a_turn)]
 
 
 def _take_turns(runners: dict[str, Runner], seconds: float, device: str) -> dict[str, list[float]]:
     samples = {name: runner.times() for name, runner in runners.items() if runner.times is not None}
     runners = {name: runner for name, runner in runners.items() if runner.times is None}
-    synchronise = _synchronise(device)
-    plans = {name: _plan(runner, synchronise) for name, runner in runners.items()}
-    samples |= {name: [] for name in runners}
-    names = list(runners)
+    clocks = {name: _Clock(runner, device) for name, runner in runners.items()}
+    samples |= {name: [] for name in clocks}
+    names = list(clocks)
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline or min(len(samples[name]) for name in names) < 3:
         for name in names:
-            runner = runners[name]
-            runner.step(POOL - 1)  # brings the runner's weights back into the cache that the others have used
-            samples[name] += _sample(runner, *plans[name], synchronise)
+            samples[name] += clocks[name].turn()
         names = names[1:] + names[:1]
     return samples
 

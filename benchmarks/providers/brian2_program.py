@@ -11,7 +11,7 @@ import numpy as np
 
 from tritonstdp.measurement import POOL, PROOF_STEPS
 
-STEPS = 50 * POOL
+STEPS = 4 * POOL
 RUNS = 3
 
 
