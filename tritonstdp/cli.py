@@ -21,10 +21,9 @@ COMMANDS = {
     "demo": Command("tritonstdp.demo", "train a spiking network on real digits by STDP, or by reward"),
     "list": Command("tritonstdp.tables", "show every rule, topology and backend, and the bounds"),
     "bench": Command("tritonstdp.bench", "time steps beside torch, and compare with an earlier run"),
-    "inspect": Command(
-        "tritonstdp.inspection", "show what the GPU kernels cost, found without a GPU"
-    ),
+    "inspect": Command("tritonstdp.inspection", "show what the GPU kernels cost, found without a GPU"),
     "tune": Command("tritonstdp.autotune.command", "find the fastest configurations for this machine and keep them"),
+    "verify": Command("tritonstdp.verification", "check every kernel on this machine, and write a report"),
     "explain": Command("tritonstdp.explanation", "say which backend serves a case, and why not the others"),
 }
 

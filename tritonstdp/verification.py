@@ -1,0 +1,312 @@
+"""``tritonstdp verify``: the parity suite as one command, on the machine and the GPU that it is run on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from tritonstdp.bench import own_providers, tables_of, torch_providers
+from tritonstdp.functional import trace_
+from tritonstdp.measurement import OURS, Row, Workload, machine, measure
+from tritonstdp.problems import Problem, make_problem, random_sparse
+from tritonstdp.registry import BACKENDS, choose, describe
+from tritonstdp.rules import BOUNDS, RULES, Formula, soft_bound
+from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne, Topology
+
+__all__ = ["Check", "add_arguments", "checks", "run"]
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+RUNS = 100
+REPLAYS = 3
+
+_GROUPS: dict[str, Topology] = {
+    "dense": Dense(70, 537),
+    "one_to_one": OneToOne(1201),
+    "sparse": random_sparse(150, 130, 0.3),
+    "conv2d": Conv2d((2, 13, 12), (3, 7, 11), (3, 2), (2, 1), (1, 0)),
+    "local2d": Local2d((2, 13, 12), (3, 7, 11), (3, 2), (2, 1), (1, 0)),
+}
+_SUMMED = ("conv2d",)
+_TIMED: dict[str, tuple[int, ...]] = {
+    "dense": (4000, 4000),
+    "one_to_one": (1_000_000,),
+    "sparse": (10_000, 10_000, 1_000_000),
+    "conv2d": (8, 64, 64, 16, 5),
+    "local2d": (8, 32, 32, 8, 5),
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked.
+
+    Attributes
+    ----------
+    name : str
+        "accuracy" (against the float64 reference), "bits" (equal to the reference in the same dtype, on the CPU),
+        "repeatability" (equal bits in 100 runs) or "graph" (a CUDA graph's replays equal eager steps).
+    backend : str
+        The backend that ran.
+    case : dict
+        What was run, as :func:`tritonstdp.registry.describe` says it.
+    passed : bool
+        Whether it held.
+    error : float or None
+        The greatest difference over what is allowed, for "accuracy".
+    note : str
+        What went wrong.
+    """
+
+    name: str
+    backend: str
+    case: dict[str, Any]
+    passed: bool
+    error: float | None = None
+    note: str = ""
+
+
+def checks(device: str, topology: str) -> Iterator[Check]:
+    """Check one topology, or "trace", on every backend that serves a device.
+
+    Parameters
+    ----------
+    device : str
+        "cpu" or "cuda".
+    topology : str
+        A name in :data:`tritonstdp.topology.TOPOLOGIES`, or "trace".
+
+    Yields
+    ------
+    Check
+        Each result. What raises is a failure, and its message the note.
+
+    Examples
+    --------
+    >>> all(check.passed for check in checks("cpu", "trace"))
+    True
+    """
+    if topology == "trace":
+        yield from _trace_checks(device)
+        return
+    for problem in _problems(topology):
+        yield from _parity(problem, device)
+    for rule in RULES.values():
+        problem = make_problem(Formula.of(rule, soft_bound, soft_bound), _GROUPS[topology])
+        for backend in _backends(problem, device):
+            case = {**describe(problem.case), "device": device}
+            yield _checked("repeatability", backend, case, lambda p=problem, b=backend: _repeats(p, b, device))
+            if device == "cuda" and backend == "triton":
+                yield _checked("graph", backend, case, lambda p=problem: _replays(p))
+
+
+def _problems(topology: str) -> Iterator[Problem]:
+    group = _GROUPS[topology]
+    for rule in RULES.values():
+        for bound in BOUNDS.values():
+            for dtype in DTYPES:
+                yield make_problem(Formula.of(rule, bound, bound), group, dtype=dtype)
+        clamped = Formula.of(rule, soft_bound, BOUNDS["hard_bound"], clamp=True)
+        per_column = topology in ("dense", "one_to_one")
+        yield make_problem(clamped, group, float_spikes=True, dopamine="column" if per_column else "number")
+        yield make_problem(Formula.of(rule, soft_bound, soft_bound), group, rate=0.01, dopamine="scalar")
+        if topology == "dense":
+            yield make_problem(clamped, group, transposed=True)
+
+
+def _backends(problem: Problem, device: str) -> list[str]:
+    case = problem.case._replace(device=device)
+    return [backend.name for backend in BACKENDS if backend.refuse(case) is None]
+
+
+def _step(problem: Problem, backend: str) -> Any:
+    return choose(problem.case, backend).step
+
+
+def _after(problem: Problem, backend: str, device: str = "cpu") -> dict[str, Tensor]:
+    """What one step makes of a problem, on the CPU again; the problem is left alone."""
+    there = problem.to(device=device).copy()
+    there.run(_step(there, backend))
+    return {name: tensor.cpu() for name, tensor in there.outputs.items()}
+
+
+def _parity(problem: Problem, device: str) -> Iterator[Check]:
+    exact, same = _after(problem.to(torch.float64), "reference"), _after(problem, "reference")
+    case = {**describe(problem.case), "device": device}
+    dtype = problem.weights.dtype
+    for backend in _backends(problem, device):
+        try:
+            result = _after(problem, backend, device)
+        except Exception as error:
+            yield Check("accuracy", backend, case, False, note=f"{type(error).__name__}: {error}")
+            continue
+        excess = max(_excess(tensor, exact[name]) for name, tensor in result.items())
+        yield Check("accuracy", backend, case, excess <= 1, excess)
+        # the interpreter does not round to bfloat16 as a GPU does, and torch on a GPU divides by way of the reciprocal
+        comparable = backend != "reference" and not (device == "cpu" and dtype == torch.bfloat16)
+        if comparable and problem.topology.name not in _SUMMED:
+            equal = all(torch.equal(tensor, same[name]) for name, tensor in result.items())
+            yield Check("bits", backend, case, equal, note="" if equal else "other bits than the reference")
+
+
+def _excess(result: Tensor, exact: Tensor) -> float:
+    """The greatest difference, as a multiple of four units in the last place of a number around 1 (or larger)."""
+    allowed = 4 * torch.finfo(result.dtype).eps * exact.abs().clamp(min=1.0)
+    excess = ((result.double() - exact).abs() / allowed).max()
+    return float(excess) if not excess.isnan() else float("inf")
+
+
+def _checked(name: str, backend: str, case: dict[str, Any], check: Callable[[], bool]) -> Check:
+    try:
+        passed, note = check(), ""
+    except Exception as error:
+        passed, note = False, f"{type(error).__name__}: {error}"
+    return Check(name, backend, case, passed, note=note)
+
+
+def _repeats(problem: Problem, backend: str, device: str) -> bool:
+    start = problem.to(device=device)
+    step = _step(start, backend)
+    first = start.copy().run(step).outputs
+    again = (start.copy().run(step).outputs for _ in range(RUNS - 1))
+    return all(torch.equal(tensor, first[name]) for outputs in again for name, tensor in outputs.items())
+
+
+def _replays(problem: Problem) -> bool:
+    start = problem.to(device="cuda")
+    step = _step(start, "triton")
+    eager, captured = start.copy(), start.copy()
+    start.copy().run(step)  # compiles, which a capture does not allow
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured.run(step)
+    for _ in range(REPLAYS):
+        eager.run(step)
+        graph.replay()
+    torch.cuda.synchronize()
+    return all(torch.equal(tensor, eager.outputs[name]) for name, tensor in captured.outputs.items())
+
+
+def _trace_checks(device: str) -> Iterator[Check]:
+    generator = torch.Generator().manual_seed(0)
+    for dtype in DTYPES:
+        trace = torch.rand(1201, generator=generator).to(dtype)
+        spikes = torch.rand(1201, generator=generator) < 0.2
+        exact = trace_(trace.to(torch.float64, copy=True), spikes, tau=11.0, backend="reference")
+        case = {"topology": "trace", "dtype": str(dtype).removeprefix("torch."), "device": device}
+        for backend in _backends(_any_problem(dtype), device):
+            result = trace_(trace.to(device, copy=True), spikes.to(device), tau=11.0, backend=backend).cpu()
+            excess = _excess(result, exact)
+            yield Check("accuracy", backend, case, excess <= 1, excess)
+
+
+def timings(device: str, seconds: float) -> list[Row]:
+    """Time each rule on each topology beside torch.compile of the same formula, at 2 % spikes.
+
+    Parameters
+    ----------
+    device : str
+        "cpu" or "cuda".
+    seconds : float
+        How long to take turns, for each.
+
+    Returns
+    -------
+    list of Row
+        The times.
+
+    Examples
+    --------
+    >>> rows = timings("cpu", 0.1)  # doctest: +SKIP
+    """
+    providers = {OURS: own_providers(device)[OURS], **torch_providers()}
+    workloads = [
+        Workload(rule, topology, "soft_bound", shape, 0.02, device=device)
+        for topology, shape in _TIMED.items()
+        for rule in RULES
+    ]
+    return [row for workload in workloads for row in measure(workload, providers, seconds)]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=("cuda", "cpu"), default=default, help=f"here: {default}")
+    parser.add_argument("--topology", nargs="+", choices=(*TOPOLOGIES, "trace"), default=[*TOPOLOGIES, "trace"])
+    parser.add_argument(
+        "--timings", type=float, metavar="SECONDS", default=0.5 if default == "cuda" else 0.0,
+        help="time each kernel beside torch.compile for so long; 0 for no times (default: 0.5 on cuda, 0 on cpu)",
+    )  # fmt: skip
+    parser.add_argument("--report", type=Path, default=Path("tritonstdp-verify.json"), help="default: %(default)s")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check, print and write the report; 0 if everything held, 1 if not, 2 if the device is not there."""
+    device = arguments.device
+    if device == "cuda" and not torch.cuda.is_available():
+        print("tritonstdp verify: torch sees no CUDA device here", file=sys.stderr)
+        return 2
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    done: list[Check] = []
+    with ExitStack() as stack:
+        if device == "cpu" and "triton" in _backends(_any_problem(), device):
+            from tritonstdp.interpretation import swift_interpreter
+
+            stack.enter_context(swift_interpreter())
+        for topology in track(arguments.topology, "checking", console=Console(stderr=True)):
+            done += checks(device, topology)
+    rows = timings(device, arguments.timings) if arguments.timings else []
+    failed = [check for check in done if not check.passed]
+    console.print(_table(done, device))
+    for table in tables_of(rows):
+        console.print(table)
+    for check in failed:
+        console.print(f"failed: {check.name} on {check.backend}: {_words(check.case)} {check.note}", markup=False)
+    report = {
+        "passed": not failed,
+        "device": device,
+        "machine": machine(),
+        "checks": [asdict(check) for check in done],
+        "timings": [asdict(row) for row in rows],
+    }
+    arguments.report.write_text(json.dumps(report, indent=1) + "\n")
+    verdict = f"{len(failed)} of {len(done)} checks failed" if failed else f"all {len(done)} checks passed"
+    console.print(f"{verdict}; the report is in {arguments.report}", markup=False)
+    return 1 if failed else 0
+
+
+def _any_problem(dtype: torch.dtype = torch.float32) -> Problem:
+    return make_problem(Formula.of(RULES["stdp"]), OneToOne(2), dtype=dtype)
+
+
+def _words(case: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in case.items() if value is not False)
+
+
+def _table(done: list[Check], device: str) -> Table:
+    """How many checks of each kind passed, by topology and backend."""
+    names = list(dict.fromkeys(check.name for check in done))
+    table = Table(title=f"checks on {device}: passed / made")
+    for heading in ("topology", "backend", *names, "greatest error / allowed"):
+        table.add_column(heading)
+    for topology, backend in dict.fromkeys((check.case["topology"], check.backend) for check in done):
+        here = [check for check in done if (check.case["topology"], check.backend) == (topology, backend)]
+        cells = []
+        for name in names:
+            passed = [check.passed for check in here if check.name == name]
+            cells.append(f"{sum(passed)} / {len(passed)}" if passed else "")
+        errors = [check.error for check in here if check.error is not None]
+        table.add_row(topology, backend, *cells, f"{max(errors):.2f}" if errors else "")
+    return table
