@@ -1,8 +1,9 @@
 """Tune dense kernels on this CPU, then time what is used from then on against the defaults, and write the table.
 
 ``python -m benchmarks.tuning benchmarks/tuning_table.md`` starts itself anew, pinned to as many cores as it has
-threads, with a cache of its own. The figures are taken after tuning, from new spikes and weights: no setting profits from having been picked by
-them. A tuned setting that is slower than the default by more than the spread makes the exit status 1.
+threads, with a cache of its own. The figures are taken after tuning, from new spikes and weights: no setting profits
+from having been picked by them. A tuned setting that is slower than the default by more than the spread makes the exit
+status 1.
 """
 
 from __future__ import annotations

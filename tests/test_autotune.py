@@ -443,6 +443,20 @@ def test_every_variant_of_a_turn_sees_the_same_spikes():
     assert seen["a"] == seen["b"]
 
 
+def test_a_sample_of_a_step_that_takes_long_has_fewer_of_them():
+    scratch = Scratch(FORMULA, GROUP, torch.float32, "cpu", (0.1,))
+    calls = []
+    scratch.calibrate(lambda *arguments: None)
+
+    def slow(*arguments):
+        calls.append(None)
+        time.sleep(0.01)
+
+    for turn in range(2):
+        scratch.seconds(slow, 0.1, turn)
+    assert len(calls) == 32 + 1
+
+
 def test_nothing_is_left_of_timing_in_the_problem():
     scratch = Scratch(Formula.of(rstdp), GROUP, torch.float32, "cpu", (0.2,))
     before = {name: tensor.clone() for name, tensor in scratch.problem.tensors.items()}

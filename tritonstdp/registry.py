@@ -233,8 +233,8 @@ def register_kernel(
     foreign = sorted(set(space or ()) - set(getattr(default, "_fields", ())))
     if foreign:
         raise ValueError(f"space names {', '.join(foreign)}, which default does not have: use its fields")
-    configurations = None if default is None else Space(default, space or {}, build.__module__)
-    _ENTRIES.append(KernelEntry(topology, backend, build, rule, bound, configurations and (lambda: configurations)))
+    configurations = None if default is None else partial(Space, default, dict(space or {}), build.__module__)
+    _ENTRIES.append(KernelEntry(topology, backend, build, rule, bound, configurations))
     forget_choices()
 
 

@@ -28,6 +28,7 @@ PATTERNS = 8
 
 _SCRATCH_BYTES = 2**30
 _SAMPLE_SECONDS = 200e-6
+_LONGEST_SAMPLE = 5e-3
 _MOST_STEPS = 32
 
 
@@ -123,6 +124,7 @@ class Scratch:
         self._copies = [self.problem.copy() for _ in range(self._copies_needed(device))]
         self._used = 0
         self._steps: dict[float, int] = {}
+        self._last: dict[tuple[Step, float], float] = {}
         self._clock = _host_seconds if device == "cpu" else _device_seconds(device)
 
     def _copies_needed(self, device: str) -> int:
@@ -143,9 +145,15 @@ class Scratch:
             self._steps[rate] = max(1, min(_MOST_STEPS, round(_SAMPLE_SECONDS / typical)))
 
     def seconds(self, step: Step, rate: float, turn: int) -> float:
-        """The mean time of a sample's steps; those of one turn have the same spikes whatever the step."""
-        n = self._steps[rate]
-        return self._clock(step, [self._arguments(rate, turn * n + k) for k in range(n)]) / n
+        """The mean time of a sample's steps; those of one turn have the same spikes whatever the step.
+
+        Where the step took long the last time, the sample has fewer steps.
+        """
+        first, most = turn * self._steps[rate], self._steps[rate]
+        n = max(1, min(most, int(_LONGEST_SAMPLE / self._last.get((step, rate), 1e-9))))
+        mean = self._clock(step, [self._arguments(rate, first + k) for k in range(n)]) / n
+        self._last[step, rate] = mean
+        return mean
 
     def _arguments(self, rate: float, pattern: int) -> tuple[Any, ...]:
         self._used = (self._used + 1) % len(self._copies)
