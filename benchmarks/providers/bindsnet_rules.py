@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from tritonstdp.measurement import PARAMETERS, W_MAX, W_MIN, Inputs, NotAvailableError, Runner
+from tritonstdp.measurement import PARAMETERS, W_MAX, W_MIN, Inputs, NotAvailableError, Runner, version_of
 
 
 class _StandIn(ModuleType):
@@ -23,7 +22,7 @@ class _StandIn(ModuleType):
         return type(name, (), {})
 
 
-if importlib.util.find_spec("torchvision") is None:
+if version_of("torchvision") is None:
     sys.modules["torchvision"] = _StandIn("torchvision")
     for part in ("datasets", "models", "transforms", "utils"):
         sys.modules[f"torchvision.{part}"] = _StandIn(f"torchvision.{part}")
