@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +107,9 @@ def checks(device: str, topology: str) -> Iterator[Check]:
         problem = make_problem(Formula.of(rule, soft_bound, soft_bound), _GROUPS[topology])
         for backend in _backends(problem, device):
             case = {**describe(problem.case), "device": device}
-            yield _checked("repeatability", backend, case, lambda p=problem, b=backend: _repeats(p, b, device))
+            yield _checked("repeatability", backend, case, partial(_repeats, problem, backend, device))
             if device == "cuda" and backend == "triton":
-                yield _checked("graph", backend, case, lambda p=problem: _replays(p))
+                yield _checked("graph", backend, case, partial(_replays, problem))
 
 
 def _problems(topology: str) -> Iterator[Problem]:
@@ -148,7 +149,7 @@ def _parity(problem: Problem, device: str) -> Iterator[Check]:
     for backend in _backends(problem, device):
         try:
             result = _after(problem, backend, device)
-        except Exception as error:
+        except Exception as error:  # a report names every failure, whatever its kind
             yield Check("accuracy", backend, case, False, note=f"{type(error).__name__}: {error}")
             continue
         excess = max(_excess(tensor, exact[name]) for name, tensor in result.items())
