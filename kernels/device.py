@@ -174,7 +174,7 @@ def real_type(dtype: torch.dtype) -> Any:
 def scalars(parameters: Sequence[float], w_min: float, w_max: float, decay: Sequence[float]) -> tuple[float, ...]:
     """The run-time scalars of a launch, in the order in which every kernel takes them; unused places hold 0."""
     padded = (*parameters, *(0.0,) * (PARAMETERS - len(parameters)))
-    return (*padded, w_min, w_max, *decay, *(0.0,) * (DECAYS - len(decay)))
+    return tuple(float(s) for s in (*padded, w_min, w_max, *decay, *(0.0,) * (DECAYS - len(decay))))
 
 
 def dopamine_arguments(dopamine: Any, weights: torch.Tensor) -> tuple[torch.Tensor, float, int]:

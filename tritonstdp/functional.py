@@ -20,6 +20,9 @@ from tritonstdp.topology import Sparse, Topology, example_topology, infer_topolo
 __all__ = ["explain", "istdp_", "rstdp_", "stdp_", "step_", "trace_", "update_", "weight_change"]
 
 
+_PLAIN = frozenset((float, int))
+
+
 def _complain(topology: Topology, named: dict[str, tuple[Tensor, tuple[int, ...]]], weights: Tensor) -> None:
     """Name the first tensor that does not fit, and say what would."""
     values = topology.values(weights)
@@ -190,7 +193,7 @@ def step_(
     dtype = values.dtype
     scalars = True
     for value in (w_min, w_max, *parameters, *decay):
-        if value.__class__ is not float:
+        if value.__class__ not in _PLAIN:
             names = ("w_min", "w_max", *formula.rule.parameters, *formula.rule.eligibility_parameters)
             numbers = [_number(n, v) for n, v in zip(names, (w_min, w_max, *parameters, *decay), strict=True)]
             w_min, w_max, *rest = numbers
