@@ -44,8 +44,8 @@ class Row(NamedTuple):
 
     @property
     def slower(self) -> bool:
-        """Whether tuning has made it slower by more than the spread."""
-        return self.speedup.median < 1 - self.speedup.spread
+        """Whether tuning has made it slower by more than the default's own times vary."""
+        return self.speedup.median < 1 - self.default.spread
 
 
 def rows_of(formula: Formula, side: int, seconds: float) -> list[Row]:

@@ -193,6 +193,21 @@ def test_a_configuration_that_loses_at_one_rate_is_not_chosen(plant):
     assert outcome.best == Config()
 
 
+def test_a_configuration_that_is_quick_but_stalls_now_and_then_is_not_chosen(plant):
+    def stalling(case, config):
+        quick, slow = planted_step(case, Config(delay=50)), planted_step(case, Config(delay=3000))
+        calls = []
+
+        def step(*arguments):
+            calls.append(None)
+            (slow if len(calls) % 3 == 0 else quick)(*arguments)
+
+        return planted_step(case, config) if config.delay == 300 else step
+
+    plant({"delay": (0, 300)}, build=stalling)
+    assert tuned().best == Config()
+
+
 def test_a_tuned_configuration_is_used_for_its_sizes_and_the_default_for_others(plant):
     built = plant({"delay": (50, 300)})
     tuned()
@@ -476,7 +491,8 @@ def test_weights_stay_where_they_are_over_thousands_of_steps():
 
 
 def test_a_timings_spread_is_its_middle_half():
-    assert Timing.of([1.0, 2.0, 3.0, 4.0, 100.0]) == Timing(3.0, 2 / 3, 5)
+    assert Timing.of([1.0, 2.0, 3.0, 4.0, 100.0]) == Timing(3.0, 2.0, 4.0, 5)
+    assert Timing.of([1.0, 2.0, 3.0, 4.0, 100.0]).spread == 2 / 3
 
 
 def test_a_real_kernel_is_tuned_right(monkeypatch):

@@ -37,17 +37,21 @@ class Timing(NamedTuple):
 
     Attributes
     ----------
-    median : float
-        The median over the turns.
-    spread : float
-        The range of the middle half, over the median.
+    median, low, high : float
+        The median and the quartiles over the turns.
     turns : int
         From how many turns.
     """
 
     median: float
-    spread: float
+    low: float
+    high: float
     turns: int
+
+    @property
+    def spread(self) -> float:
+        """The range of the middle half, over the median."""
+        return (self.high - self.low) / self.median
 
     @property
     def standard_error(self) -> float:
@@ -61,13 +65,12 @@ class Timing(NamedTuple):
         Examples
         --------
         >>> Timing.of([1.0, 2.0, 3.0])
-        Timing(median=2.0, spread=0.5, turns=3)
+        Timing(median=2.0, low=1.5, high=2.5, turns=3)
         """
-        median = statistics.median(seconds)
         if len(seconds) < 2:
-            return Timing(median, 0.0, 1)
-        low, _, high = statistics.quantiles(seconds, n=4, method="inclusive")
-        return Timing(median, (high - low) / median, len(seconds))
+            return Timing(seconds[0], seconds[0], seconds[0], 1)
+        low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
+        return Timing(median, low, high, len(seconds))
 
 
 def paired_ratio(seconds: Sequence[float], others: Sequence[float]) -> Timing:
@@ -76,7 +79,7 @@ def paired_ratio(seconds: Sequence[float], others: Sequence[float]) -> Timing:
     Examples
     --------
     >>> paired_ratio([2.0, 4.0, 8.0], [1.0, 2.0, 4.0])
-    Timing(median=2.0, spread=0.0, turns=3)
+    Timing(median=2.0, low=2.0, high=2.0, turns=3)
     """
     return Timing.of([mine / other for mine, other in zip(seconds, others, strict=False)])
 
