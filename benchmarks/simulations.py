@@ -53,7 +53,7 @@ class NoisyCurrent(Behavior):
         self.generator = torch.Generator().manual_seed(3)
 
     def forward(self, neurons: Any) -> None:
-        neurons.I += 0.5 + 0.2 * torch.randn(neurons.size, generator=self.generator)
+        neurons.I += 0.95 + 0.1 * torch.randn(neurons.size, generator=self.generator)
 
 
 class Dopamine(Behavior):
@@ -145,7 +145,7 @@ def _recurrent(n: int) -> Callable[[ModuleType], tuple[Network, SynapseGroup]]:
         conex = import_conex()
         network = _network()
         neurons = _neurons(network, n, n, noisy=True)
-        dendrite = conex.SimpleDendriticInput(current_coef=1 / (n * RATE))
+        dendrite = conex.SimpleDendriticInput(current_coef=0.1 / (n * RATE))
         weights = conex.WeightInitializer(weights=_uniform(n, n))
         return network, _connect(network, neurons, neurons, weights, dendrite, classes.SimpleSTDP(**STDP))
 
@@ -300,14 +300,15 @@ def _advance_measured(network: Network, steps: int, learning: list[float]) -> No
 
 def table_of(results: list[Result]) -> Table:
     """Results as a table."""
-    table = Table(title="whole simulations", title_justify="left", box=SIMPLE)
-    for heading in ("", "network", "learning classes", "steps/s", "learning", "spikes", "faster"):
-        table.add_column(heading, justify="left" if heading in ("", "network", "learning classes") else "right")
+    titles = dict.fromkeys(f"({r.simulation}) {r.what}" for r in results)
+    table = Table(title="\n".join(titles), title_justify="left", box=SIMPLE)
+    for heading in ("", "learning classes", "steps/s", "learning", "spikes", "faster"):
+        table.add_column(heading, justify="left" if heading in ("", "learning classes") else "right")
     conex = {r.simulation: r.steps_per_second for r in results if r.classes == "CoNeX"}
     for r in results:
         faster = "" if r.classes == "CoNeX" else f"{r.steps_per_second / conex[r.simulation]:.2f}x"
         share, rate = f"{r.learning_share:.0%}", f"{r.firing_rate:.1%}"
-        table.add_row(r.simulation, r.what, r.classes, f"{r.steps_per_second:.3g}", share, rate, faster)
+        table.add_row(r.simulation, r.classes, f"{r.steps_per_second:.3g}", share, rate, faster)
     return table
 
 

@@ -19,6 +19,8 @@ import torch
 
 from tritonstdp.measurement import PARAMETERS, W_MAX, W_MIN, Inputs, NotAvailableError, Runner
 
+MOST_SYNAPSES = 2_000_000
+
 _BOUNDS = {
     "soft_bound": "((w - w_min) * (w_max - w))",
     "hard_bound": "(int(w > w_min) * int(w < w_max))",
@@ -30,7 +32,7 @@ _CODE = {
         "w += (1 - s_pre) * x_pre * a_plus * BOUND",
     ),
     "istdp": (
-        "w += lr * ((alpha - y_post) * sign + x_pre * s_post) * BOUND",
+        "w += lr * ((alpha - y_post) * direction + x_pre * s_post) * BOUND",
         "w += lr * (1 - s_pre) * x_pre * BOUND",
     ),
 }
@@ -43,6 +45,8 @@ def prepare(inputs: Inputs) -> Runner:
     workload = inputs.workload
     if workload.rule not in _CODE or workload.topology not in ("dense", "one_to_one", "sparse"):
         raise NotAvailableError("compared with Brian2 for rules without eligibility, on pairs of neurons")
+    if inputs.values.numel() > MOST_SYNAPSES:
+        raise NotAvailableError("Brian2's program would take minutes to set up so many synapses")
     pre, post = _ends(inputs)
     order = np.lexsort((post, pre))
     with tempfile.TemporaryDirectory() as folder:
@@ -53,8 +57,10 @@ def prepare(inputs: Inputs) -> Runner:
             s=np.stack([s.numpy() for s, _ in inputs.spikes]), q=np.stack([q.numpy() for _, q in inputs.spikes]),
         )  # fmt: skip
         on_pre, on_post = (code.replace("BOUND", _BOUNDS[workload.bound]) for code in _CODE[workload.rule])
+        # "sign" is a function of Brian2's
+        parameters = {{"sign": "direction"}.get(k, k): v for k, v in PARAMETERS[workload.rule].items()}
         limits = {"w_min": W_MIN, "w_max": W_MAX}
-        options = {"on_pre": on_pre, "on_post": on_post, "namespace": PARAMETERS[workload.rule] | limits}
+        options = {"on_pre": on_pre, "on_post": on_post, "namespace": parameters | limits}
         options["dtype"] = workload.dtype
         (path / "options.json").write_text(json.dumps(options))
         program = Path(__file__).with_name("brian2_program.py")
