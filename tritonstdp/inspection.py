@@ -24,7 +24,7 @@ from rich.table import Table
 
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.kernels.trace import TraceCase
-from tritonstdp.machine_code import TARGETS, Target, Widths, accesses, occupancy, usage
+from tritonstdp.machine_code import TARGETS, Target, Widths, accesses, address_bits, occupancy, usage
 from tritonstdp.problems import Problem, make_problem, random_sparse
 from tritonstdp.rules import BOUNDS, RULES, Formula
 from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne, Topology
@@ -191,6 +191,8 @@ class Inspection:
         Machine instructions.
     weight_width : int
         The width in bits of the narrowest access to what the step updates; 0 where there is none.
+    address_bits : int
+        The width of the narrowest offset from where the state lies; 0 where the kernel does not touch it.
     loads, stores : dict
         For each buffer, how many instructions access global memory at each width in bits.
     """
@@ -209,6 +211,7 @@ class Inspection:
     occupancy: float
     instructions: int
     weight_width: int
+    address_bits: int
     loads: Widths
     stores: Widths
 
@@ -286,6 +289,7 @@ def _figures(launch: Launch, target: Target) -> dict[str, Any]:
         "shared": shared,
         "occupancy": occupancy(target, used["registers"], shared, compiled.metadata.num_warps),
         "weight_width": min((width for widths in synapses for width in widths), default=0),
+        "address_bits": address_bits(compiled, _STATE),
         **used,
         **accessed,
     }
@@ -293,7 +297,7 @@ def _figures(launch: Launch, target: Target) -> dict[str, Any]:
 
 _COUNTED = ("elements_loaded", "elements_stored", "sectors_loaded", "sectors_stored", "lanes")
 _MORE_IS_WORSE = ("registers", "local", "spills", "shared", "instructions", *_COUNTED)
-_LESS_IS_WORSE = ("occupancy", "weight_width")
+_LESS_IS_WORSE = ("occupancy", "weight_width", "address_bits")
 
 
 def worse(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["TARGETS", "Target", "accesses", "occupancy", "usage"]
+__all__ = ["TARGETS", "Target", "accesses", "address_bits", "occupancy", "usage"]
 
 
 class Target(NamedTuple):
@@ -209,3 +209,36 @@ def _origins(register: str, sources: dict[str, list[str]]) -> set[str]:
             seen.add(name)
             waiting += sources.get(name, [])
     return seen
+
+
+_OFFSET = re.compile(r"tt\.addptr .*, (?:tensor<[\dx]*)?i(\d+)>? loc")
+_FROM_POINTER = re.compile(r"tt\.(?:addptr|splat|broadcast|expand_dims) (%[\w#]+)")
+
+
+def address_bits(compiled: Any, buffers: tuple[str, ...]) -> int:
+    """The width of the narrowest integer that is added to a pointer to any of some buffers; 0 where none is.
+
+    Parameters
+    ----------
+    compiled : triton.compiler.CompiledKernel
+        The compiled kernel.
+    buffers : tuple of str
+        Names of parameters, without ``_ptr``.
+
+    Returns
+    -------
+    int
+        Bits: 64 where every offset can pass 2**31 elements.
+    """
+    pointers = {f"%{name}_ptr" for name in buffers}
+    bits = []
+    for line in compiled.asm["ttir"].splitlines():
+        result, _, operation = line.strip().partition(" = ")
+        source = _FROM_POINTER.match(operation)
+        if source is None or source[1] not in pointers:
+            continue
+        pointers.add(result)
+        offset = _OFFSET.match(operation)
+        if offset is not None:
+            bits.append(int(offset[1]))
+    return min(bits, default=0)
