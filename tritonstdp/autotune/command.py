@@ -230,7 +230,7 @@ def _report(outcomes: Sequence[Outcome], console: Console) -> None:
     table = Table(title=f"us a step on {outcomes[0].key.device}", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for heading in ("case", "rate %", "default", "best", "speed-up", "spread", "best configuration"):
         words = heading in ("case", "best configuration")
-        table.add_column(heading, justify="left" if words else "right", no_wrap=not words)
+        table.add_column(heading, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for outcome in outcomes:
         key, rates = outcome.key, outcome.rates
         table.add_row(
