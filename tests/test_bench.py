@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,10 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for benchmarks; last, so that it hides nothing installed
 
-from benchmarks import gate
+from benchmarks import gate, simulations
+from benchmarks.__main__ import summary
 from benchmarks.environment import MARK, TUNED_ALLOCATOR, environment
+from benchmarks.figures import draw
 from benchmarks.providers import PROVIDERS
 from benchmarks.steps import full_suite, quick_suite
 from tritonstdp.bench import compare, is_other, own_providers, tables_of
@@ -184,6 +186,38 @@ def test_bench_command_writes_rows_and_compares_them(tmp_path, capsys):
     for past, status in ((slow_past, 0), (fast_past, 1)):
         write_rows(past, tmp_path / "old.json")
         assert main([*common, "--compare", str(tmp_path / "old.json")]) == status
+
+
+def test_summary_names_where_tritonstdp_is_not_the_fastest():
+    rows = [_row(OURS, 1.0), _row("CoNeX", 8.0), _row("a", 2.0)]
+    rows += [_row(OURS, 1.0, workload="v"), _row("CoNeX", 2.0, workload="v"), _row("a", 0.5, workload="v")]
+    text = summary(rows)
+    assert "fastest other provider 1.00x, over CoNeX 4.0x" in text
+    assert "not the fastest: v (a takes 0.50x)" in text and "not the fastest: w" not in text
+
+
+def test_figures_are_drawn_from_what_has_been_measured(tmp_path):
+    results, figures = tmp_path / "results", tmp_path / "figures"
+    rows = [_row(OURS, 1.0), _row("CoNeX", 8.0), replace(_row("JAX", 1.0), status="not available", ratio=None)]
+    write_rows(rows, results / "steps.json")
+    assert [path.name for path in draw(results, figures)] == ["steps.png"]
+    write_rows([replace(row, floor_ratio=2.0) for row in rows], results / "growth.json")
+    result = simulations.Result("a", "784 -> 1000, dense", "CoNeX", 10.0, 0.7, 0.02, 0.0, 1)
+    simulated = [asdict(result), asdict(replace(result, classes=OURS))]
+    (results / "simulations.json").write_text(json.dumps(simulated))
+    drawn = draw(results, figures)
+    assert [path.name for path in drawn] == ["steps.png", "growth.png", "simulations.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+
+
+def test_simulated_networks_end_in_the_same_weights_with_either_librarys_classes():
+    small = simulations.Simulation("s", "40 -> 30", simulations._dense(40, 30), steps=20, turn=5)
+    conex, ours = simulations.run(small)
+    assert (conex.classes, ours.classes) == ("CoNeX", OURS)
+    assert conex.difference == ours.difference == 0.0
+    assert 0 < ours.learning_share < 1 and ours.steps_per_second > 0
+    sparse = simulations.Simulation("c", "sparse", simulations._sparse(40, 30, 200), steps=20, turn=5)
+    assert simulations.run(sparse)[0].difference == 0.0
 
 
 # the gate
