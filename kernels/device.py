@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
-from tritonstdp.kernels.protocol import CannotCompileError
 
+from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.rules import Formula
 
 LAUNCH_OPTIONS: dict[str, Any] = {"enable_fp_fusion": False}

@@ -16,10 +16,10 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
 from tritonstdp.kernels import object_cache
 from tritonstdp.kernels.compose import SynapseFunctions, compose
 from tritonstdp.kernels.protocol import CannotCompileError
-
 from tritonstdp.rules import BOUNDS, RULES, Formula
 
 REAL = {torch.float32: np.float32, torch.float64: np.float64}

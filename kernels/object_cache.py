@@ -22,6 +22,7 @@ import platformdirs
 from numba.core import serialize
 from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
+
 from tritonstdp.kernels import compose
 from tritonstdp.kernels.protocol import Case
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
 from tritonstdp.kernels.compose import compose
 from tritonstdp.kernels.protocol import Step
-
 from tritonstdp.rules import Formula, Rule
 
 HALF = (torch.float16, torch.bfloat16)

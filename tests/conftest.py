@@ -11,6 +11,7 @@ import random
 import numpy as np
 import pytest
 import torch
+
 from support import import_conex
 
 torch.set_num_threads(1)  # shapes are small, and a thread that waits for work spins on a core that others need

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from tritonstdp.kernels.dense import cpu as dense
-from tritonstdp.kernels.protocol import Case
 
 from tritonstdp import Conv2d, Dense, OneToOne, autotune, registry, update_
 from tritonstdp.autotune import cache, cost, space, use
 from tritonstdp.autotune.timing import Scratch, Timing, error, take_turns
+from tritonstdp.kernels.dense import cpu as dense
+from tritonstdp.kernels.protocol import Case
 from tritonstdp.registry import KernelEntry, Space, choose, register_kernel, serving_entry
 from tritonstdp.rules import Formula, rstdp, soft_bound, stdp
 from tritonstdp.topology import TOPOLOGIES, example_topology

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tritonstdp.kernels.one_to_one import cpu
 
 import tritonstdp
 from tritonstdp import registry
+from tritonstdp.kernels.one_to_one import cpu
 from tritonstdp.rules import BOUNDS, RULES, stdp
 
 

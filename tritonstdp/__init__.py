@@ -4,7 +4,7 @@ Call :func:`stdp_`, :func:`istdp_` or :func:`rstdp_` in a torch loop, or use :mo
 PymoNNtorch or CoNeX network.
 """
 
-from tritonstdp.functional import explain, istdp_, rstdp_, stdp_, update_
+from tritonstdp.functional import explain, istdp_, rstdp_, stdp_, trace_, update_
 from tritonstdp.registry import register_bound, register_kernel, register_rule
 from tritonstdp.rules import BOUNDS, RULES, Rule, hard_bound, no_bound, soft_bound
 from tritonstdp.topology import Conv2d, Dense, Local2d, OneToOne, Sparse
@@ -30,5 +30,6 @@ __all__ = [
     "rstdp_",
     "soft_bound",
     "stdp_",
+    "trace_",
     "update_",
 ]

@@ -145,30 +145,30 @@ def metering(meter: Meter) -> Iterator[None]:
 def measure_traffic(problem: Problem, config: tuple[Any, ...] | None = None) -> dict[str, Traffic]:
     """Run one step in Triton's interpreter and count its memory traffic.
 
-        Parameters
-        ----------
-        problem : Problem
-            The problem, on the CPU; the step writes to it.
-        config : tuple, optional
-            The kernel's ``Config``; its default one otherwise.
+    Parameters
+    ----------
+    problem : Problem
+        The problem, on the CPU; the step writes to it.
+    config : tuple, optional
+        The kernel's ``Config``; its default one otherwise.
 
-        Returns
-        -------
-        dict of str to Traffic
-            The traffic of each tensor of the problem and of its topology's plan, by name.
+    Returns
+    -------
+    dict of str to Traffic
+        The traffic of each tensor of the problem and of its topology's plan, by name.
 
-        Raises
-        ------
-        RuntimeError
-            If Triton was imported without its interpreter.
+    Raises
+    ------
+    RuntimeError
+        If Triton was imported without its interpreter.
 
-        Examples
-        --------
-        >>> from tritonstdp import Dense
-        >>> from tritonstdp.problems import make_problem
-        >>> from tritonstdp.rules import Formula, stdp
-        >>> measure_traffic(make_problem(Formula.of(stdp), Dense(64, 64)))["weights"].excess_sectors  # doctest: +SKIP
-        1.0
+    Examples
+    --------
+    >>> from tritonstdp import Dense
+    >>> from tritonstdp.problems import make_problem
+    >>> from tritonstdp.rules import Formula, stdp
+    >>> measure_traffic(make_problem(Formula.of(stdp), Dense(64, 64)))["weights"].excess_sectors  # doctest: +SKIP
+    1.0
     """
     module = importlib.import_module(f"tritonstdp.kernels.{problem.topology.name}.gpu")
     step = module.build(problem.case, module.DEFAULT if config is None else config)

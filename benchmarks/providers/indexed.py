@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import unfold
-from tritonstdp.kernels.compose import compose
 
+from tritonstdp.kernels.compose import compose
 from tritonstdp.measurement import DOPAMINE, PARAMETERS, W_MAX, W_MIN, Inputs, Runner
 from tritonstdp.rules import BOUNDS, RULES, Formula, no_bound
 

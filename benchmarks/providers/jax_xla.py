@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import torch
 from torch import Tensor
-from tritonstdp.kernels.compose import compose
 
+from tritonstdp.kernels.compose import compose
 from tritonstdp.measurement import DOPAMINE, PARAMETERS, W_MAX, W_MIN, Inputs, Runner
 from tritonstdp.rules import BOUNDS, RULES, Formula
 

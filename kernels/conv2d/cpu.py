@@ -16,6 +16,7 @@ import torch
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
 from tritonstdp.kernels import native
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step

@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
 from tritonstdp.kernels.device import (
     LAUNCH_OPTIONS,
     PARAMETERS,

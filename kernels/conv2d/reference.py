@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import unfold
-from tritonstdp.kernels.reference import Pairing
 
+from tritonstdp.kernels.reference import Pairing
 from tritonstdp.rules import Rule
 
 

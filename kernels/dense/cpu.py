@@ -12,6 +12,7 @@ import numba
 import numpy as np
 import torch
 from numba import types
+
 from tritonstdp.kernels import native
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step

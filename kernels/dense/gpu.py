@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
+
 from tritonstdp.kernels.device import (
     LAUNCH_OPTIONS,
     device_formula,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from tritonstdp.kernels.reference import Pairing
 
+from tritonstdp.kernels.reference import Pairing
 from tritonstdp.rules import Rule
 
 

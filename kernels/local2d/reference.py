@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import unfold
-from tritonstdp.kernels.reference import Pairing
 
+from tritonstdp.kernels.reference import Pairing
 from tritonstdp.rules import Rule
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import triton
 import triton.language as tl
+
 from tritonstdp.kernels.device import (
     LAUNCH_OPTIONS,
     device_formula,

@@ -15,6 +15,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
 from tritonstdp.kernels.device import (
     LAUNCH_OPTIONS,
     device_formula,
@@ -26,7 +27,6 @@ from tritonstdp.kernels.device import (
     scalars,
 )
 from tritonstdp.kernels.protocol import Case, Step
-
 from tritonstdp.topology import Sparse
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tritonstdp.kernels.reference import Pairing
 
+from tritonstdp.kernels.reference import Pairing
 from tritonstdp.rules import Rule
 
 

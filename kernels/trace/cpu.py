@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 from numba import types
+
 from tritonstdp.kernels import native
 from tritonstdp.kernels.object_cache import Recipe
 from tritonstdp.kernels.trace import TraceCase, TraceStep
-
 from tritonstdp.rules import updated_trace
 
 

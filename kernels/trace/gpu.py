@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import triton
 import triton.language as tl
+
 from tritonstdp.kernels.device import LAUNCH_OPTIONS, device_function, fp64, real_type
 from tritonstdp.kernels.trace import TraceCase, TraceStep
-
 from tritonstdp.rules import updated_trace
 
 

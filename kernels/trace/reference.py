@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+
 from tritonstdp.kernels.reference import HALF
 from tritonstdp.kernels.trace import TraceCase, TraceStep
-
 from tritonstdp.rules import updated_trace
 
 

@@ -11,9 +11,9 @@ import random
 import pytest
 import torch
 from pymonntorch import Behavior, NeuronDimension, NeuronGroup, SynapseGroup
-from support import values_of
 
 import tritonstdp.behaviors as ours
+from support import values_of
 
 BOUNDS = {"positive_bound": "soft_bound", "negative_bound": "soft_bound"}
 STDP = {"a_plus": 0.01, "a_minus": 0.012, **BOUNDS}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import SMALL, Wiring, side_by_side, values_of
 
 import tritonstdp.behaviors as ours
+from support import SMALL, Wiring, side_by_side, values_of
 
 DENSE = SMALL["Simple"]
 STDP = {"a_plus": 0.006, "a_minus": 0.008, "positive_bound": "soft_bound", "negative_bound": "soft_bound"}

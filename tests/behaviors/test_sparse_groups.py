@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from pymonntorch import Recorder
-from support import SMALL, side_by_side, values_of
 
 import tritonstdp.behaviors as ours
+from support import SMALL, side_by_side, values_of
 
 SPARSE = SMALL["Sparse"]
 STDP = {"a_plus": 0.006, "a_minus": 0.008, "positive_bound": "soft_bound", "negative_bound": "soft_bound"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from pymonntorch import Network, NeuronGroup, SynapseGroup
-from support import SMALL, Connect, RandomSpikes, side_by_side
 
 import tritonstdp.behaviors as ours
+from support import SMALL, Connect, RandomSpikes, side_by_side
 
 DENSE = SMALL["Simple"]
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime import interpreter
-from tritonstdp.kernels.reference import HALF
 
 from tritonstdp.inspection import gpu_module
 from tritonstdp.interpretation import swift_interpreter
+from tritonstdp.kernels.reference import HALF
 from tritonstdp.problems import Problem, make_problem, random_sparse
 from tritonstdp.registry import choose
 from tritonstdp.rules import BOUNDS, RULES, Formula, hard_bound, no_bound, soft_bound

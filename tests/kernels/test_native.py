@@ -5,9 +5,9 @@ import sys
 
 import pytest
 import torch
+
 from tritonstdp.kernels import native, object_cache
 from tritonstdp.kernels.protocol import CannotCompileError, Case
-
 from tritonstdp.rules import Formula, soft_bound, stdp
 
 SCALE = 0.3

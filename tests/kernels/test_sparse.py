@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tritonstdp.kernels.sparse import cpu, gpu
 
 from tritonstdp import Sparse, istdp_, rstdp_, stdp_, topology
+from tritonstdp.kernels.sparse import cpu, gpu
 from tritonstdp.problems import make_problem, random_sparse
 from tritonstdp.registry import choose
 from tritonstdp.rules import Formula, hard_bound, istdp, no_bound, rstdp, soft_bound, stdp
