@@ -150,10 +150,11 @@ class Scratch:
     def seconds(self, step: Step, rate: float, turn: int) -> float:
         """The mean time of a sample's steps; those of one turn have the same spikes whatever the step.
 
-        Where the step took long the last time, the sample has fewer steps.
+        A sample of a step that took long the last time has fewer of them, and so has the first one of any.
         """
         first, most = turn * self._steps[rate], self._steps[rate]
-        n = max(1, min(most, int(_LONGEST_SAMPLE / self._last.get((step, rate), 1e-9))))
+        last = self._last.get((step, rate))
+        n = max(1, most // 8 if last is None else min(most, int(_LONGEST_SAMPLE / last)))
         mean = self._clock(step, [self._arguments(rate, first + k) for k in range(n)]) / n
         self._last[step, rate] = mean
         return mean
