@@ -29,7 +29,7 @@ def geometric_mean(values: list[float]) -> float:
 def summary(rows: list[Row]) -> str:
     """The headline figures of measured steps: leads over the fastest other provider and over CoNeX."""
     names = list(dict.fromkeys(row.workload for row in rows))
-    leads = {name: lead_of(row for row in rows if row.workload == name) for name in names}
+    leads = {name: lead_of((row for row in rows if row.workload == name), "median_us") for name in names}
     conex = [row.ratio for row in rows if row.provider == "CoNeX" and is_other(row) and row.ratio is not None]
     lines = [
         f"{len(names)} workloads; geometric mean over the fastest other provider "

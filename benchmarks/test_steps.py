@@ -10,7 +10,7 @@ from tritonstdp.measurement import OURS, POOL, Inputs, measure
 def test_step(workload, rows, benchmark, pytestconfig):
     measured = measure(workload, PROVIDERS, pytestconfig.getoption("--seconds"), VERSIONS)
     rows += measured
-    lead, fastest = lead_of(measured)
+    lead, fastest = lead_of(measured, "median_us")
     benchmark.extra_info.update(lead=lead, fastest_other=fastest)
     step = PROVIDERS[OURS](Inputs.of(workload)).step
     patterns = itertools.cycle(range(POOL))
