@@ -78,7 +78,7 @@ def _steps(rows: list[Row]) -> Any:
     axes.set_ylim(0.3, len(names) + 0.7)
     axes.set_xlabel("time of one step over tritonstdp's, one pinned thread (right of 1x: slower)")
     _grid(axes)
-    below = -1.1 / (0.3 * len(names) + 1.6)
+    below = -0.7 / (0.3 * len(names) + 1.6)
     axes.legend(loc="upper center", bbox_to_anchor=(0.4, below), ncol=4, fontsize=8, frameon=False)
     return figure
 
@@ -116,7 +116,7 @@ def _lines(axes: Any, rows: Iterable[Row], x_of: Any) -> None:
 
 def _simulations(results: list[dict[str, Any]]) -> Any:
     """Milliseconds a step of whole networks, the part spent learning in full colour."""
-    names = list(dict.fromkeys(r["simulation"] for r in results))
+    names = sorted({r["simulation"] for r in results})
     figure, panels = plt.subplots(1, len(names), figsize=(2.5 * len(names), 3.6))
     for axes, name in zip([panels] if len(names) == 1 else panels, names, strict=True):
         pair = {r["classes"]: r for r in results if r["simulation"] == name}
@@ -126,7 +126,9 @@ def _simulations(results: list[dict[str, Any]]) -> Any:
             share = r["learning_share"] * step
             axes.bar(k, share, color=COLOURS[classes], width=0.65)
             axes.bar(k, step - share, bottom=share, color=COLOURS[classes], alpha=0.3, width=0.65)
-            axes.annotate(f"{step:.3g}", (k, step), ha="center", va="bottom", fontsize=8)
+            axes.annotate(
+                f"{step:.0f}" if step >= 100 else f"{step:.3g}", (k, step), ha="center", va="bottom", fontsize=8
+            )
         faster = pair[OURS]["steps_per_second"] / pair["CoNeX"]["steps_per_second"]
         axes.set_title(f"({name}) {_folded(pair[OURS]['what'])}\n{faster:.1f}x the steps/s", fontsize=8)
         axes.set_xticks((0, 1), ("CoNeX", OURS), fontsize=8)
@@ -139,5 +141,5 @@ def _simulations(results: list[dict[str, Any]]) -> Any:
 
 
 def _folded(what: str) -> str:
-    """A description on two lines."""
-    return what.replace(", ", ",\n", 1) if "10,000" not in what else what.replace(" LIF", "\nLIF", 1)
+    """A description on two lines: the neurons, and their synapses."""
+    return ",\n".join(what.rsplit(", ", 1))
