@@ -28,8 +28,22 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     spike_type = np.bool_ if case.bool_spikes else real
     modulated = case.formula.rule.modulated
     column_dopamine = case.dopamine == "column"
+    unit_stride = case.layout == "contiguous"
     pointer = native.as_pointer
     carray: Any = numba.carray
+
+    @native.njit_part
+    def visit(w, c, k, m, pre_spike, pre_trace, post_spike, post_trace, dopamine, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
+        s, q = real(pre_spike), real(post_spike)
+        potentiation = on_post(pre_trace, q, *parameters)
+        depression = on_pre(s, post_trace, *parameters)
+        dw = change(w[k], potentiation, depression, w_min, w_max, parameters)
+        if modulated:
+            w[k], c[m] = finish(w[k], dw, c[m], dopamine, w_min, w_max, decay)
+        else:
+            new, _ = finish(w[k], dw, dopamine, dopamine, w_min, w_max, decay)
+            # without a branch, so that neighbours are computed at once; a clamp leaves alone what was not touched
+            w[k] = new if s != 0 or q != 0 else w[k]
 
     def loop(
         w_address, w_stride, c_address, c_stride, s_address, x_address, q_address, y_address, n,
@@ -43,18 +57,9 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         w = carray(pointer(w_address), (n - 1) * w_stride + 1, real)
         c = carray(pointer(c_address), (n - 1) * c_stride + 1, real)
         for i in range(n):
-            s, q = real(pre_spike[i]), real(post_spike[i])
-            if modulated or s != 0 or q != 0:
-                k = i * w_stride
-                potentiation = on_post(pre_trace[i], q, *parameters)
-                depression = on_pre(s, post_trace[i], *parameters)
-                dw = change(w[k], potentiation, depression, w_min, w_max, parameters)
-                if modulated:
-                    m = i * c_stride
-                    d = column[i] if column_dopamine else dopamine
-                    w[k], c[m] = finish(w[k], dw, c[m], d, w_min, w_max, decay)
-                else:
-                    w[k], _ = finish(w[k], dw, dopamine, dopamine, w_min, w_max, decay)
+            k, m = (i, i) if unit_stride else (i * w_stride, i * c_stride)
+            visit(w, c, k, m, pre_spike[i], pre_trace[i], post_spike[i], post_trace[i],
+                  column[i] if column_dopamine else dopamine, parameters, w_min, w_max, decay)  # fmt: skip
 
     arguments = [types.int64] * 10 + [*native.scalars(case.formula, case.dtype)]
     run = native.entry(loop, recipe_of(case, config), *arguments)
