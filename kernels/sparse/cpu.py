@@ -48,6 +48,8 @@ SCAN = 16
 """Neurons whose silence is seen at one glance."""
 AHEAD = 128
 """How many synapses ahead values and indices are fetched: a step is bound by the misses that it waits for."""
+GATHERED = 256
+"""Synapses whose minor neurons a modulated rule reads before it computes."""
 LINE = 64
 """Bytes that one fetch brings."""
 
@@ -152,15 +154,29 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
         return finish(w, dw, c, dopamine, w_min, w_max, decay)
 
     @native.njit_part
-    def visit_row(w, c, minor_of, spike, trace, minor_spike, minor_trace, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
+    def visit_row(
+        w, c, minor_of, spike, trace, minor_spike, minor_trace, gathered, parameters, w_min, w_max, decay, dopamine
+    ):  # type: ignore[no-untyped-def]
         silent = spike == 0
-        for k in range(len(w)):
-            i = minor_of[k]
-            s = real(minor_spike[i])
-            x = real(0) if silent else minor_trace[i]
-            if modulated:
-                w[k], c[k] = update(w[k], c[k], spike, trace, s, x, parameters, w_min, w_max, decay, dopamine)
-            else:
+        if modulated:
+            # gathered first, so that the compiler sees that no store changes what is still to be read
+            for first in range(0, len(w), GATHERED):
+                indices = minor_of[first : first + GATHERED]
+                for k in range(len(indices)):
+                    gathered[0, k] = minor_spike[indices[k]]
+                    gathered[1, k] = real(0) if silent else minor_trace[indices[k]]
+                w_part, c_part = w[first : first + GATHERED], c[first : first + GATHERED]
+                s_part, x_part = gathered[0], gathered[1]
+                for k in range(len(w_part)):
+                    w_part[k], c_part[k] = update(
+                        w_part[k], c_part[k], spike, trace, s_part[k], x_part[k],
+                        parameters, w_min, w_max, decay, dopamine,
+                    )  # fmt: skip
+        else:
+            for k in range(len(w)):
+                i = minor_of[k]
+                s = real(minor_spike[i])
+                x = real(0) if silent else minor_trace[i]
                 new, _ = update(w[k], dopamine, spike, trace, s, x, parameters, w_min, w_max, decay, dopamine)
                 # a clamp leaves alone what the step has not touched
                 w[k] = w[k] if clamp and silent and s == 0 else new
@@ -190,6 +206,7 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
         n_parts = min(len(majors), most_parts)
         for part in parts(n_parts):
             end = (part + 1) * len(majors) // n_parts
+            gathered = np.empty((2, GATHERED), real)
             for e in range(part * len(majors) // n_parts, end):
                 if e + 1 < end:
                     first, last = major_start[majors[e + 1]], major_start[majors[e + 1] + 1]
@@ -199,7 +216,7 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
                 first, last = major_start[j], major_start[j + 1]
                 visit_row(
                     w[first:last], c[first:last], minor_of[first:last], real(major_spike[j]), major_trace[j],
-                    minor_spike, minor_trace, parameters, w_min, w_max, decay, dopamine,
+                    minor_spike, minor_trace, gathered, parameters, w_min, w_max, decay, dopamine,
                 )  # fmt: skip
         n_parts = min(len(minors), most_parts)
         for part in parts(n_parts):
