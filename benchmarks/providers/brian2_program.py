@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
     network.run(PROOF_STEPS * b.ms)
     synapses.proof = "w"
     network.run(STEPS * b.ms, profile=True)
-    b.device.build(compile=True, run=False, with_output=False)
+    b.device.build(directory=str(folder / "program"), compile=True, run=False, with_output=False)
     times = []
     for _ in range(RUNS):
         b.device.run(with_output=False)
