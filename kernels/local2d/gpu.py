@@ -1,10 +1,13 @@
 """Local receptive fields in Triton: programs for post neurons and programs for pre neurons, in one grid.
 
 Weights are read and written in groups of neighbours as large as one memory sector, whole, so that accesses stay wide
-whatever the size of a patch. A post program leaves unless its neuron has spiked, and takes the groups of its patch; a
-pre program leaves unless its neuron has spiked, and takes the groups of the synapses that see it. A group belongs to
-the first spiking post neuron in it, or else to the first synapse in it whose pre neuron has spiked, so it has one
-owner. A modulated rule changes every synapse: there each program takes a block of groups.
+whatever the size of a patch. A group belongs to the first spiking post neuron in it, or else to the first synapse in it
+whose pre neuron has spiked, so it has one owner.
+
+A post program serves some neighbouring neurons and takes the groups of the patches of those that have spiked. A pre
+program leaves unless its neuron has spiked; of the synapses that may see it, it first finds those that own their group.
+Both then number the groups that they take without gaps and update them a block at a time, so that few lanes idle. A
+modulated rule changes every synapse: there each program takes a block of groups.
 """
 
 from __future__ import annotations
@@ -27,66 +30,88 @@ from tritonstdp.kernels.device import (
 )
 from tritonstdp.kernels.protocol import Case, Step
 
+SECTOR_BYTES, WARP, WIDEST_BYTES = 32, 32, 16
+
 
 class Config(NamedTuple):
     """How the work is cut into programs.
 
     Attributes
     ----------
-    groups : int
-        Groups of synapses that a program takes at once.
+    candidates : int
+        Synapses of a pre neuron among which a program looks at once for those that own their group.
     num_warps : int
         Warps a program.
     """
 
-    groups: int = 32
-    num_warps: int = 2
+    candidates: int = 128
+    num_warps: int = 1
+
+    @property
+    def groups(self) -> int:
+        """Groups of synapses that a program updates at once: the widest access for each thread."""
+        return self.num_warps * WARP * WIDEST_BYTES // SECTOR_BYTES
 
 
 DEFAULT = Config()
-SPACE: dict[str, tuple[int, ...]] = {"groups": (16, 32, 64, 128), "num_warps": (1, 2, 4)}
-SECTOR_BYTES = 32
+SPACE: dict[str, tuple[int, ...]] = {"candidates": (64, 128), "num_warps": (1, 2, 4)}
+PATCH_BLOCKS = 2
+"""A post program serves so many neurons that their patches together fill about as many blocks of groups."""
 
 
 @triton.jit
-def visit_groups(
-    first, n, k, mine, owner_lane, owner_post,
-    w_ptr, c_ptr, pre_spike_ptr, pre_trace_ptr, post_spike_ptr, post_trace_ptr, dopamine,
-    total, taps, height, width, positions, out_width, pad_h, pad_w, w_min, w_max, parameters, decay,
-    ON_PRE: tl.constexpr, ON_POST: tl.constexpr, CHANGE: tl.constexpr, POSITIVE: tl.constexpr, NEGATIVE: tl.constexpr,
-    ELIGIBILITY: tl.constexpr, CLAMP: tl.constexpr, REAL: tl.constexpr,
-    KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, GROUP: tl.constexpr, ALIGNED: tl.constexpr,
+def neurons_of(
+    n, k, n_post, geometry, KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
+    GROUP: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """Update the groups that start at ``first`` with tap ``k`` of post neuron ``n``, those of them that are owned.
+    """The neurons of tap ``k`` of post neuron ``n``, and which of them are there.
 
-    ``owner_lane`` and ``owner_post`` say by which synapse or post neuron the caller claims a group: at most one is
-    not None.
+    ``k`` may run over into a neighbouring patch where a group holds the end of one and the start of the next.
+
+    Returns
+    -------
+    post, post_inside, pre, pre_inside
+        The neurons' numbers; a pre neuron in the padding is not inside.
     """
-    lane = tl.arange(0, GROUP)[None, :]
-    synapse = first[:, None] + lane
-    k = k[:, None] + lane
-    n = n[:, None]
-    if not ALIGNED:  # a group may hold the end of one patch and the start of the next
+    taps, height, width, positions, out_width, pad_h, pad_w = geometry
+    if not ALIGNED:
         patches_on = (k + GROUP * taps) // taps - GROUP
         n += patches_on
         k -= patches_on * taps
-    inside = (synapse < total) & mine[:, None]
     position = n % positions
     row = position // out_width * SH - pad_h + k // KW % KH
     column = position % out_width * SW - pad_w + k % KW
     pre = (k // (KH * KW) * height + row) * width + column
-    seen = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    pre_spike = tl.load(pre_spike_ptr + pre, mask=seen, other=0).to(REAL)
-    post_spike = tl.load(post_spike_ptr + n + tl.zeros_like(k), mask=inside, other=0).to(REAL)
-    if owner_post is not None:
-        spiking_post = tl.where(post_spike != 0, n, 2147483647)
-        mine = mine & (tl.min(spiking_post, axis=1) == owner_post)
-    if owner_lane is not None:
-        spiking_lane = tl.where(post_spike != 0, -1, tl.where(pre_spike != 0, lane, GROUP))
-        mine = mine & (tl.min(spiking_lane, axis=1) == owner_lane)
+    post_inside = n < n_post
+    return n, post_inside, pre, post_inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+
+
+@triton.jit
+def visit_groups(
+    first, n, k, mine, owner,
+    w_ptr, c_ptr, pre_spike_ptr, pre_trace_ptr, post_spike_ptr, post_trace_ptr, dopamine,
+    total, n_post, geometry, w_min, w_max, parameters, decay,
+    ON_PRE: tl.constexpr, ON_POST: tl.constexpr, CHANGE: tl.constexpr, POSITIVE: tl.constexpr, NEGATIVE: tl.constexpr,
+    ELIGIBILITY: tl.constexpr, CLAMP: tl.constexpr, REAL: tl.constexpr,
+    KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, GROUP: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """Update the groups that start at ``first`` with tap ``k`` of post neuron ``n``, those of them that are ``mine``.
+
+    Where ``owner`` is not None, it is the post neuron for which the caller claims each group.
+    """
+    lane = tl.arange(0, GROUP)[None, :]
+    synapse = first[:, None] + lane
+    post, post_inside, pre, pre_inside = neurons_of(
+        n[:, None] + tl.zeros_like(lane), k[:, None] + lane, n_post, geometry, KH, KW, SH, SW, GROUP, ALIGNED
+    )
+    pre_spike = tl.load(pre_spike_ptr + pre, mask=pre_inside & mine[:, None], other=0).to(REAL)
+    post_spike = tl.load(post_spike_ptr + post, mask=post_inside & mine[:, None], other=0).to(REAL)
+    if owner is not None:
+        spiking_post = tl.where(post_spike != 0, post, 2147483647)
+        mine = mine & (tl.min(spiking_post, axis=1) == owner)
     inside = (synapse < total) & mine[:, None]
-    pre_trace = tl.load(pre_trace_ptr + pre, mask=seen & inside, other=0.0).to(REAL)
-    post_trace = tl.load(post_trace_ptr + n + tl.zeros_like(k), mask=inside, other=0.0).to(REAL)
+    pre_trace = tl.load(pre_trace_ptr + pre, mask=pre_inside & mine[:, None], other=0.0).to(REAL)
+    post_trace = tl.load(post_trace_ptr + post, mask=post_inside & mine[:, None], other=0.0).to(REAL)
     w = tl.load(w_ptr + synapse, mask=inside, other=0.0).to(REAL)
     c = w
     if ELIGIBILITY is not None:
@@ -106,6 +131,33 @@ def visit_groups(
 
 
 @triton.jit
+def synapse_of(
+    candidate, channel, row, column, c_out, geometry,
+    KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """A candidate among the synapses of a pre neuron, which would be a map and a place in its patch.
+
+    Returns
+    -------
+    n, k, lane, there
+        Its post neuron; the tap with which its group starts, and its own place in the group; and whether it exists.
+    """
+    taps, _height, _width, positions, out_width, pad_h, pad_w = geometry
+    i = candidate // KW % KH
+    j = candidate % KW
+    down = row + pad_h - i
+    right = column + pad_w - j
+    u = down // SH
+    v = right // SW
+    there = (candidate < KH * KW * c_out) & (down >= 0) & (right >= 0)
+    there = there & (u * out_width < positions) & (v < out_width) & (u * SH == down) & (v * SW == right)
+    n = candidate // (KH * KW) * positions + u * out_width + v
+    k = (channel * KH + i) * KW + j
+    lane = ((n.to(tl.int64) * taps + k) % GROUP).to(tl.int32)
+    return n, k - lane, lane, there
+
+
+@triton.jit
 def local2d_kernel(
     w_ptr, c_ptr, pre_spike_ptr, pre_trace_ptr, post_spike_ptr, post_trace_ptr, dopamine_ptr,
     total, n_post, c_out, taps, height, width, positions, out_width, pad_h, pad_w,
@@ -114,14 +166,16 @@ def local2d_kernel(
     ELIGIBILITY: tl.constexpr, CLAMP: tl.constexpr, N_PARAMETERS: tl.constexpr, N_DECAYS: tl.constexpr,
     REAL: tl.constexpr, DOPAMINE_IS_TENSOR: tl.constexpr,
     KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, GROUP: tl.constexpr, ALIGNED: tl.constexpr,
-    GROUPS: tl.constexpr,
+    GROUPS: tl.constexpr, POSTS: tl.constexpr, CANDIDATES: tl.constexpr,
 ):  # fmt: skip
     """One step; see the module for how programs share the synapses."""
     parameters = pack(p0, p1, p2, p3, N_PARAMETERS, REAL)
     decay = pack(d0, d1, 0.0, 0.0, N_DECAYS, REAL)
     w_min = tl.full([], low, REAL)
     w_max = tl.full([], high, REAL)
+    geometry = (taps, height, width, positions, out_width, pad_h, pad_w)
     program = tl.program_id(0)
+    post_programs = tl.cdiv(n_post, POSTS)
     if ELIGIBILITY is not None:
         dopamine = tl.full([], number, REAL)
         if DOPAMINE_IS_TENSOR:
@@ -129,53 +183,73 @@ def local2d_kernel(
         first = (program.to(tl.int64) * GROUPS + tl.arange(0, GROUPS)) * GROUP
         n = first // taps
         visit_groups(
-            first, n.to(tl.int32), (first - n * taps).to(tl.int32), first < total, None, None,
+            first, n.to(tl.int32), (first - n * taps).to(tl.int32), first < total, None,
             w_ptr, c_ptr, pre_spike_ptr, pre_trace_ptr, post_spike_ptr, post_trace_ptr, dopamine,
-            total, taps, height, width, positions, out_width, pad_h, pad_w, w_min, w_max, parameters, decay,
+            total, n_post, geometry, w_min, w_max, parameters, decay,
             ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, REAL, KH, KW, SH, SW, GROUP, ALIGNED,
         )  # fmt: skip
-    elif program < n_post:
-        if tl.load(post_spike_ptr + program).to(REAL) != 0:
-            start = program.to(tl.int64) * taps
-            first_group = start // GROUP
-            n_groups = ((start + taps + GROUP - 1) // GROUP - first_group).to(tl.int32)
-            for done in range(0, n_groups, GROUPS):
-                group = done + tl.arange(0, GROUPS)
-                n = tl.zeros_like(group) + program
-                first = (first_group + group) * GROUP
-                visit_groups(
-                    first, n, (first - start).to(tl.int32), group < n_groups, None, program,
-                    w_ptr, c_ptr, pre_spike_ptr, pre_trace_ptr, post_spike_ptr, post_trace_ptr, w_min,
-                    total, taps, height, width, positions, out_width, pad_h, pad_w, w_min, w_max, parameters, decay,
-                    ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, REAL,
-                    KH, KW, SH, SW, GROUP, ALIGNED,
-                )  # fmt: skip
+    elif program < post_programs:
+        posts = program * POSTS + tl.arange(0, POSTS)
+        spiking = tl.load(post_spike_ptr + posts, mask=posts < n_post, other=0) != 0
+        starts = posts.to(tl.int64) * taps
+        sizes = ((starts + taps + GROUP - 1) // GROUP - starts // GROUP).to(tl.int32)
+        ends = tl.cumsum(tl.where(spiking, sizes, 0), axis=0)
+        n_groups = tl.max(ends, axis=0)
+        for done in range(0, n_groups, GROUPS):
+            slot = done + tl.arange(0, GROUPS)
+            before = ends[None, :] <= slot[:, None]
+            post = tl.max(tl.where(before, posts[None, :] + 1, program * POSTS), axis=1)
+            group = slot - tl.max(tl.where(before, ends[None, :], 0), axis=1)
+            start = post.to(tl.int64) * taps
+            first = (start // GROUP + group) * GROUP
+            visit_groups(
+                first, post, (first - start).to(tl.int32), slot < n_groups, post,
+                w_ptr, c_ptr, pre_spike_ptr, pre_trace_ptr, post_spike_ptr, post_trace_ptr, w_min,
+                total, n_post, geometry, w_min, w_max, parameters, decay,
+                ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, REAL, KH, KW, SH, SW, GROUP, ALIGNED,
+            )  # fmt: skip
     else:
-        pre = program - n_post
+        pre = program - post_programs
         if tl.load(pre_spike_ptr + pre).to(REAL) != 0:
-            out_height = positions // out_width
             channel = pre // (height * width)
-            row = pre // width % height + pad_h
-            column = pre % width + pad_w
-            for done in range(0, KH * KW * c_out, GROUPS):
-                synapse = done + tl.arange(0, GROUPS)
-                i = synapse // KW % KH
-                j = synapse % KW
-                u = (row - i) // SH
-                v = (column - j) // SW
-                meets = (synapse < KH * KW * c_out) & (row >= i) & (column >= j) & (u < out_height) & (v < out_width)
-                meets = meets & (u * SH + i == row) & (v * SW + j == column)
-                n = synapse // (KH * KW) * positions + u * out_width + v
-                k = (channel * KH + i) * KW + j
-                first = n.to(tl.int64) * taps + k
-                lane = (first % GROUP).to(tl.int32)
-                visit_groups(
-                    first // GROUP * GROUP, n, k - lane, meets, lane, None,
-                    w_ptr, c_ptr, pre_spike_ptr, pre_trace_ptr, post_spike_ptr, post_trace_ptr, w_min,
-                    total, taps, height, width, positions, out_width, pad_h, pad_w, w_min, w_max, parameters, decay,
-                    ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, REAL,
-                    KH, KW, SH, SW, GROUP, ALIGNED,
-                )  # fmt: skip
+            row = pre // width % height
+            column = pre % width
+            for done in range(0, KH * KW * c_out, CANDIDATES):
+                candidates = done + tl.arange(0, CANDIDATES)
+                posts, firsts, lanes, candidates_exist = synapse_of(
+                    candidates, channel, row, column, c_out, geometry, KH, KW, SH, SW, GROUP
+                )
+                mine = candidates_exist.to(tl.int32)
+                for lane in range(0, GROUP):
+                    other_post, post_inside, other_pre, pre_inside = neurons_of(
+                        posts, firsts + lane, n_post, geometry, KH, KW, SH, SW, GROUP, ALIGNED
+                    )
+                    post_spike = tl.load(post_spike_ptr + other_post, mask=(mine != 0) & post_inside, other=0)
+                    earlier = (mine != 0) & (lane < lanes) & pre_inside
+                    pre_spike = tl.load(pre_spike_ptr + other_pre, mask=earlier, other=0)
+                    mine = tl.where((post_spike == 0) & (pre_spike == 0), mine, 0)
+                ends = tl.cumsum(mine, axis=0)
+                n_groups = tl.max(ends, axis=0)
+                for taken in range(0, n_groups, GROUPS):
+                    slot = taken + tl.arange(0, GROUPS)
+                    # as many candidates stand before a slot's as have an end there: found by halving
+                    before = tl.zeros_like(slot)
+                    half = CANDIDATES // 2
+                    while half > 0:
+                        before += tl.where(tl.gather(ends, before + half - 1, 0) <= slot, half, 0)
+                        half = half // 2
+                    candidate = done + before
+                    post, k, _lane, there = synapse_of(
+                        candidate, channel, row, column, c_out, geometry, KH, KW, SH, SW, GROUP
+                    )
+                    first = (post.to(tl.int64) * taps + k) // GROUP * GROUP
+                    visit_groups(
+                        first, post, k, there & (slot < n_groups), None,
+                        w_ptr, c_ptr, pre_spike_ptr, pre_trace_ptr, post_spike_ptr, post_trace_ptr, w_min,
+                        total, n_post, geometry, w_min, w_max, parameters, decay,
+                        ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, REAL,
+                        KH, KW, SH, SW, GROUP, ALIGNED,
+                    )  # fmt: skip
 
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
@@ -195,12 +269,17 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         c_out, positions, taps = topology.weights_shape
         (_, height, width), (_, _, out_width) = topology.src_shape, topology.dst_shape
         pointer, number, _ = dopamine_arguments(dopamine, weights)
-        programs = triton.cdiv(total, group * config.groups) if modulated else c_out * positions + pre_spike.numel()
+        n_post = c_out * positions
+        posts = triton.next_power_of_2(triton.cdiv(PATCH_BLOCKS * config.groups * group, taps))
+        programs = triton.cdiv(n_post, posts) + pre_spike.numel()
+        if modulated:
+            programs = triton.cdiv(total, group * config.groups)
         local2d_kernel[(programs,)](
             weights, weights if c is None else c, pre_spike, pre_trace, post_spike, post_trace, pointer,
-            total, c_out * positions, c_out, taps, height, width, positions, out_width, *topology.padding,
+            total, n_post, c_out, taps, height, width, positions, out_width, *topology.padding,
             *scalars(parameters, w_min, w_max, decay), number,
-            *formula, real, dopamine_is_tensor, kh, kw, sh, sw, group, taps % group == 0, config.groups,
+            *formula, real, dopamine_is_tensor, kh, kw, sh, sw, group, taps % group == 0,
+            config.groups, posts, config.candidates,
             num_warps=config.num_warps, **LAUNCH_OPTIONS,
         )  # fmt: skip
 
