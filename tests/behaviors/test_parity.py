@@ -7,6 +7,7 @@ import torch
 
 import tritonstdp.behaviors as ours
 from support import SMALL, on_synapse, side_by_side, values_of
+from tritonstdp.interpretation import swift_interpreter
 
 STDP = {"a_plus": 0.006, "a_minus": 0.008, "positive_bound": "soft_bound", "negative_bound": "hard_bound"}
 ARGUMENTS = {
@@ -58,14 +59,15 @@ def test_float32_weights_equal_conex_after_200_steps(conex, prefix, rule, conven
 
 
 @pytest.mark.parametrize(("prefix", "rule"), IN_CONEX_TOO)
-def test_float64_weights_equal_conex_after_200_steps(conex, prefix, rule):
-    backends = ("cpu", "reference") if rule == "STDP" else ("reference",)  # each on the CPU costs a compilation
-    for backend in backends:
-        assert_parity(conex, prefix, rule, backend, torch.float64, "synapse")
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_float64_weights_equal_conex_after_200_steps(conex, prefix, rule, backend):
+    assert_parity(conex, prefix, rule, backend, torch.float64, "synapse")
 
 
 @pytest.mark.parametrize(
     ("prefix", "rule"), [pair for pair in IN_CONEX_TOO if pair[0] in ("Simple", "One2One", "Sparse")]
 )
-def test_interpreted_triton_weights_equal_conex_after_200_steps(conex, prefix, rule):
-    assert_parity(conex, prefix, rule, "triton", torch.float32, "neurons")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_interpreted_triton_weights_equal_conex_after_200_steps(conex, prefix, rule, dtype):
+    with swift_interpreter():
+        assert_parity(conex, prefix, rule, "triton", dtype, "neurons")
