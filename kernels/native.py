@@ -56,6 +56,32 @@ def _prefetch(typing_context, address):  # type: ignore[no-untyped-def]
 prefetch: Any = _prefetch
 
 
+@intrinsic
+def _lowest_bit(typing_context, word):  # type: ignore[no-untyped-def]
+    """The position of a word's lowest 1."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.cttz(arguments[0], ir.IntType(1)(0))
+
+    return types.int64(types.uint64), codegen
+
+
+lowest_bit: Any = _lowest_bit
+
+
+@intrinsic
+def _count_bits(typing_context, word):  # type: ignore[no-untyped-def]
+    """How many bits of a word are 1."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.uint64), codegen
+
+
+count_bits: Any = _count_bits
+
+
 def njit(function: Callable[..., Any], **options: Any) -> Any:
     """Compile as every loop here is: the numpy error model lets divisions vectorise; no fast-math, so bits stay."""
     return numba.njit(function, error_model="numpy", nogil=True, **options)
@@ -64,6 +90,91 @@ def njit(function: Callable[..., Any], **options: Any) -> Any:
 def njit_part(function: Callable[..., Any]) -> Any:
     """Compile a function that is inlined into a loop."""
     return njit(function, forceinline=True)
+
+
+WORD = 64
+"""Neurons whose spikes are seen at one glance, as the bits of a word."""
+
+
+@cache
+def spike_packer(dtype: torch.dtype, bool_spikes: bool) -> Any:
+    """``pack(address, n)``, compiled: which of the first ``n`` neurons at an address spiked, as bits; at most ``WORD``.
+
+    One comparison of vectors does it, which a loop over bits would not become.
+    """
+    spike_type = np.bool_ if bool_spikes else REAL[dtype]
+    itemsize = np.dtype(spike_type).itemsize
+    carray: Any = numba.carray
+    pointer = as_pointer
+
+    def packer_of(lanes: int) -> Any:
+        @intrinsic
+        def pack_lanes(typing_context, address):  # type: ignore[no-untyped-def]
+            def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+                element = context.get_data_type(numba.from_dtype(np.dtype(spike_type)))
+                vector = ir.VectorType(element, lanes)
+                spikes = builder.load(builder.inttoptr(arguments[0], vector.as_pointer()), align=itemsize)
+                differs = builder.icmp_unsigned if bool_spikes else builder.fcmp_unordered
+                fired = builder.bitcast(differs("!=", spikes, ir.Constant(vector, None)), ir.IntType(lanes))
+                return fired if lanes == WORD else builder.zext(fired, ir.IntType(WORD))
+
+            return types.uint64(types.int64), codegen
+
+        return pack_lanes
+
+    pack_word, pack_eight = packer_of(WORD), packer_of(8)
+
+    @njit_part
+    def pack(address, n):  # type: ignore[no-untyped-def]
+        if n >= WORD:
+            return pack_word(address)
+        word = np.uint64(0)
+        eights = max(n, 0) // 8
+        for k in range(eights):
+            word |= pack_eight(address + 8 * k * itemsize) << np.uint64(8 * k)
+        spikes = carray(pointer(address), WORD, spike_type)
+        for k in range(8 * eights, n):
+            word |= np.uint64(spikes[k] != 0) << np.uint64(k)
+        return word
+
+    return pack
+
+
+AT_ONCE = 4
+"""Spikes of a word that are listed without a branch, which could not be foretold; few words have more."""
+
+
+@njit_part
+def _list_spikes(spikes, first, events, count):  # type: ignore[no-untyped-def]
+    """Append the positions of a word's spikes, and return how many are listed; ``events`` has ``AT_ONCE`` to spare."""
+    end = count + count_bits(spikes)
+    for k in range(AT_ONCE):
+        events[count + k] = first + lowest_bit(spikes)
+        spikes &= spikes - np.uint64(1)
+    for k in range(count + AT_ONCE, end):
+        events[k] = first + lowest_bit(spikes)
+        spikes &= spikes - np.uint64(1)
+    return end
+
+
+list_spikes: Any = _list_spikes
+
+
+@cache
+def event_finder(dtype: torch.dtype, bool_spikes: bool) -> Any:
+    """``find_events(address, n)``, compiled: the neurons at an address that spiked, in order, as ``uint32``."""
+    itemsize = np.dtype(np.bool_ if bool_spikes else REAL[dtype]).itemsize
+    pack = spike_packer(dtype, bool_spikes)
+
+    @njit_part
+    def find_events(address, n):  # type: ignore[no-untyped-def]
+        events = np.empty(n + AT_ONCE, np.uint32)
+        count = 0
+        for first in range(0, n, WORD):
+            count = list_spikes(pack(address + first * itemsize, n - first), first, events, count)
+        return events[:count]
+
+    return find_events
 
 
 class _WeakLiterals(ast.NodeTransformer):
@@ -226,3 +337,30 @@ def max_threads() -> int:
     """The number of threads that numba started with; more can't be asked for."""
     config: Any = numba.config
     return config.NUMBA_NUM_THREADS
+
+
+def by_work(compile_loop: Callable[[bool], Callable[..., None]], parallel_work: float) -> Callable[[int], Any]:
+    """Choose between the serial and the parallel variant of a loop.
+
+    Parameters
+    ----------
+    compile_loop : callable
+        ``compile_loop(parallel)``; the parallel variant is compiled when it is first needed.
+    parallel_work : float
+        Synapses above which it is needed, where torch may use several threads.
+
+    Returns
+    -------
+    callable
+        ``choose(synapses)`` returns the loop.
+    """
+    serial = compile_loop(False)
+
+    def choose(synapses: int) -> Callable[..., None]:
+        threads = torch.get_num_threads()
+        if synapses <= parallel_work or threads == 1:
+            return serial
+        numba.set_num_threads(min(threads, max_threads()))
+        return compile_loop(True)
+
+    return choose

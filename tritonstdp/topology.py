@@ -250,6 +250,9 @@ def _starts(neurons: Tensor, n: int) -> Tensor:
     return starts
 
 
+_SPARSE_LAYOUTS = (torch.sparse_csc, torch.sparse_csr, torch.sparse_coo)
+
+
 def _index_tensors(weights: Tensor) -> tuple[Tensor, ...]:
     """The tensors that hold the connectivity: of the major neurons first, then of the minor ones."""
     if weights.layout is torch.sparse_csc:
@@ -364,7 +367,7 @@ class Sparse(Topology):
         >>> plan.minor_of.tolist(), plan.by_minor.tolist()
         ([1, 0, 1], [1, 0, 2])
         """
-        if weights.layout not in (torch.sparse_csc, torch.sparse_csr, torch.sparse_coo):
+        if weights.layout not in _SPARSE_LAYOUTS:
             raise TypeError(f"weights are {weights.layout}: pass a CSC, CSR or coalesced COO tensor")
         if weights.dim() != 2 or weights.dense_dim() != 0:
             raise ValueError(f"weights of shape {tuple(weights.shape)} are not a matrix (n_pre, n_post) of numbers")
@@ -415,11 +418,12 @@ class Sparse(Topology):
         >>> Sparse.of(weights) is Sparse.of(weights.detach())
         True
         """
-        if weights.layout not in (torch.sparse_csc, torch.sparse_csr, torch.sparse_coo):
+        if weights.layout not in _SPARSE_LAYOUTS:
             raise TypeError(f"weights are {weights.layout}: pass a CSC, CSR or coalesced COO tensor")
-        key = _index_tensors(weights)[-1].untyped_storage()
+        indices = _index_tensors(weights)
+        key = indices[-1].untyped_storage()
         plan = _PLANS.get(key)
-        if plan is None or not plan.fits(weights):
+        if plan is None or not plan._describes(weights, indices):
             plan = _PLANS[key] = Sparse.from_weights(weights)
         return plan
 
@@ -444,12 +448,16 @@ class Sparse(Topology):
         >>> plan.fits(weights), plan.fits(weights.clone())
         (True, False)
         """
-        source = self._source
-        if not source or weights.layout is not source[0] or weights.shape != (self.n_pre, self.n_post):
+        return weights.layout in _SPARSE_LAYOUTS and self._describes(weights, _index_tensors(weights))
+
+    def _describes(self, weights: Tensor, indices: tuple[Tensor, ...]) -> bool:
+        if not self._source:
             return False
-        for indices, known in zip(_index_tensors(weights), source[1:], strict=True):
-            storage, address, size = known
-            if indices.data_ptr() != address or indices.numel() != size or storage() is None:
+        layout, *known = self._source
+        if weights.layout is not layout or weights.shape != (self.n_pre, self.n_post):
+            return False
+        for (storage, address, size), tensor in zip(known, indices, strict=True):
+            if tensor.data_ptr() != address or tensor.numel() != size or storage() is None:
                 return False
         return True
 

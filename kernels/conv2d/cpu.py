@@ -65,19 +65,6 @@ def _run_adder(width: int, real: type) -> Any:
     return add_run
 
 
-@intrinsic
-def _count_trailing_zeros(typing_context, word):  # type: ignore[no-untyped-def]
-    """The position of a word's lowest 1."""
-
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.cttz(arguments[0], ir.IntType(1)(1))
-
-    return types.int64(types.uint64), codegen
-
-
-lowest_bit: Any = _count_trailing_zeros
-
-
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     run = _compile(case)
@@ -92,7 +79,9 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         sums = c_out * c_in * kh * (kw + sw * reach)
         row = max(c_in, c_out) * (max(width, out_width) + 2 * pad_w + reach) + 2 * _vector_width(kw)
         scratch = torch.empty(sums + row, dtype=weights.dtype)
-        bits = torch.empty(kh * max(c_in * -(-width // 64), c_out * -(-out_width // 64)), dtype=torch.int64)
+        bits = torch.empty(
+            kh * max(c_in * -(-width // native.WORD), c_out * -(-out_width // native.WORD)), dtype=torch.int64
+        )
         run(
             weights.data_ptr(), 0 if c is None else c.data_ptr(), pre_spike.data_ptr(), pre_trace.data_ptr(),
             post_spike.data_ptr(), post_trace.data_ptr(), scratch.data_ptr(), bits.data_ptr(),
@@ -115,24 +104,11 @@ def _compile(case: Case) -> Any:
     (kh, kw), (sh, sw) = case.kernel_key
     # of the taps of a kernel's row, a pre neuron meets every sw-th: this many, starting at one of sw
     reach = -(-kw // sw)
+    pack: Any = native.spike_packer(case.dtype, bool_spikes)
+    word_size, lowest_bit = native.WORD, native.lowest_bit
     add_run: Any = _run_adder(_vector_width(kw), real)
     pointer = native.as_pointer
     carray: Any = numba.carray
-
-    @native.njit_part
-    def pack(address, width):  # type: ignore[no-untyped-def]
-        """The first 64 spikes at an address as bits."""
-        word, done = np.uint64(0), 0
-        n = min(width, 64)
-        if bool_spikes:
-            eights = carray(pointer(address), 8, np.uint64)
-            for k in range(n // 8):
-                word |= ((eights[k] * np.uint64(0x0102040810204080)) >> np.uint64(56)) << np.uint64(8 * k)
-            done = n // 8 * 8
-        spike = carray(pointer(address), 64, spike_type)
-        for k in range(done, n):
-            word |= np.uint64(spike[k] != 0) << np.uint64(k)
-        return word
 
     @native.njit_part
     def add_up(
@@ -143,7 +119,7 @@ def _compile(case: Case) -> Any:
         channels, height, width = spike_shape
         trace_channels, trace_height, trace_width = trace_shape
         pad_h, pad_w = padding
-        words = (width + 63) // 64
+        words = -(-width // word_size)
         spike = carray(pointer(spike_address), channels * height * width, spike_type)
         trace = carray(pointer(trace_address), trace_channels * trace_height * trace_width, real)
         bits = carray(pointer(bits_address), kh * channels * words, np.uint64)
@@ -188,15 +164,15 @@ def _compile(case: Case) -> Any:
                 while packed <= row:
                     for channel in range(channels):
                         for k in range(words):
-                            at = (channel * height + packed) * width + 64 * k
+                            at = (channel * height + packed) * width + word_size * k
                             slot = (packed % kh * channels + channel) * words + k
-                            bits[slot] = pack(spike_address + at * spike.itemsize, width - 64 * k)
+                            bits[slot] = pack(spike_address + at * spike.itemsize, width - word_size * k)
                     packed += 1
                 for channel in range(channels):
                     for k in range(words):
                         word = bits[(row % kh * channels + channel) * words + k]
                         while word != 0:
-                            column = 64 * k + lowest_bit(word)
+                            column = word_size * k + lowest_bit(word)
                             word &= word - np.uint64(1)
                             factor = real(1)
                             if not bool_spikes:

@@ -6,11 +6,11 @@ Weights are walked along the side whose synapses lie next to each other (*major*
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-import torch
 from numba import types
 
 from tritonstdp.kernels import native
@@ -50,8 +50,7 @@ SPACE: dict[str, tuple[float, ...]] = {
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
-    serial = _compile(case, config, parallel=False)
-    parallel = None
+    loop_for = native.by_work(partial(_compile, case), config.parallel_work)
     column_dopamine = case.dopamine == "column"
     pre_is_major = case.layout != "post"
 
@@ -59,7 +58,6 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         topology, weights, pre_spike, pre_trace, post_spike, post_trace,
         parameters, w_min, w_max, c, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
-        nonlocal parallel
         pre_stride, post_stride = weights.stride()
         pre = pre_spike.data_ptr(), pre_trace.data_ptr(), topology.n_pre
         post = post_spike.data_ptr(), post_trace.data_ptr(), topology.n_post
@@ -70,21 +68,16 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             c_strides = c.stride() if pre_is_major else c.stride()[::-1]
             eligibility = (c.data_ptr(), *c_strides)
         column, number = (dopamine.data_ptr(), 0.0) if column_dopamine else (0, dopamine)
-        run = serial
-        if weights.numel() > config.parallel_work and torch.get_num_threads() > 1:
-            if parallel is None:
-                parallel = _compile(case, config, parallel=True)
-            run = parallel
-            numba.set_num_threads(min(torch.get_num_threads(), native.max_threads()))
-        run(
+        loop_for(weights.numel())(
             weights.data_ptr(), *strides, *eligibility, *major, *minor, column,
-            parameters, w_min, w_max, decay, number,
+            config.rows_per_task, config.dense_pass_rate, parameters, w_min, w_max, decay, number,
         )  # fmt: skip
 
     return step
 
 
-def _compile(case: Case, config: Config, parallel: bool) -> Any:
+@cache
+def _compile(case: Case, parallel: bool) -> Any:
     visit_row, visit_silent_row, visit_events = _visits(case)
     modulated = case.formula.rule.modulated
     real = native.REAL[case.dtype]
@@ -94,14 +87,13 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
     pointer = native.as_pointer
     carray: Any = numba.carray
     tasks = numba.prange if parallel else range
-    rows_per_task = config.rows_per_task if parallel else 2**62
-    dense_pass_rate = config.dense_pass_rate
+    find_events: Any = native.event_finder(case.dtype, case.bool_spikes)
     prefetch_rows, itemsize = PREFETCH_ROWS, np.dtype(real).itemsize
 
     def loop(
         w_address, w_major_stride, w_minor_stride, c_address, c_major_stride, c_minor_stride,
         major_spike_address, major_trace_address, n_major, minor_spike_address, minor_trace_address, n_minor,
-        column_address, parameters, w_min, w_max, decay, dopamine,
+        column_address, rows_per_task, dense_pass_rate, parameters, w_min, w_max, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         major_spike = carray(pointer(major_spike_address), n_major, spike_type)
         major_trace = carray(pointer(major_trace_address), n_major, real)
@@ -114,19 +106,15 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
         c = carray(pointer(c_address), (n_major - 1) * c_major_stride + c_row_extent, real)
 
         minor_spike = np.empty(n_minor, real)
-        events = np.empty(n_minor, np.uint64)  # unsigned: no test for negative indices
-        n_events = 0
         for j in range(n_minor):
             minor_spike[j] = minor_spike_in[j]
-            events[n_events] = j
-            n_events += minor_spike_in[j] != 0
-        events = events[:n_events]
-        whole_rows = modulated or n_events > dense_pass_rate * n_minor
+        events = find_events(minor_spike_address, n_minor)
+        whole_rows = modulated or len(events) > dense_pass_rate * n_minor
 
-        n_tasks = (n_major + rows_per_task - 1) // rows_per_task if rows_per_task < n_major else 1
-        for task in tasks(n_tasks):
-            first = task * rows_per_task
-            for i in range(first, min(first + rows_per_task, n_major)):
+        rows = rows_per_task if parallel else max(n_major, 1)
+        for task in tasks((n_major + rows - 1) // rows):
+            first = task * rows
+            for i in range(first, min(first + rows, n_major)):
                 row = w[i * w_major_stride : i * w_major_stride + row_extent]
                 c_row = c[i * c_major_stride : i * c_major_stride + c_row_extent]
                 spike = real(major_spike[i])
@@ -148,8 +136,8 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
                         parameters, w_min, w_max, decay,
                     )  # fmt: skip
 
-    arguments = [types.int64] * 13 + [*native.scalars(case.formula, case.dtype)]
-    return native.entry(loop, recipe_of(case, config), *arguments, parallel=parallel)
+    arguments = *[types.int64] * 14, types.float64, *native.scalars(case.formula, case.dtype)
+    return native.entry(loop, recipe_of(case), *arguments, parallel=parallel)
 
 
 def _synapse_updates(case: Case) -> tuple[Any, Any]:

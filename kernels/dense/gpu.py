@@ -35,7 +35,7 @@ class Config(NamedTuple):
     Attributes
     ----------
     columns : int
-        Synapses of a row that one row program takes.
+        Synapses of a row that one row program takes in float32; in other dtypes, as many bytes.
     rows : int
         Rows that a column program takes at once.
     splits : int
@@ -59,6 +59,7 @@ SPACE: dict[str, tuple[int, ...]] = {
 }
 """Every combination gives each thread at least 16 neighbouring bytes of float32 weights, and so 128-bit accesses."""
 SECTOR_BYTES = 32
+FLOAT32_BYTES = 4
 
 
 @triton.jit
@@ -186,7 +187,8 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     pre_is_major = case.layout != "post"
     modulated = case.formula.rule.modulated
     dopamine_is_tensor = case.dopamine != "number"
-    group = SECTOR_BYTES // torch.empty(0, dtype=case.dtype).element_size()
+    itemsize = torch.empty(0, dtype=case.dtype).element_size()
+    group, columns = SECTOR_BYTES // itemsize, config.columns * FLOAT32_BYTES // itemsize
 
     def step(
         topology, weights, pre_spike, pre_trace, post_spike, post_trace,
@@ -202,14 +204,14 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             sizes, w_strides, c_strides = sizes[::-1], w_strides[::-1], c_strides[::-1]
         pointer, number, dopamine_stride = dopamine_arguments(dopamine, weights)
         n_major, n_minor = sizes
-        row_programs = n_major * triton.cdiv(n_minor, config.columns)
+        row_programs = n_major * triton.cdiv(n_minor, columns)
         column_programs = 0 if modulated else triton.cdiv(n_minor, group) * config.splits
         dense_kernel[(row_programs + column_programs,)](
             weights, eligibility, *pre, *post, pointer,
             n_major, n_minor, *w_strides, *c_strides, dopamine_stride, row_programs,
             *scalars(parameters, w_min, w_max, decay), number,
             *formula, real, pre_is_major, dopamine_is_tensor,
-            config.columns, config.rows, config.splits, group,
+            columns, config.rows, config.splits, group,
             num_warps=config.num_warps, **LAUNCH_OPTIONS,
         )  # fmt: skip
 

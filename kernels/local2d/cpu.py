@@ -1,15 +1,16 @@
 """Local receptive fields on a CPU: whole patches of spiking post neurons, and only what spiked in the other patches.
 
 Work goes by rows of output positions: each pre spike is noted at the positions that see it, for all output channels.
+A modulated rule changes every synapse: where few spiked, those are computed first and held while the patch is streamed.
 """
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-import torch
 from numba import types
 
 from tritonstdp.kernels import native
@@ -41,30 +42,23 @@ SPACE: dict[str, tuple[float, ...]] = {
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
-    serial = _compile(case, config, parallel=False)
-    parallel = None
+    loop_for = native.by_work(partial(_compile, case), config.parallel_work)
 
     def step(
         topology, weights, pre_spike, pre_trace, post_spike, post_trace,
         parameters, w_min, w_max, c, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
-        nonlocal parallel
-        run = serial
-        if weights.numel() > config.parallel_work and torch.get_num_threads() > 1:
-            if parallel is None:
-                parallel = _compile(case, config, parallel=True)
-            run = parallel
-            numba.set_num_threads(min(torch.get_num_threads(), native.max_threads()))
-        run(
+        loop_for(weights.numel())(
             weights.data_ptr(), 0 if c is None else c.data_ptr(), pre_spike.data_ptr(), pre_trace.data_ptr(),
             post_spike.data_ptr(), post_trace.data_ptr(), *topology.src_shape, *topology.dst_shape, *topology.padding,
-            parameters, w_min, w_max, decay, dopamine,
+            config.dense_pass_rate, parameters, w_min, w_max, decay, dopamine,
         )  # fmt: skip
 
     return step
 
 
-def _compile(case: Case, config: Config, parallel: bool) -> Any:
+@cache
+def _compile(case: Case, parallel: bool) -> Any:
     on_pre, on_post, change, finish = native.functions(case.formula, case.dtype, bound_first=True)
     real = native.REAL[case.dtype]
     spike_type = np.bool_ if case.bool_spikes else real
@@ -74,7 +68,6 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
     pointer = native.as_pointer
     carray: Any = numba.carray
     tasks = numba.prange if parallel else range
-    dense_pass_rate = config.dense_pass_rate
     itemsize = np.dtype(real).itemsize
 
     @native.njit_part
@@ -95,12 +88,23 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
                 w[k] = w[k] if clamp and q == 0 and s[k] == 0 else new
 
     @native.njit_part
-    def visit_events(w, events, spikes, first, last, y, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
-        for e in range(first, last):
-            k = events[e]
-            w[k], _ = update(
-                w[k], real(0), spikes[e], real(0), real(0), y, parameters, w_min, w_max, decay, real(0)
+    def visit_events(w, c, events, spikes, first, count, y, held, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
+        silent = real(0)
+        for e in range(count):
+            k = events[first + e]
+            new, new_c = update(
+                w[k], c[k] if modulated else dopamine, spikes[first + e], silent, silent, y,
+                parameters, w_min, w_max, decay, dopamine,
             )  # fmt: skip
+            if modulated:
+                held[0, e], held[1, e] = new, new_c
+            else:
+                w[k] = new
+        if modulated:
+            for k in range(len(w)):
+                w[k], c[k] = finish(w[k], silent, c[k], dopamine, w_min, w_max, decay)
+            for e in range(count):
+                w[events[first + e]], c[events[first + e]] = held[0, e], held[1, e]
 
     @native.njit_part
     def gather(patch, values, u, v, height, width, pad_h, pad_w):  # type: ignore[no-untyped-def]
@@ -134,7 +138,8 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
 
     def loop(
         w_address, c_address, s_address, x_address, q_address, y_address,
-        c_in, height, width, c_out, out_height, out_width, pad_h, pad_w, parameters, w_min, w_max, decay, dopamine,
+        c_in, height, width, c_out, out_height, out_width, pad_h, pad_w, dense_pass_rate,
+        parameters, w_min, w_max, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         positions, taps = out_height * out_width, c_in * kh * kw
         pre_spike = carray(pointer(s_address), c_in * height * width, spike_type)
@@ -157,29 +162,33 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
             spikes = np.empty(out_width * taps, real)
             counts = np.empty(out_width, np.int64)
             note_events(events, spikes, counts, pre_spike, fired, row_start, u, height, width, pad_h, pad_w)
-            s, x = np.empty(taps, real), np.empty(taps, real)
-            for v in range(out_width):
-                p = u * out_width + v
-                whole = modulated or counts[v] > dense_pass_rate * taps
-                gathered = False
-                for o in range(c_out):
-                    neuron = o * positions + p
+            # what each position sees is gathered when it is first needed, and serves all output channels
+            s, x = np.empty(out_width * taps, real), np.empty(out_width * taps, real)
+            gathered = np.zeros(out_width, np.bool_)
+            held = np.empty((2, taps), real)
+            # a modulated rule streams all synapses, in the order of memory; others visit a few, while what was gathered
+            # for a position is near
+            outer, inner = (c_out, out_width) if modulated else (out_width, c_out)
+            for a in range(outer):
+                for b in range(inner):
+                    o, v = (a, b) if modulated else (b, a)
+                    neuron = o * positions + u * out_width + v
                     w = carray(pointer(w_address + neuron * taps * itemsize), taps, real)
                     c = carray(pointer(c_address + neuron * taps * itemsize), taps, real)
-                    q = real(post_spike[neuron])
-                    if whole or q != 0:
-                        if not gathered:
-                            gather(s, pre_spike, u, v, height, width, pad_h, pad_w)
-                            gather(x, pre_trace, u, v, height, width, pad_h, pad_w)
-                            gathered = True
-                        visit_patch(w, c, s, x, q, post_trace[neuron], parameters, w_min, w_max, decay, dopamine)
-                    else:
+                    q, y = real(post_spike[neuron]), post_trace[neuron]
+                    first = v * taps
+                    if q == 0 and counts[v] <= dense_pass_rate * taps:
                         visit_events(
-                            w, events, spikes, v * taps, v * taps + counts[v], post_trace[neuron],
-                            parameters, w_min, w_max, decay,
+                            w, c, events, spikes, first, counts[v], y, held,
+                            parameters, w_min, w_max, decay, dopamine,
                         )  # fmt: skip
+                        continue
+                    s_patch, x_patch = s[first : first + taps], x[first : first + taps]
+                    if not gathered[v]:
+                        gather(s_patch, pre_spike, u, v, height, width, pad_h, pad_w)
+                        gather(x_patch, pre_trace, u, v, height, width, pad_h, pad_w)
+                        gathered[v] = True
+                    visit_patch(w, c, s_patch, x_patch, q, y, parameters, w_min, w_max, decay, dopamine)
 
-    integer = types.int64
-    return native.entry(
-        loop, recipe_of(case, config), *[integer] * 14, *native.scalars(case.formula, case.dtype), parallel=parallel
-    )
+    arguments = *[types.int64] * 14, types.float64, *native.scalars(case.formula, case.dtype)
+    return native.entry(loop, recipe_of(case), *arguments, parallel=parallel)

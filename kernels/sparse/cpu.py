@@ -2,17 +2,20 @@
 
 The major pass takes the neighbouring synapses of each spiking major neuron, with both contributions and without
 branches. The minor pass goes through the plan's permutation and takes those synapses of spiking minor neurons whose
-major neuron is silent. So each synapse is written once. Where most synapses would be visited, and for a modulated rule,
-one pass over all of them costs less.
+major neuron is silent. So each synapse is written once. Where most synapses would be visited, one pass over all of them
+costs less.
+
+A modulated rule changes every synapse. Most lie between silent neurons, where no index is needed: they are streamed.
+What the minor pass finds is computed before that, from the old values, held, and written after it.
 """
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-import torch
 from numba import types
 
 from tritonstdp.kernels import native
@@ -27,6 +30,8 @@ class Config(NamedTuple):
     ----------
     full_pass_share : float
         Share of the synapses to visit, counting both sides, above which all are streamed in the stored order.
+    held_share : float
+        The same for a modulated rule, counting the minor side, whose synapses are held.
     parallel_work : int
         Synapses above which a second thread gains more than its start costs.
     tasks : int
@@ -34,6 +39,7 @@ class Config(NamedTuple):
     """
 
     full_pass_share: float = 0.4
+    held_share: float = 0.06
     parallel_work: int = 4_000_000
     tasks: int = 64
 
@@ -41,11 +47,10 @@ class Config(NamedTuple):
 DEFAULT = Config()
 SPACE: dict[str, tuple[float, ...]] = {
     "full_pass_share": (0.1, 0.2, 0.4, 0.8, 2.0),
+    "held_share": (0.0, 0.03, 0.06, 0.12, 0.25),
     "parallel_work": (1_000_000, 4_000_000, 16_000_000),
     "tasks": (16, 64, 256),
 }
-SCAN = 16
-"""Neurons whose silence is seen at one glance."""
 AHEAD = 128
 """How many synapses ahead values and indices are fetched: a step is bound by the misses that it waits for."""
 GATHERED = 256
@@ -56,39 +61,34 @@ LINE = 64
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
-    serial = _compile(case, config, parallel=False)
-    parallel = None
+    loop_for = native.by_work(partial(_compile, case), config.parallel_work)
     post_is_major, _ = case.kernel_key
     modulated = case.formula.rule.modulated
+    full_pass_share = config.held_share if modulated else config.full_pass_share
 
     def step(
         topology, weights, pre_spike, pre_trace, post_spike, post_trace,
         parameters, w_min, w_max, c, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
-        nonlocal parallel
         pre = pre_spike.data_ptr(), pre_trace.data_ptr(), topology.n_pre
         post = post_spike.data_ptr(), post_trace.data_ptr(), topology.n_post
         major, minor = (post, pre) if post_is_major else (pre, post)
         nnz = weights.numel()
-        run = serial
-        if nnz > config.parallel_work and torch.get_num_threads() > 1:
-            if parallel is None:
-                parallel = _compile(case, config, parallel=True)
-            run = parallel
-            numba.set_num_threads(min(torch.get_num_threads(), native.max_threads()))
-        run(
+        loop_for(nnz)(
             weights.data_ptr(), c.data_ptr() if modulated else 0, nnz,
             topology.major_start.data_ptr(), topology.minor_of.data_ptr(), topology.minor_start.data_ptr(),
             topology.by_minor.data_ptr(), topology.major_by_minor.data_ptr(), *major, *minor,
-            parameters, w_min, w_max, decay, dopamine,
+            config.tasks, full_pass_share, parameters, w_min, w_max, decay, dopamine,
         )  # fmt: skip
 
     return step
 
 
-def _compile(case: Case, config: Config, parallel: bool) -> Any:
+@cache
+def _compile(case: Case, parallel: bool) -> Any:
     on_pre, on_post, change, finish = native.functions(case.formula, case.dtype, bound_first=False)
     real = native.REAL[case.dtype]
+    itemsize = np.dtype(real).itemsize
     spike_type = np.bool_ if case.bool_spikes else real
     modulated, clamp = case.formula.rule.modulated, case.formula.clamp
     post_is_major, wide = case.kernel_key
@@ -97,9 +97,8 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
     pointer = native.as_pointer
     carray: Any = numba.carray
     prefetch = native.prefetch
+    find_events: Any = native.event_finder(case.dtype, case.bool_spikes)
     parts = numba.prange if parallel else range
-    most_parts = config.tasks if parallel else 1
-    full_pass_share = config.full_pass_share
 
     if post_is_major:
 
@@ -119,33 +118,25 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
             )
 
     @native.njit_part
-    def find_events(spikes, events):  # type: ignore[no-untyped-def]
-        n, count = len(spikes), 0
-        for first in range(0, n - n % SCAN, SCAN):
-            some = False
-            for j in range(first, first + SCAN):
-                some |= spikes[j] != 0
-            if some:
-                for j in range(first, first + SCAN):
-                    events[count] = j
-                    count += spikes[j] != 0
-        for j in range(n - n % SCAN, n):
-            events[count] = j
-            count += spikes[j] != 0
-        return events[:count]
-
-    @native.njit_part
-    def synapses_of(events, start):  # type: ignore[no-untyped-def]
-        count = 0
+    def starts_of(events, start):  # type: ignore[no-untyped-def]
+        """Where each neuron's synapses start among those of all that spiked; last, how many they are."""
+        starts = np.zeros(len(events) + 1, np.int64)
         for e in range(len(events)):
-            count += start[events[e] + 1] - start[events[e]]
-        return count
+            starts[e + 1] = starts[e] + start[events[e] + 1] - start[events[e]]
+        return starts
 
     @native.njit_part
     def fetch(address, first, last, size):  # type: ignore[no-untyped-def]
         begin, end = address + first * size, address + min(last, first + AHEAD) * size
         for line in range(begin - begin % LINE, end, LINE):
             prefetch(line)
+
+    @native.njit_part
+    def fetch_scattered(w_address, c_address, positions):  # type: ignore[no-untyped-def]
+        for k in range(len(positions)):
+            prefetch(w_address + np.int64(positions[k]) * itemsize)
+            if modulated:
+                prefetch(c_address + np.int64(positions[k]) * itemsize)
 
     @native.njit_part
     def update(w, c, spike, trace, minor_spike, minor_trace, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
@@ -181,10 +172,45 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
                 # a clamp leaves alone what the step has not touched
                 w[k] = w[k] if clamp and silent and s == 0 else new
 
+    @native.njit_part
+    def visit_minor(
+        w, c, by_minor, major_by_minor, spike, trace, major_spike, major_trace, held_w, held_c, w_address, c_address,
+        parameters, w_min, w_max, decay, dopamine,
+    ):  # type: ignore[no-untyped-def]  # fmt: skip
+        """One minor neuron's synapses with silent major neurons: written at once, or held by a modulated rule."""
+        for k in range(len(by_minor)):
+            if k + AHEAD < len(by_minor):
+                fetch_scattered(w_address, c_address, by_minor[k + AHEAD : k + AHEAD + 1])
+            j, m = major_by_minor[k], by_minor[k]
+            old = w[m]
+            new, new_c = update(
+                old, c[m] if modulated else dopamine, real(0), major_trace[j], spike, trace,
+                parameters, w_min, w_max, decay, dopamine,
+            )  # fmt: skip
+            if modulated:
+                held_w[k], held_c[k] = new, new_c
+            else:
+                # written either way: a branch that can't be foretold costs more than the store
+                w[m] = new if major_spike[j] == 0 else old
+
+    @native.njit_part
+    def write_held(w, c, by_minor, major_by_minor, major_spike, held_w, held_c):  # type: ignore[no-untyped-def]
+        for k in range(len(by_minor)):
+            m, silent = by_minor[k], major_spike[major_by_minor[k]] == 0
+            w[m] = held_w[k] if silent else w[m]
+            c[m] = held_c[k] if silent else c[m]
+
+    @native.njit_part
+    def rest(w, c, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
+        """What a modulated rule does to synapses between silent neurons."""
+        for k in range(len(w)):
+            w[k], c[k] = finish(w[k], real(0), c[k], dopamine, w_min, w_max, decay)
+
     def loop(
         w_address, c_address, nnz, major_start_address, minor_of_address, minor_start_address, by_minor_address,
         major_by_minor_address, major_spike_address, major_trace_address, n_major,
-        minor_spike_address, minor_trace_address, n_minor, parameters, w_min, w_max, decay, dopamine,
+        minor_spike_address, minor_trace_address, n_minor, tasks, full_pass_share,
+        parameters, w_min, w_max, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         w = carray(pointer(w_address), nnz, real)
         c = carray(pointer(c_address), nnz, real)
@@ -198,27 +224,19 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
         minor_spike = carray(pointer(minor_spike_address), n_minor, spike_type)
         minor_trace = carray(pointer(minor_trace_address), n_minor, real)
 
-        majors = find_events(major_spike, np.empty(n_major + 1, neuron))
-        minors = find_events(minor_spike, np.empty(n_minor + 1, neuron))
-        visits = synapses_of(majors, major_start) + synapses_of(minors, minor_start)
-        if modulated or visits > full_pass_share * nnz:
+        majors = find_events(major_spike_address, n_major)
+        minors = find_events(minor_spike_address, n_minor)
+        held_start = starts_of(minors, minor_start)
+        visits = held_start[-1]
+        if not modulated:
+            visits += starts_of(majors, major_start)[-1]
+        if visits > full_pass_share * nnz:
             majors, minors = np.arange(n_major).astype(neuron), minors[:0]
-        n_parts = min(len(majors), most_parts)
-        for part in parts(n_parts):
-            end = (part + 1) * len(majors) // n_parts
-            gathered = np.empty((2, GATHERED), real)
-            for e in range(part * len(majors) // n_parts, end):
-                if e + 1 < end:
-                    first, last = major_start[majors[e + 1]], major_start[majors[e + 1] + 1]
-                    fetch(w_address, first, last, w.itemsize)
-                    fetch(minor_of_address, first, last, minor_of.itemsize)
-                j = majors[e]
-                first, last = major_start[j], major_start[j + 1]
-                visit_row(
-                    w[first:last], c[first:last], minor_of[first:last], real(major_spike[j]), major_trace[j],
-                    minor_spike, minor_trace, gathered, parameters, w_min, w_max, decay, dopamine,
-                )  # fmt: skip
+        most_parts = tasks if parallel else 1
+
         n_parts = min(len(minors), most_parts)
+        n_held = visits if modulated and len(minors) else 0
+        held_w, held_c = np.empty(n_held, real), np.empty(n_held, real)
         for part in parts(n_parts):
             end = (part + 1) * len(minors) // n_parts
             for e in range(part * len(minors) // n_parts, end):
@@ -228,24 +246,67 @@ def _compile(case: Case, config: Config, parallel: bool) -> Any:
                     fetch(major_by_minor_address, first, last, major_by_minor.itemsize)
                 if e + 1 < end:
                     first, last = minor_start[minors[e + 1]], minor_start[minors[e + 1] + 1]
-                    for k in range(first, min(last, first + AHEAD)):
-                        prefetch(w_address + np.int64(by_minor[k]) * w.itemsize)
+                    fetch_scattered(w_address, c_address, by_minor[first : min(last, first + AHEAD)])
                 i = minors[e]
-                spike, trace = real(minor_spike[i]), minor_trace[i]
                 first, last = minor_start[i], minor_start[i + 1]
-                for k in range(first, last):
-                    if k + AHEAD < last:
-                        prefetch(w_address + np.int64(by_minor[k + AHEAD]) * w.itemsize)
-                    j, m = major_by_minor[k], by_minor[k]
-                    old = w[m]
-                    new, _ = update(
-                        old, dopamine, real(0), major_trace[j], spike, trace,
-                        parameters, w_min, w_max, decay, dopamine,
-                    )  # fmt: skip
-                    # written either way: a branch that can't be foretold costs more than the store
-                    w[m] = new if major_spike[j] == 0 else old
+                visit_minor(
+                    w,
+                    c,
+                    by_minor[first:last],
+                    major_by_minor[first:last],
+                    real(minor_spike[i]),
+                    minor_trace[i],
+                    major_spike,
+                    major_trace,
+                    held_w[held_start[e] :],
+                    held_c[held_start[e] :],
+                    w_address,
+                    c_address,
+                    parameters,
+                    w_min,
+                    w_max,
+                    decay,
+                    dopamine,
+                )
 
-    integer = types.int64
-    return native.entry(
-        loop, recipe_of(case, config), *[integer] * 14, *native.scalars(case.formula, case.dtype), parallel=parallel
-    )
+        n_parts = max(1, min(len(majors), most_parts))
+        for part in parts(n_parts):
+            begin, end = part * len(majors) // n_parts, (part + 1) * len(majors) // n_parts
+            gathered = np.empty((2, GATHERED), real)
+            done = major_start[majors[begin]] if part > 0 else 0
+            for e in range(begin, end):
+                if e + 1 < end:
+                    first, last = major_start[majors[e + 1]], major_start[majors[e + 1] + 1]
+                    fetch(w_address, first, last, w.itemsize)
+                    fetch(minor_of_address, first, last, minor_of.itemsize)
+                j = majors[e]
+                first, last = major_start[j], major_start[j + 1]
+                if modulated:
+                    rest(w[done:first], c[done:first], w_min, w_max, decay, dopamine)
+                    done = last
+                visit_row(
+                    w[first:last], c[first:last], minor_of[first:last], real(major_spike[j]), major_trace[j],
+                    minor_spike, minor_trace, gathered, parameters, w_min, w_max, decay, dopamine,
+                )  # fmt: skip
+            if modulated:
+                stop = major_start[majors[end]] if end < len(majors) else nnz
+                rest(w[done:stop], c[done:stop], w_min, w_max, decay, dopamine)
+
+        if modulated:
+            n_parts = min(len(minors), most_parts)
+            for part in parts(n_parts):
+                for e in range(part * len(minors) // n_parts, (part + 1) * len(minors) // n_parts):
+                    i = minors[e]
+                    first, last = minor_start[i], minor_start[i + 1]
+                    write_held(
+                        w,
+                        c,
+                        by_minor[first:last],
+                        major_by_minor[first:last],
+                        major_spike,
+                        held_w[held_start[e] :],
+                        held_c[held_start[e] :],
+                    )
+
+    arguments = *[types.int64] * 15, types.float64, *native.scalars(case.formula, case.dtype)
+    return native.entry(loop, recipe_of(case), *arguments, parallel=parallel)

@@ -49,7 +49,22 @@ def test_compiled_loops_give_the_bits_of_the_reference(
 ):
     options = {"rate": rate, "dtype": dtype, "float_spikes": float_spikes, "dopamine": dopamine, "seed": seed}
     assert_same_bits(make_problem(formula, Dense(n_pre, n_post), transposed=transposed, **options), "cpu")
-    assert_same_bits(make_problem(formula, OneToOne(n_pre), **options), "cpu")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    # one word, parts of words, and several blocks, of which some are visited synapse by synapse and others whole
+    formula=st.sampled_from(FORMULAS), n=st.sampled_from([0, 1, 63, 64, 71, 1024, 2500]),
+    rate=st.sampled_from([0.0, 0.01, 0.03, 0.3, 1.0]), dtype=st.sampled_from([torch.float32, torch.float64]),
+    float_spikes=st.booleans(), dopamine=st.sampled_from(["number", "scalar", "column"]), seed=st.integers(0, 100),
+)  # fmt: skip
+def test_the_compiled_one_to_one_loop_gives_the_bits_of_the_reference(
+    formula, n, rate, dtype, float_spikes, dopamine, seed
+):
+    problem = make_problem(
+        formula, OneToOne(n), rate=rate, dtype=dtype, float_spikes=float_spikes, dopamine=dopamine, seed=seed
+    )
+    assert_same_bits(problem, "cpu")
 
 
 @settings(max_examples=25, deadline=None)

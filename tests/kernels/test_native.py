@@ -45,6 +45,25 @@ def test_a_bound_that_would_be_rounded_otherwise_than_by_torch_is_refused():
         native.functions(case_of(in_float64).formula, torch.float32, bound_first=False)
 
 
+@pytest.mark.parametrize("bool_spikes", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_spikes_are_found_in_groups_of_every_size(dtype, bool_spikes):
+    find_events = native.event_finder(dtype, bool_spikes)
+    for n in (0, 1, 7, 8, 63, 64, 65, 200):
+        for rate in (0.0, 0.1, 1.0):
+            # between other spikes, which must not be found
+            around = torch.ones(n + 128, dtype=torch.bool if bool_spikes else dtype)
+            spikes = around[64 : 64 + n]
+            spikes.copy_(torch.rand(n) < rate)
+            found = find_events(spikes.data_ptr(), n)
+            assert found.tolist() == spikes.nonzero().flatten().tolist()
+
+
+def test_a_nan_counts_as_a_spike_as_it_does_for_torch():
+    spikes = torch.tensor([0.0, -0.0, float("nan"), -1.0])
+    assert native.event_finder(torch.float32, False)(spikes.data_ptr(), 4).tolist() == [2, 3]
+
+
 def loop():
     pass
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -153,8 +154,8 @@ def test_nothing_outside_the_values_is_read_or_written(backend):
 
 def test_threads_give_the_bits_of_one(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    for rate in (0.02, 0.3):
-        problem = make_problem(FORMULAS["stdp soft"], random_sparse(90, 300, 0.5), rate=rate)
+    for name, rate in product(("stdp soft", "rstdp soft"), (0.0, 0.02, 0.3)):
+        problem = make_problem(FORMULAS[name], random_sparse(90, 300, 0.5), rate=rate)
         assert_same_bits(problem, cpu.build(problem.case, cpu.Config(parallel_work=0, tasks=7)))
 
 
