@@ -17,8 +17,18 @@ import triton.language as tl
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.rules import Formula
 
-LAUNCH_OPTIONS: dict[str, Any] = {"enable_fp_fusion": False}
-"""No contraction to fused multiply-add: the bits are CoNeX's, and the kernels are bound by memory anyway."""
+NVIDIA_OPTIONS = ("maxnreg",)
+"""Launch options that only Triton's NVIDIA backend takes."""
+
+
+def launch_options(dtype: torch.dtype, device: str) -> dict[str, Any]:
+    """The options of every launch, for weights of a dtype on a type of device."""
+    # no contraction to fused multiply-add: the bits are CoNeX's, and the kernels are bound by memory anyway
+    options: dict[str, Any] = {"enable_fp_fusion": False}
+    if dtype is torch.float64 and device != "xpu" and torch.version.hip is None:
+        # unless told that it need not, ptxas spills a float64 or two to fit one more warp
+        options["maxnreg"] = 128
+    return options
 
 
 @triton.jit

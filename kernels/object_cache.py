@@ -18,21 +18,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
-import platformdirs
 from numba.core import serialize
 from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
 
 from tritonstdp.kernels import compose
 from tritonstdp.kernels.protocol import Case
+from tritonstdp.storage import cache_folder
 
 logger = logging.getLogger("tritonstdp")
-
-
-def folder() -> Path:
-    """Where compiled loops are kept: ``TRITONSTDP_CACHE_DIR`` if set, else in the user's cache folder."""
-    chosen = os.environ.get("TRITONSTDP_CACHE_DIR")
-    return (Path(chosen).expanduser().absolute() if chosen else platformdirs.user_cache_path("tritonstdp")) / "loops"
 
 
 class Recipe(NamedTuple):
@@ -90,7 +84,7 @@ def _content(function: Callable[..., Any]) -> str | None:
 
 def load(key: str) -> CompileResult | None:
     """The loop kept under a key, or None; what can't be read counts as absent."""
-    path = folder() / f"{key}.bin"
+    path = cache_folder("loops") / f"{key}.bin"
     try:
         payload = path.read_bytes()
     except OSError:
@@ -105,7 +99,7 @@ def load(key: str) -> CompileResult | None:
 
 def save(key: str, compiled: CompileResult) -> None:
     """Keep a loop under a key; where the folder can't be written, it is compiled anew next time."""
-    target = folder() / f"{key}.bin"
+    target = cache_folder("loops") / f"{key}.bin"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:

@@ -82,8 +82,9 @@ def report():
     rows = []
     for arguments in (
         ("0.005", "0.02", "0.1", "--rule", "stdp", "--topology", "dense", "sparse", "local2d"),
+        ("0.02", "--rule", "stdp", "--topology", "one_to_one", "conv2d"),
         ("0.02", "--rule", "istdp", "--topology", "dense", "sparse", "local2d"),
-        ("0.02", "--rule", "rstdp", "--topology", "sparse", "local2d"),
+        ("0.02", "--rule", "rstdp", "--topology", "one_to_one", "sparse", "conv2d", "local2d"),
     ):
         with pytest.MonkeyPatch.context() as patch:
             printed: list[str] = []
@@ -93,7 +94,7 @@ def report():
     return rows
 
 
-@pytest.mark.parametrize("topology", ["dense", "sparse", "local2d"])
+@pytest.mark.parametrize("topology", ["dense", "one_to_one", "sparse", "conv2d", "local2d"])
 def test_traffic_stays_within_bounds(topology, report):
     assert not gpu_bounds.violations([row for row in report if row["topology"] == topology])
 
@@ -104,7 +105,7 @@ def test_every_bound_on_traffic_is_met_by_some_kernel(report):
 
 def test_modulated_rules_access_their_state_once_on_every_topology(report):
     state = [row for row in report if row["rule"] == "rstdp" and row["buffer"] in ("weights", "c")]
-    assert len(state) == 4
+    assert len(state) == 8
     for row in state:
         assert row["elements_loaded"] == row["elements_stored"]
         assert row["sectors_loaded"] == row["fewest"] == -(-row["elements_loaded"] // row["sector_elements"])

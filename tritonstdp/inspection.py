@@ -157,12 +157,15 @@ def compile_launch(launch: Launch, target: Target) -> Any:
     from triton.compiler import ASTSource, make_backend
     from triton.runtime.jit import create_function_from_signature
 
+    from tritonstdp.kernels.device import NVIDIA_OPTIONS
+
     kernel = launch.kernel
     gpu = GPUTarget(target.backend, target.arch, target.warp_size)
     backend = make_backend(gpu)
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
-    bound, specialization, options = bind(*launch.arguments, **launch.options)
-    parsed, *source = kernel._pack_args(backend, launch.options, bound, specialization, options)
+    taken = {k: v for k, v in launch.options.items() if target.backend == "cuda" or k not in NVIDIA_OPTIONS}
+    bound, specialization, options = bind(*launch.arguments, **taken)
+    parsed, *source = kernel._pack_args(backend, taken, bound, specialization, options)
     try:
         return triton.compile(ASTSource(kernel, *source), target=gpu, options=parsed.__dict__)
     except Exception as error:
@@ -400,7 +403,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print what was asked for; 1 if something got worse since ``--diff``, 2 if it could not be done, 0 otherwise."""
     try:
         rows = _rows(arguments) if arguments.traffic is None else _traffic_rows(arguments)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, CannotCompileError) as error:
         print(f"tritonstdp inspect: {error}", file=sys.stderr)
         return 2
     if arguments.json:

@@ -15,11 +15,11 @@ import triton.language as tl
 from torch import Tensor
 
 from tritonstdp.kernels.device import (
-    LAUNCH_OPTIONS,
     PARAMETERS,
     device_formula,
     dopamine_arguments,
     fp64,
+    launch_options,
     new_weight,
     pack,
     real_type,
@@ -141,7 +141,7 @@ def conv2d_apply_kernel(
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Prepare the launches for one case; raises ``CannotCompileError`` where Triton can't take the formula."""
     formula = device_formula(case.formula)
-    real = real_type(case.dtype)
+    real, options = real_type(case.dtype), launch_options(case.dtype, case.device)
     dopamine_is_tensor = case.dopamine != "number"
     kernel_size, stride = case.kernel_key
     # kept from the first step on, so that a captured graph finds the sums where they were
@@ -170,12 +170,12 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             sums, pre_spike, pre_trace, post_spike, post_trace,
             c_out, taps, height, width, topology.positions, share, out_width, *topology.padding, *values[:PARAMETERS],
             formula.ON_PRE, formula.ON_POST, formula.N_PARAMETERS, real, *kernel_size, *stride,
-            config.taps, config.chunk, num_warps=config.num_warps, **LAUNCH_OPTIONS,
+            config.taps, config.chunk, num_warps=config.num_warps, **options,
         )  # fmt: skip
         conv2d_apply_kernel[(triton.cdiv(total, APPLY_BLOCK),)](
             weights, weights if c is None else c, sums, pointer, total, *values, number, topology.positions,
             *formula[2:], real, dopamine_is_tensor, config.splits, APPLY_BLOCK,
-            num_warps=config.num_warps, **LAUNCH_OPTIONS,
+            num_warps=config.num_warps, **options,
         )  # fmt: skip
 
     return step

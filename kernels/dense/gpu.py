@@ -17,10 +17,10 @@ import triton
 import triton.language as tl
 
 from tritonstdp.kernels.device import (
-    LAUNCH_OPTIONS,
     device_formula,
     dopamine_arguments,
     fp64,
+    launch_options,
     new_weight,
     pack,
     real_type,
@@ -183,7 +183,7 @@ def dense_kernel(
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Prepare the launch for one case; raises ``CannotCompileError`` where Triton can't take the formula."""
     formula = device_formula(case.formula)
-    real = real_type(case.dtype)
+    real, options = real_type(case.dtype), launch_options(case.dtype, case.device)
     pre_is_major = case.layout != "post"
     modulated = case.formula.rule.modulated
     dopamine_is_tensor = case.dopamine != "number"
@@ -212,7 +212,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             *scalars(parameters, w_min, w_max, decay), number,
             *formula, real, pre_is_major, dopamine_is_tensor,
             columns, config.rows, config.splits, group,
-            num_warps=config.num_warps, **LAUNCH_OPTIONS,
+            num_warps=config.num_warps, **options,
         )  # fmt: skip
 
     return step

@@ -19,10 +19,10 @@ import triton
 import triton.language as tl
 
 from tritonstdp.kernels.device import (
-    LAUNCH_OPTIONS,
     device_formula,
     dopamine_arguments,
     fp64,
+    launch_options,
     new_weight,
     pack,
     real_type,
@@ -203,7 +203,7 @@ def local2d_kernel(
             start = post.to(tl.int64) * taps
             first = (start // GROUP + group) * GROUP
             visit_groups(
-                first, post, (first - start).to(tl.int32), slot < n_groups, post,
+                first, post, group * GROUP - (start % GROUP).to(tl.int32), slot < n_groups, post,
                 w_ptr, c_ptr, pre_spike_ptr, pre_trace_ptr, post_spike_ptr, post_trace_ptr, w_min,
                 total, n_post, geometry, w_min, w_max, parameters, decay,
                 ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, REAL, KH, KW, SH, SW, GROUP, ALIGNED,
@@ -255,7 +255,7 @@ def local2d_kernel(
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Prepare the launch for one case; raises ``CannotCompileError`` where Triton can't take the formula."""
     formula = device_formula(case.formula)
-    real = real_type(case.dtype)
+    real, options = real_type(case.dtype), launch_options(case.dtype, case.device)
     modulated = case.formula.rule.modulated
     dopamine_is_tensor = case.dopamine != "number"
     group = SECTOR_BYTES // torch.empty(0, dtype=case.dtype).element_size()
@@ -280,7 +280,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             *scalars(parameters, w_min, w_max, decay), number,
             *formula, real, dopamine_is_tensor, kh, kw, sh, sw, group, taps % group == 0,
             config.groups, posts, config.candidates,
-            num_warps=config.num_warps, **LAUNCH_OPTIONS,
+            num_warps=config.num_warps, **options,
         )  # fmt: skip
 
     return step

@@ -8,10 +8,10 @@ import triton
 import triton.language as tl
 
 from tritonstdp.kernels.device import (
-    LAUNCH_OPTIONS,
     device_formula,
     dopamine_arguments,
     fp64,
+    launch_options,
     new_weight,
     pack,
     real_type,
@@ -83,7 +83,7 @@ def one_to_one_kernel(
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Prepare the launch for one case; raises ``CannotCompileError`` where Triton can't take the formula."""
     formula = device_formula(case.formula)
-    real = real_type(case.dtype)
+    real, options = real_type(case.dtype), launch_options(case.dtype, case.device)
     dopamine_is_tensor = case.dopamine != "number"
 
     def step(
@@ -99,7 +99,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             topology.n, weights.stride(0), eligibility.stride(0), dopamine_stride,
             *scalars(parameters, w_min, w_max, decay), number,
             *formula, real, dopamine_is_tensor, config.block,
-            num_warps=config.num_warps, **LAUNCH_OPTIONS,
+            num_warps=config.num_warps, **options,
         )  # fmt: skip
 
     return step

@@ -17,10 +17,10 @@ import triton.language as tl
 from torch import Tensor
 
 from tritonstdp.kernels.device import (
-    LAUNCH_OPTIONS,
     device_formula,
     dopamine_arguments,
     fp64,
+    launch_options,
     new_weight,
     pack,
     real_type,
@@ -232,7 +232,7 @@ def sparse_kernel(
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Prepare the launch for one case; raises ``CannotCompileError`` where Triton can't take the formula."""
     formula = device_formula(case.formula)
-    real = real_type(case.dtype)
+    real, options = real_type(case.dtype), launch_options(case.dtype, case.device)
     post_is_major, _ = case.kernel_key
     modulated = case.formula.rule.modulated
     dopamine_is_tensor = case.dopamine != "number"
@@ -257,7 +257,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             major[0].numel(), minor[0].numel(), major_programs,
             *scalars(parameters, w_min, w_max, decay), number,
             *formula, real, post_is_major, dopamine_is_tensor, config.piece, launch.major_block, launch.minor_block,
-            num_warps=max(1, min(config.num_warps, warps)), **LAUNCH_OPTIONS,
+            num_warps=max(1, min(config.num_warps, warps)), **options,
         )  # fmt: skip
 
     return step

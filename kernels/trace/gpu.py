@@ -7,7 +7,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from tritonstdp.kernels.device import LAUNCH_OPTIONS, device_function, fp64, real_type
+from tritonstdp.kernels.device import device_function, fp64, launch_options, real_type
 from tritonstdp.kernels.trace import TraceCase, TraceStep
 from tritonstdp.rules import updated_trace
 
@@ -48,6 +48,7 @@ def trace_kernel(
 def build(case: TraceCase, config: Config = DEFAULT) -> TraceStep:
     """Prepare the launch for one case."""
     updated, real = device_function(updated_trace), real_type(case.dtype)
+    options = launch_options(case.dtype, case.device)
 
     def step(trace, spikes, scale, tau, dt):  # type: ignore[no-untyped-def]
         n = trace.numel()
@@ -55,7 +56,7 @@ def build(case: TraceCase, config: Config = DEFAULT) -> TraceStep:
             return
         trace_kernel[(triton.cdiv(n, config.block),)](
             trace, spikes, n, scale, tau, dt, updated, real, config.block,
-            num_warps=config.num_warps, **LAUNCH_OPTIONS,
+            num_warps=config.num_warps, **options,
         )  # fmt: skip
 
     return step

@@ -12,8 +12,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import platformdirs
 from filelock import FileLock
+
+from tritonstdp.storage import cache_folder
 
 __all__ = ["Entry", "Key", "clear", "directory", "export", "import_", "load", "path_of", "save"]
 
@@ -81,16 +82,14 @@ class Entry(NamedTuple):
 
 
 def directory() -> Path:
-    """The folder of the settings, in ``TRITONSTDP_CACHE_DIR`` if set, else in the user's cache folder.
+    """The folder of the settings; see :func:`tritonstdp.storage.cache_folder`.
 
     Examples
     --------
     >>> directory().is_absolute()
     True
     """
-    chosen = os.environ.get("TRITONSTDP_CACHE_DIR")
-    folder = Path(chosen) if chosen else platformdirs.user_cache_path("tritonstdp")
-    return folder.expanduser().absolute() / "tuning"
+    return cache_folder("tuning")
 
 
 def path_of(device: str) -> Path:

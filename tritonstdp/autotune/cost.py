@@ -113,7 +113,7 @@ class Estimate(NamedTuple):
 
 def _dense_work(topology: Dense, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
     n_major, n_minor = topology.weights_shape
-    chunks = -(-n_minor // config.columns)
+    chunks = -(-n_minor * itemsize // (config.columns * 4))
     if modulated:
         return [Work(n_major * chunks, 4 * itemsize * n_minor / chunks, 2)]
     group = max(1, 32 // itemsize)
@@ -157,11 +157,19 @@ def _local2d_work(topology: Local2d, config: Any, rate: float, itemsize: int, mo
     (n_pre,), (n_post,) = topology.pre_shape, topology.post_shape
     kh, kw = topology.kernel_size
     patch = math.ceil(taps / group)
-    tried, met = kh * kw * c_out, synapses / n_pre
+    neighbours = 1 << (math.ceil(2 * config.groups / patch) - 1).bit_length()
+    busy = math.ceil(n_post / neighbours) * (1 - (1 - rate) ** neighbours)
+    groups = rate * n_post * patch / busy
+    # a candidate's neighbours in its group are looked up one after the other, in the second-level cache
+    found = min(config.candidates, kh * kw * c_out) * synapses / n_pre / (kh * kw * c_out)
+    searches = math.ceil(kh * kw * c_out / config.candidates)
     return [
-        Work(rate * n_post, 2 * 32 * patch, 1 + 2 * math.ceil(patch / config.groups)),
-        Work(rate * n_pre, 2 * 32 * (1 - rate) * met, 1 + 3 * math.ceil(tried / config.groups)),
-    ]
+        Work(busy, 2 * 32 * groups, 1 + 2 * math.ceil(groups / config.groups)),
+        Work(
+            rate * n_pre, 2 * 32 * (1 - rate) * synapses / n_pre,
+            1 + searches * (0.5 * group + 2 * math.ceil(found / config.groups)),
+        ),
+    ]  # fmt: skip
 
 
 def _conv2d_work(topology: Conv2d, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
