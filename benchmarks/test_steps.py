@@ -4,7 +4,7 @@ import itertools
 
 from benchmarks.gate import lead_of
 from benchmarks.providers import PROVIDERS, VERSIONS
-from tritonstdp.measurement import OURS, POOL, Inputs, measure
+from tritonstdp.measurement import OURS, Inputs, measure
 
 
 def test_step(workload, rows, benchmark, pytestconfig):
@@ -12,6 +12,7 @@ def test_step(workload, rows, benchmark, pytestconfig):
     rows += measured
     lead, fastest = lead_of(measured, "median_us")
     benchmark.extra_info.update(lead=lead, fastest_other=fastest)
-    step = PROVIDERS[OURS](Inputs.of(workload)).step
-    patterns = itertools.cycle(range(POOL))
-    benchmark.pedantic(lambda: step(next(patterns)), rounds=2 * POOL, warmup_rounds=POOL)
+    inputs = Inputs.of(workload)
+    step, n = PROVIDERS[OURS](inputs).step, len(inputs.spikes)
+    patterns = itertools.cycle(range(n))
+    benchmark.pedantic(lambda: step(next(patterns)), rounds=2 * n, warmup_rounds=n)

@@ -26,6 +26,7 @@ from tritonstdp.cli import main
 from tritonstdp.measurement import (
     OURS,
     POOL,
+    SPIKE_BYTES,
     Inputs,
     NotAvailableError,
     Row,
@@ -67,6 +68,12 @@ def test_inputs_spike_at_the_wanted_rate_and_differ_between_patterns(topology):
     assert all(s.sum() == round(0.1 * n_pre) and q.sum() == round(0.1 * n_post) for s, q in inputs.spikes)
     assert len(inputs.spikes) == POOL
     assert len({(*s.tolist(), *q.tolist()) for s, q in inputs.spikes}) > POOL // 2
+
+
+def test_the_spikes_of_large_groups_stay_in_the_cache():
+    inputs = Inputs.of(Workload("stdp", "one_to_one", "no_bound", (100_000,), 0.1))
+    assert 4 <= len(inputs.spikes) < POOL
+    assert sum(s.nbytes + q.nbytes for s, q in inputs.float_spikes) <= SPIKE_BYTES
 
 
 def test_sparse_inputs_have_the_wanted_number_of_distinct_synapses():

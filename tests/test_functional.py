@@ -27,7 +27,6 @@ def arguments(**changes):
         ({"post_trace": torch.ones(2)}, r"post_trace has shape \(2,\); dense needs \(3,\)"),
         ({"pre_trace": torch.ones(2).double()}, r"pre_trace is torch.float64, the weights torch.float32"),
         ({"pre_trace": torch.ones(2, device="meta")}, r"pre_trace is on meta, the weights on cpu"),
-        ({"a_plus": None}, r"stdp needs a_plus: pass a_plus=..."),
         ({"positive_bound": "sotf"}, r"unknown bound 'sotf': use one of hard_bound"),
         ({"weights": torch.full((2, 3), 0.5, requires_grad=True)}, r"weights require grad"),
         ({"weights": torch.rand(2, 3, 1, 1)}, r"pass topology=Conv2d"),
@@ -43,12 +42,19 @@ def test_what_does_not_fit_is_named_before_anything_changes(changes, message):
     assert torch.equal(given["weights"].detach(), before)
 
 
+def test_parameters_that_are_missing_are_all_named():
+    given = {name: value for name, value in arguments().items() if name not in ("a_plus", "a_minus")}
+    with pytest.raises(ValueError, match=r"stdp needs a_plus, a_minus: pass a_plus=... and a_minus=..."):
+        update_("stdp", **given)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"pre_spike": [True, False]}, "pre_spike is list, not a Tensor"),
         ({"post_trace": None}, "post_trace is NoneType, not a Tensor"),
         ({"a_minus": "much"}, "a_minus is 'much': pass a number or a tensor"),
+        ({"a_plus": None}, "a_plus is None: pass a number or a tensor"),
         ({"positive_bound": 1}, "a bound is a name, a function"),
         ({"lr": 0.1}, "stdp takes no lr; its parameters are a_plus, a_minus"),
     ],

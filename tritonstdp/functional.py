@@ -354,18 +354,21 @@ def update_(
             [0.5000, 0.5000, 0.6000]])
     """
     rule = resolve_rule(rule)
-    wanted = (*rule.parameters, *rule.eligibility_parameters)
-    missing = [name for name in wanted if parameters.get(name) is None]
-    if missing:
-        raise ValueError(f"{rule.name} needs {', '.join(missing)}: pass {' and '.join(f'{n}=...' for n in missing)}")
-    unknown = sorted(set(parameters) - set(wanted))
-    if unknown:
+    try:
+        given = tuple([parameters[name] for name in rule.parameters])
+        decay = tuple([parameters[name] for name in rule.eligibility_parameters])
+    except KeyError:
+        missing = [n for n in (*rule.parameters, *rule.eligibility_parameters) if n not in parameters]
+        ways = " and ".join(f"{name}=..." for name in missing)
+        raise ValueError(f"{rule.name} needs {', '.join(missing)}: pass {ways}") from None
+    if len(parameters) != len(given) + len(decay):
+        wanted = (*rule.parameters, *rule.eligibility_parameters)
+        unknown = sorted(set(parameters) - set(wanted))
         raise TypeError(f"{rule.name} takes no {', '.join(unknown)}; its parameters are {', '.join(wanted)}")
     formula = Formula.of(rule, resolve_bound(positive_bound), resolve_bound(negative_bound), bool(clamp))
     step_(
         formula, _topology_of(weights, topology), weights, pre_spike, pre_trace, post_spike, post_trace,
-        tuple(parameters[name] for name in rule.parameters), w_min, w_max,
-        c, tuple(parameters[name] for name in rule.eligibility_parameters), dopamine, backend, autotune,
+        given, w_min, w_max, c, decay, dopamine, backend, autotune,
     )  # fmt: skip
     return weights
 

@@ -33,6 +33,7 @@ __all__ = [
     "PARAMETERS",
     "POOL",
     "PROOF_STEPS",
+    "SPIKE_BYTES",
     "Inputs",
     "NotAvailableError",
     "Row",
@@ -46,7 +47,12 @@ __all__ = [
 
 OURS = "tritonstdp"
 POOL = 64
-"""Spike patterns that a runner goes through in turn: so many that the synapses of the next one are not in the cache."""
+"""Most spike patterns that a runner goes through in turn: so many that the synapses of the next one are not in the
+cache."""
+
+SPIKE_BYTES = 2**23
+"""What the patterns may take as floats. A step's spikes are in the cache, where the neurons have just written them, so
+there are fewer patterns of large groups."""
 
 PROOF_STEPS = 3
 """Patterns after which a runner's result is compared with the reference's."""
@@ -126,7 +132,7 @@ class Inputs:
     pre_trace, post_trace : Tensor
         Uniform in 0..1.
     spikes : list of (Tensor, Tensor)
-        ``POOL`` pairs of pre and post spikes, bool.
+        Pairs of pre and post spikes, bool; ``POOL`` of them, or fewer for large groups.
     """
 
     workload: Workload
@@ -164,13 +170,14 @@ class Inputs:
 
         topology, weights = _connect(workload, generator, uniform, dtype, device)
         n_pre, n_post = topology.pre_shape[0], topology.post_shape[0]
+        patterns = max(4, min(POOL, SPIKE_BYTES // (4 * (n_pre + n_post))))
         c = None
         if workload.rule == "rstdp":
             c = (0.002 * uniform(*topology.weights_shape) - 0.001).to(device, dtype)
         return Inputs(
             workload, topology, weights, c,
             uniform(n_pre).to(device, dtype), uniform(n_post).to(device, dtype),
-            [(spiking(n_pre), spiking(n_post)) for _ in range(POOL)],
+            [(spiking(n_pre), spiking(n_post)) for _ in range(patterns)],
         )  # fmt: skip
 
     @property
@@ -388,8 +395,8 @@ def _synchronise(device: str) -> Callable[[], None]:
 class _Clock:
     """Times a runner, which goes on through the pool of patterns where it was."""
 
-    def __init__(self, runner: Runner, device: str) -> None:
-        self.runner, self.synchronise = runner, _synchronise(device)
+    def __init__(self, runner: Runner, device: str, patterns: int) -> None:
+        self.runner, self.synchronise, self.patterns = runner, _synchronise(device), patterns
         self.k = 0
         typical = statistics.median(self.sample(1) for _ in range(3))
         self.steps = 1 if typical > 50e-6 else max(1, round(200e-6 / typical))
@@ -401,7 +408,7 @@ class _Clock:
         begin = time.perf_counter_ns()
         for _ in range(steps):
             step(k)
-            k = (k + 1) % POOL
+            k = (k + 1) % self.patterns
         self.synchronise()
         seconds = (time.perf_counter_ns() - begin) / (steps * 1e9)
         self.k = k
@@ -413,10 +420,10 @@ class _Clock:
         return [self.sample(self.steps) for _ in range(self.samples_a_turn)]
 
 
-def _take_turns(runners: dict[str, Runner], seconds: float, device: str) -> dict[str, list[float]]:
+def _take_turns(runners: dict[str, Runner], seconds: float, device: str, patterns: int) -> dict[str, list[float]]:
     samples = {name: runner.times() for name, runner in runners.items() if runner.times is not None}
     runners = {name: runner for name, runner in runners.items() if runner.times is None}
-    clocks = {name: _Clock(runner, device) for name, runner in runners.items()}
+    clocks = {name: _Clock(runner, device, patterns) for name, runner in runners.items()}
     samples |= {name: [] for name in clocks}
     names = list(clocks)
     deadline = time.perf_counter() + seconds
@@ -472,7 +479,7 @@ def measure(
     for group in groups:
         runners = _prove(inputs, group, problems)
         runners["copy"] = _copy_runner(inputs)
-        for name, times in _take_turns(runners, seconds, workload.device).items():
+        for name, times in _take_turns(runners, seconds, workload.device, len(inputs.spikes)).items():
             samples.setdefault(name, []).extend(times)
         del runners
     return _rows(inputs, [*providers, "copy"], problems, samples, versions or {})

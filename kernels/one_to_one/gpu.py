@@ -36,7 +36,7 @@ class Config(NamedTuple):
 
 
 DEFAULT = Config()
-SPACE: dict[str, tuple[int, ...]] = {"block": (128, 256, 512, 1024), "num_warps": (2, 4, 8)}
+SPACE: dict[str, tuple[int, ...]] = {"block": (128, 256, 512), "num_warps": (2, 4, 8)}
 
 
 @triton.jit
