@@ -33,7 +33,7 @@ def main() -> int:
     """Measure both and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=1.0, help="for each workload")
-    parser.add_argument("--largest", type=float, default=4e8, help="synapses; 4e8 take 16 GB with CoNeX")
+    parser.add_argument("--largest", type=float, default=4e8, help="synapses; 4e8 take 19 GB with CoNeX")
     parser.add_argument("--out", nargs="+", type=Path, default=[], help="write rows to .json or .csv files")
     arguments = parser.parse_args()
     restart_pinned()

@@ -197,7 +197,7 @@ SIMULATIONS = {
         Simulation("a", "784 -> 1000 LIF, dense STDP", _dense(784, 1000), 1000, 50),
         Simulation("b", "4000 -> 4000 LIF, dense STDP", _dense(4000, 4000), 40, 4),
         Simulation("c", "10,000 -> 10,000 LIF, sparse 1 % STDP", _sparse(10_000, 10_000, 1_000_000), 200, 20),
-        Simulation("d", "10,000 LIF all to all, dense STDP", _recurrent(10_000), 20, 2),
+        Simulation("d", "10,000 LIF all to all, dense STDP", _recurrent(10_000), 300, 10),
         Simulation("e", "8x64x64 -> 16x60x60 LIF, convolutional RSTDP", _conv2d, 100, 10),
     )
 }
@@ -262,10 +262,9 @@ def run(simulation: Simulation, steps: int | None = None) -> list[Result]:
     for turn in range(max(2, steps // simulation.turn)):
         for name, (network, synapse) in networks.items():
             if turn % 2:
-                _advance_measured(network, simulation.turn, learning[name])
+                fired[name] += _advance_measured(network, synapse.dst, simulation.turn, learning[name])
             else:
                 turns[name].append(_advance(network, simulation.turn))
-            fired[name].append(synapse.dst.spikes.float().mean().item())
     difference = _difference(*(_values(synapse) for _, synapse in networks.values()))
     if difference > 1e-4:
         raise RuntimeError(f"({simulation.name}): the two networks' weights differ by {difference:.2g}")
@@ -290,12 +289,15 @@ def _advance(network: Network, steps: int) -> float:
     return (time.perf_counter() - began) / steps
 
 
-def _advance_measured(network: Network, steps: int, learning: list[float]) -> None:
-    """Add the time spent learning, and all the time."""
+def _advance_measured(network: Network, neurons: NeuronGroup, steps: int, learning: list[float]) -> list[float]:
+    """Add the time spent learning, and all the time; return the share of neurons that fired in each step."""
+    fired = []
     for _ in range(steps):
         spent = network.simulate_iteration(measure_behavior_execution_time=True)
         learning[0] += spent[LEARNING]
         learning[1] += sum(spent.values())
+        fired.append(neurons.spikes.float().mean().item())
+    return fired
 
 
 def table_of(results: list[Result]) -> Table:
