@@ -25,8 +25,8 @@ def launch_options(dtype: torch.dtype, device: str) -> dict[str, Any]:
     """The options of every launch, for weights of a dtype on a type of device."""
     # no contraction to fused multiply-add: the bits are CoNeX's, and the kernels are bound by memory anyway
     options: dict[str, Any] = {"enable_fp_fusion": False}
-    if dtype is torch.float64 and device != "xpu" and torch.version.hip is None:
-        # unless told that it need not, ptxas spills a float64 or two to fit one more warp
+    if dtype is not torch.float32 and device != "xpu" and torch.version.hip is None:
+        # unless told that it need not, ptxas spills a value or two of other dtypes to fit one more warp
         options["maxnreg"] = 128
     return options
 
