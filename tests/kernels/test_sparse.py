@@ -152,8 +152,16 @@ def test_nothing_outside_the_values_is_read_or_written(backend):
         assert whole[:64].isnan().all() and whole[-64:].isnan().all()
 
 
-def test_threads_give_the_bits_of_one(monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    # numba's threads are OpenMP's as well, and so are torch's
+    torch.set_num_threads(threads)
+
+
+def test_threads_give_the_bits_of_one(two_threads):
     for name, rate in product(("stdp soft", "rstdp soft"), (0.0, 0.02, 0.3)):
         problem = make_problem(FORMULAS[name], random_sparse(90, 300, 0.5), rate=rate)
         assert_same_bits(problem, cpu.build(problem.case, cpu.Config(parallel_work=0, tasks=7)))
