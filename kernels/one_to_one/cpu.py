@@ -108,7 +108,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             )  # fmt: skip
 
     arguments = [types.int64] * 10 + [*native.scalars(case.formula, case.dtype)]
-    run = native.entry(loop, recipe_of(case, config), *arguments)
+    run = native.entry(loop, recipe_of(case), *arguments)
 
     def step(
         topology, weights, pre_spike, pre_trace, post_spike, post_trace,

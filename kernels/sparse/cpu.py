@@ -248,24 +248,10 @@ def _compile(case: Case, parallel: bool) -> Any:
                 i = minors[e]
                 first, last = minor_start[i], minor_start[i + 1]
                 visit_minor(
-                    w,
-                    c,
-                    by_minor[first:last],
-                    major_by_minor[first:last],
-                    real(minor_spike[i]),
-                    minor_trace[i],
-                    major_spike,
-                    major_trace,
-                    held_w[held_start[e] :],
-                    held_c[held_start[e] :],
-                    w_address,
-                    c_address,
-                    parameters,
-                    w_min,
-                    w_max,
-                    decay,
-                    dopamine,
-                )
+                    w, c, by_minor[first:last], major_by_minor[first:last], real(minor_spike[i]), minor_trace[i],
+                    major_spike, major_trace, held_w[held_start[e] :], held_c[held_start[e] :], w_address, c_address,
+                    parameters, w_min, w_max, decay, dopamine,
+                )  # fmt: skip
 
         n_parts = max(1, min(len(majors), most_parts))
         for part in parts(n_parts):
@@ -297,14 +283,9 @@ def _compile(case: Case, parallel: bool) -> Any:
                     i = minors[e]
                     first, last = minor_start[i], minor_start[i + 1]
                     write_held(
-                        w,
-                        c,
-                        by_minor[first:last],
-                        major_by_minor[first:last],
-                        major_spike,
-                        held_w[held_start[e] :],
-                        held_c[held_start[e] :],
-                    )
+                        w, c, by_minor[first:last], major_by_minor[first:last], major_spike,
+                        held_w[held_start[e] :], held_c[held_start[e] :],
+                    )  # fmt: skip
 
     arguments = *[types.int64] * 15, types.float64, *native.scalars(case.formula, case.dtype)
     return native.entry(loop, recipe_of(case), *arguments, parallel=parallel)

@@ -112,16 +112,20 @@ class Estimate(NamedTuple):
 
 
 def _dense_work(topology: Dense, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
+    from tritonstdp.kernels.dense.gpu import FLOAT32_BYTES, SECTOR_BYTES  # which needs Triton
+
     n_major, n_minor = topology.weights_shape
-    chunks = -(-n_minor * itemsize // (config.columns * 4))
+    chunks = -(-n_minor * itemsize // (config.columns * FLOAT32_BYTES))
     if modulated:
         return [Work(n_major * chunks, 4 * itemsize * n_minor / chunks, 2)]
-    group = max(1, 32 // itemsize)
+    group = max(1, SECTOR_BYTES // itemsize)
     rows_each = -(-n_major // config.splits)
     busy_groups = -(-n_minor // group) * (1 - (1 - rate) ** group)
     return [
         Work(rate * n_major * chunks, 2 * itemsize * n_minor / chunks, 2),
-        Work(busy_groups * config.splits, 2 * 32 * (1 - rate) * rows_each, 1 + 2 * -(-rows_each // config.rows)),
+        Work(
+            busy_groups * config.splits, 2 * SECTOR_BYTES * (1 - rate) * rows_each, 1 + 2 * -(-rows_each // config.rows)
+        ),
     ]
 
 
@@ -149,6 +153,8 @@ def _sparse_work(topology: Sparse, config: Any, rate: float, itemsize: int, modu
 
 
 def _local2d_work(topology: Local2d, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
+    from tritonstdp.kernels.local2d.gpu import PATCH_BLOCKS  # which needs Triton
+
     c_out, positions, taps = topology.weights_shape
     group = max(1, 32 // itemsize)
     synapses = c_out * positions * taps
@@ -157,7 +163,7 @@ def _local2d_work(topology: Local2d, config: Any, rate: float, itemsize: int, mo
     (n_pre,), (n_post,) = topology.pre_shape, topology.post_shape
     kh, kw = topology.kernel_size
     patch = math.ceil(taps / group)
-    neighbours = 1 << (math.ceil(2 * config.groups / patch) - 1).bit_length()
+    neighbours = 1 << (math.ceil(PATCH_BLOCKS * config.groups / patch) - 1).bit_length()
     busy = math.ceil(n_post / neighbours) * (1 - (1 - rate) ** neighbours)
     groups = rate * n_post * patch / busy
     # a candidate's neighbours in its group are looked up one after the other, in the second-level cache
