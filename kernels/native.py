@@ -98,9 +98,10 @@ WORD = 64
 
 @cache
 def spike_packer(dtype: torch.dtype, bool_spikes: bool) -> Any:
-    """``pack(address, n)``, compiled: which of the first ``n`` neurons at an address spiked, as bits; at most ``WORD``.
+    """``pack(address, n, readable)``, compiled: which of the first ``n`` neurons at an address spiked, as bits.
 
-    One comparison of vectors does it, which a loop over bits would not become.
+    At most ``WORD`` are seen. One comparison of vectors does it, which a loop over bits would not become; where fewer
+    than ``WORD`` are ``readable``, it takes several.
     """
     spike_type = np.bool_ if bool_spikes else REAL[dtype]
     itemsize = np.dtype(spike_type).itemsize
@@ -125,9 +126,10 @@ def spike_packer(dtype: torch.dtype, bool_spikes: bool) -> Any:
     pack_word, pack_eight = packer_of(WORD), packer_of(8)
 
     @njit_part
-    def pack(address, n):  # type: ignore[no-untyped-def]
-        if n >= WORD:
-            return pack_word(address)
+    def pack(address, n, readable):  # type: ignore[no-untyped-def]
+        if readable >= WORD:
+            word = pack_word(address)
+            return word if n >= WORD else word & ((np.uint64(1) << np.uint64(max(n, 0))) - np.uint64(1))
         word = np.uint64(0)
         eights = max(n, 0) // 8
         for k in range(eights):
@@ -161,18 +163,30 @@ list_spikes: Any = _list_spikes
 
 
 @cache
-def event_finder(dtype: torch.dtype, bool_spikes: bool) -> Any:
-    """``find_events(address, n)``, compiled: the neurons at an address that spiked, in order, as ``uint32``."""
+def row_lister(dtype: torch.dtype, bool_spikes: bool) -> Any:
+    """``list_row(address, n, readable, events, count)``, compiled: :func:`list_spikes` for the ``n`` neurons of a row."""
     itemsize = np.dtype(np.bool_ if bool_spikes else REAL[dtype]).itemsize
     pack = spike_packer(dtype, bool_spikes)
 
     @njit_part
+    def list_row(address, n, readable, events, count):  # type: ignore[no-untyped-def]
+        for first in range(0, n, WORD):
+            word = pack(address + first * itemsize, n - first, readable - first)
+            count = list_spikes(word, first, events, count)
+        return count
+
+    return list_row
+
+
+@cache
+def event_finder(dtype: torch.dtype, bool_spikes: bool) -> Any:
+    """``find_events(address, n)``, compiled: the neurons at an address that spiked, in order, as ``uint32``."""
+    list_row = row_lister(dtype, bool_spikes)
+
+    @njit_part
     def find_events(address, n):  # type: ignore[no-untyped-def]
         events = np.empty(n + AT_ONCE, np.uint32)
-        count = 0
-        for first in range(0, n, WORD):
-            count = list_spikes(pack(address + first * itemsize, n - first), first, events, count)
-        return events[:count]
+        return events[: list_row(address, n, n, events, 0)]
 
     return find_events
 

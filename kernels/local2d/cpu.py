@@ -1,7 +1,8 @@
 """Local receptive fields on a CPU: whole patches of spiking post neurons, and only what spiked in the other patches.
 
-Work goes by rows of output positions: each pre spike is noted at the positions that see it, for all output channels.
-A modulated rule changes every synapse: where few spiked, those are computed first and held while the patch is streamed.
+Work goes by rows of output positions, whose patches lie next to each other: each pre spike is noted once at the
+synapses of the row that see it, for all output channels. A modulated rule changes every synapse: where few spiked,
+those are computed first and held while the row is streamed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from tritonstdp.kernels import native
 from tritonstdp.kernels.object_cache import recipe_of
@@ -24,25 +28,43 @@ class Config(NamedTuple):
     Attributes
     ----------
     dense_pass_rate : float
-        Fraction of a patch's pre neurons that spike above which the patch is streamed whole.
+        Fraction of the synapses of a row of positions whose pre neuron spikes above which all its patches are visited.
     parallel_work : int
         Synapses above which a second thread gains more than its start costs.
     """
 
-    dense_pass_rate: float = 0.08
+    dense_pass_rate: float = 0.12
     parallel_work: int = 1_000_000
 
 
 DEFAULT = Config()
 SPACE: dict[str, tuple[float, ...]] = {
-    "dense_pass_rate": (0.02, 0.04, 0.08, 0.16, 1.0),
+    "dense_pass_rate": (0.03, 0.06, 0.12, 0.24, 1.0),
     "parallel_work": (100_000, 1_000_000, 10_000_000),
 }
+HELD = 1.5
+"""What an event costs where it is held and written later, over one that is written at once."""
+
+@cache
+def _run_copier(width: int, real: type) -> Any:
+    """``copy_run(target, source)``, on addresses: ``width`` neighbours, in the few moves that so few bytes take."""
+
+    @intrinsic
+    def copy_run(typing_context, target, source):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            target, source = (builder.inttoptr(address, cgutils.voidptr_t) for address in arguments)
+            cgutils.raw_memcpy(builder, target, source, ir.Constant(ir.IntType(64), width), np.dtype(real).itemsize)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), codegen
+
+    return copy_run
 
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     loop_for = native.by_work(partial(_compile, case), config.parallel_work)
+    dense_pass_rate = config.dense_pass_rate / (HELD if case.formula.rule.modulated else 1)
 
     def step(
         topology, weights, pre_spike, pre_trace, post_spike, post_trace,
@@ -51,7 +73,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         loop_for(weights.numel())(
             weights.data_ptr(), 0 if c is None else c.data_ptr(), pre_spike.data_ptr(), pre_trace.data_ptr(),
             post_spike.data_ptr(), post_trace.data_ptr(), *topology.src_shape, *topology.dst_shape, *topology.padding,
-            config.dense_pass_rate, parameters, w_min, w_max, decay, dopamine,
+            dense_pass_rate, parameters, w_min, w_max, decay, dopamine,
         )  # fmt: skip
 
     return step
@@ -65,10 +87,12 @@ def _compile(case: Case, parallel: bool) -> Any:
     modulated = case.formula.rule.modulated
     clamp = case.formula.clamp
     (kh, kw), (sh, sw) = case.kernel_key
+    list_row, at_once = native.row_lister(case.dtype, case.bool_spikes), native.AT_ONCE
+    copy_run: Any = _run_copier(kw, real)
     pointer = native.as_pointer
     carray: Any = numba.carray
     tasks = numba.prange if parallel else range
-    itemsize = np.dtype(real).itemsize
+    itemsize, spike_size = np.dtype(real).itemsize, np.dtype(spike_type).itemsize
 
     @native.njit_part
     def update(w, c, s, x, q, y, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
@@ -88,23 +112,37 @@ def _compile(case: Case, parallel: bool) -> Any:
                 w[k] = w[k] if clamp and q == 0 and s[k] == 0 else new
 
     @native.njit_part
-    def visit_events(w, c, events, spikes, first, count, y, held, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
+    def visit_events(
+        w, c, synapses, positions, spikes, post_spike, post_trace, held,
+        parameters, w_min, w_max, decay, dopamine,
+    ):  # type: ignore[no-untyped-def]  # fmt: skip
+        """The synapses of a row that see a spike, where their post neuron is silent: written, or held if modulated."""
         silent = real(0)
-        for e in range(count):
-            k = events[first + e]
+        for e in range(len(synapses)):
+            k, v = synapses[e], positions[e]
+            old = w[k]
             new, new_c = update(
-                w[k], c[k] if modulated else dopamine, spikes[first + e], silent, silent, y,
+                old, c[k] if modulated else dopamine, spikes[e], silent, silent, post_trace[v],
                 parameters, w_min, w_max, decay, dopamine,
             )  # fmt: skip
             if modulated:
                 held[0, e], held[1, e] = new, new_c
             else:
-                w[k] = new
-        if modulated:
-            for k in range(len(w)):
-                w[k], c[k] = finish(w[k], silent, c[k], dopamine, w_min, w_max, decay)
-            for e in range(count):
-                w[events[first + e]], c[events[first + e]] = held[0, e], held[1, e]
+                # written either way: a branch that can't be foretold costs more than the store
+                w[k] = new if post_spike[v] == 0 else old
+
+    @native.njit_part
+    def write_held(w, c, synapses, positions, post_spike, held):  # type: ignore[no-untyped-def]
+        for e in range(len(synapses)):
+            k, silent = synapses[e], post_spike[positions[e]] == 0
+            w[k] = held[0, e] if silent else w[k]
+            c[k] = held[1, e] if silent else c[k]
+
+    @native.njit_part
+    def rest(w, c, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
+        """What a modulated rule does to synapses between silent neurons."""
+        for k in range(len(w)):
+            w[k], c[k] = finish(w[k], real(0), c[k], dopamine, w_min, w_max, decay)
 
     @native.njit_part
     def gather(patch, values, u, v, height, width, pad_h, pad_w):  # type: ignore[no-untyped-def]
@@ -114,81 +152,107 @@ def _compile(case: Case, parallel: bool) -> Any:
         for m in range(len(patch) // kw):
             row = u * sh - pad_h + m % kh
             start = (m // kh * height + row) * width + column
-            whole = inside and 0 <= row < height
+            if inside and 0 <= row < height:
+                copy_run(patch.ctypes.data + m * kw * itemsize, values.ctypes.data + start * itemsize)
+                continue
             for j in range(kw):
-                seen = whole or (0 <= row < height and 0 <= column + j < width)
+                seen = 0 <= row < height and 0 <= column + j < width
                 patch[m * kw + j] = values[start + j] if seen else 0
 
     @native.njit_part
-    def note_events(events, spikes, counts, pre_spike, fired, row_start, u, height, width, pad_h, pad_w):  # type: ignore[no-untyped-def]
-        """For each position of output row ``u``: which taps of its patch see a spike."""
-        counts[:] = 0
-        taps = len(events) // len(counts)
-        for m in range(taps // kw):
+    def note_events(
+        synapses, positions, spikes, pre_spike, fired, row_start, u, height, width, out_width, pad_h, pad_w
+    ):  # type: ignore[no-untyped-def]
+        """The synapses of output row ``u`` that see a spike, the same ones in every output channel; and how many.
+
+        They are listed in the order of memory, which the processor foresees.
+        """
+        kernel_rows = len(row_start) // height * kh
+        taps = kernel_rows * kw
+        counts = np.zeros(out_width, np.int64)
+        seeing, seen = np.empty(out_width * taps, np.uint32), np.empty(out_width * taps, real)
+        for m in range(kernel_rows):
             row = u * sh - pad_h + m % kh
             if not 0 <= row < height:
                 continue
             row += m // kh * height
             for e in range(row_start[row], row_start[row + 1]):
-                column = fired[e] - row * width + pad_w
-                for v in range(max(0, (column - kw + sw) // sw), min(len(counts), column // sw + 1)):
-                    events[v * taps + counts[v]] = m * kw + column - v * sw
-                    spikes[v * taps + counts[v]] = pre_spike[fired[e]]
+                column = np.int64(fired[e]) + pad_w
+                spike = pre_spike[row * width + fired[e]]
+                for v in range(max(0, (column - kw + sw) // sw), min(out_width, column // sw + 1)):
+                    at = v * taps + counts[v]
+                    seeing[at], seen[at] = v * taps + m * kw + column - v * sw, spike
                     counts[v] += 1
+        count = 0
+        for v in range(out_width):
+            for at in range(v * taps, v * taps + counts[v]):
+                synapses[count], positions[count], spikes[count] = seeing[at], v, seen[at]
+                count += 1
+        return count
 
     def loop(
         w_address, c_address, s_address, x_address, q_address, y_address,
         c_in, height, width, c_out, out_height, out_width, pad_h, pad_w, dense_pass_rate,
         parameters, w_min, w_max, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
-        positions, taps = out_height * out_width, c_in * kh * kw
-        pre_spike = carray(pointer(s_address), c_in * height * width, spike_type)
-        pre_trace = carray(pointer(x_address), c_in * height * width, real)
-        post_spike = carray(pointer(q_address), c_out * positions, spike_type)
-        post_trace = carray(pointer(y_address), c_out * positions, real)
+        n_pre, n_post, taps = c_in * height * width, c_out * out_height * out_width, c_in * kh * kw
+        pre_spike = carray(pointer(s_address), n_pre, spike_type)
+        pre_trace = carray(pointer(x_address), n_pre, real)
+        row_synapses = out_width * taps
 
-        fired = np.empty(c_in * height * width + 1, np.int64)
-        row_start = np.empty(c_in * height + 1, np.int64)
-        n_fired = 0
+        fired = np.empty(n_pre + at_once, np.uint32)
+        row_start = np.zeros(c_in * height + 1, np.int64)
         for row in range(c_in * height):
-            row_start[row] = n_fired
-            for i in range(row * width, (row + 1) * width):
-                fired[n_fired] = i
-                n_fired += pre_spike[i] != 0
-        row_start[c_in * height] = n_fired
+            at = row * width
+            row_start[row + 1] = list_row(s_address + at * spike_size, width, n_pre - at, fired, row_start[row])
 
         for u in tasks(out_height):
-            events = np.empty(out_width * taps, np.int64)
-            spikes = np.empty(out_width * taps, real)
-            counts = np.empty(out_width, np.int64)
-            note_events(events, spikes, counts, pre_spike, fired, row_start, u, height, width, pad_h, pad_w)
-            # what each position sees is gathered when it is first needed, and serves all output channels
-            s, x = np.empty(out_width * taps, real), np.empty(out_width * taps, real)
+            synapses, positions = np.empty(row_synapses, np.uint32), np.empty(row_synapses, np.uint32)
+            spikes = np.empty(row_synapses, real)
+            n_events = note_events(
+                synapses, positions, spikes, pre_spike, fired, row_start, u, height, width, out_width, pad_h, pad_w
+            )
+            n_visited = out_width
+            all_patches = n_events > dense_pass_rate * row_synapses
+            n_listed = 0 if all_patches else n_events
+            held = np.empty((2, n_listed), real)
+            visited = np.arange(out_width + at_once).astype(np.uint32)
+            s = np.zeros(row_synapses, real)
+            for e in range(n_events):
+                s[synapses[e]] = spikes[e]
+            # the traces that a position sees are gathered when first needed, and serve all output channels
+            x = np.empty(row_synapses, real)
             gathered = np.zeros(out_width, np.bool_)
-            held = np.empty((2, taps), real)
-            # a modulated rule streams all synapses, in the order of memory; others visit a few, while what was gathered
-            # for a position is near
-            outer, inner = (c_out, out_width) if modulated else (out_width, c_out)
-            for a in range(outer):
-                for b in range(inner):
-                    o, v = (a, b) if modulated else (b, a)
-                    neuron = o * positions + u * out_width + v
-                    w = carray(pointer(w_address + neuron * taps * itemsize), taps, real)
-                    c = carray(pointer(c_address + neuron * taps * itemsize), taps, real)
-                    q, y = real(post_spike[neuron]), post_trace[neuron]
-                    first = v * taps
-                    if q == 0 and counts[v] <= dense_pass_rate * taps:
-                        visit_events(
-                            w, c, events, spikes, first, counts[v], y, held,
-                            parameters, w_min, w_max, decay, dopamine,
-                        )  # fmt: skip
-                        continue
-                    s_patch, x_patch = s[first : first + taps], x[first : first + taps]
+            for o in range(c_out):
+                first = (o * out_height + u) * out_width
+                at = first * taps * itemsize
+                w = carray(pointer(w_address + at), row_synapses, real)
+                c = carray(pointer(c_address + at), row_synapses, real)
+                post_spike = carray(pointer(q_address + first * spike_size), out_width, spike_type)
+                post_trace = carray(pointer(y_address + first * itemsize), out_width, real)
+                if not all_patches:
+                    n_visited = list_row(q_address + first * spike_size, out_width, n_post - first, visited, 0)
+                visit_events(
+                    w, c, synapses[:n_listed], positions[:n_listed], spikes[:n_listed], post_spike, post_trace, held,
+                    parameters, w_min, w_max, decay, dopamine,
+                )  # fmt: skip
+                done = 0
+                for e in range(n_visited):
+                    v = np.int64(visited[e])
+                    begin, end = v * taps, (v + 1) * taps
+                    if modulated:
+                        rest(w[done:begin], c[done:begin], w_min, w_max, decay, dopamine)
+                        done = end
                     if not gathered[v]:
-                        gather(s_patch, pre_spike, u, v, height, width, pad_h, pad_w)
-                        gather(x_patch, pre_trace, u, v, height, width, pad_h, pad_w)
+                        gather(x[begin:end], pre_trace, u, v, height, width, pad_h, pad_w)
                         gathered[v] = True
-                    visit_patch(w, c, s_patch, x_patch, q, y, parameters, w_min, w_max, decay, dopamine)
+                    visit_patch(
+                        w[begin:end], c[begin:end], s[begin:end], x[begin:end], real(post_spike[v]), post_trace[v],
+                        parameters, w_min, w_max, decay, dopamine,
+                    )  # fmt: skip
+                if modulated:
+                    rest(w[done:], c[done:], w_min, w_max, decay, dopamine)
+                    write_held(w, c, synapses[:n_listed], positions[:n_listed], post_spike, held)
 
     arguments = *[types.int64] * 14, types.float64, *native.scalars(case.formula, case.dtype)
     return native.entry(loop, recipe_of(case), *arguments, parallel=parallel)

@@ -72,7 +72,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         for k in range(len(words)):
             at = (first + k * word) * spike_size
             left = n - first - k * word
-            words[k] = pack(s_address + at, left) | pack(q_address + at, left)
+            words[k] = pack(s_address + at, left, left) | pack(q_address + at, left, left)
             count += count_bits(words[k])
         return count
 
