@@ -164,7 +164,11 @@ list_spikes: Any = _list_spikes
 
 @cache
 def row_lister(dtype: torch.dtype, bool_spikes: bool) -> Any:
-    """``list_row(address, n, readable, events, count)``, compiled: :func:`list_spikes` for the ``n`` neurons of a row."""
+    """``list_row(address, n, readable, events, count)``, compiled: append which of the ``n`` neurons of a row spiked.
+
+    Returns how many are listed; ``events`` has ``AT_ONCE`` to spare. A row is seen at one glance where more than its
+    ``n`` are ``readable``.
+    """
     itemsize = np.dtype(np.bool_ if bool_spikes else REAL[dtype]).itemsize
     pack = spike_packer(dtype, bool_spikes)
 

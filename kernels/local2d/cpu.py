@@ -45,6 +45,7 @@ SPACE: dict[str, tuple[float, ...]] = {
 HELD = 1.5
 """What an event costs where it is held and written later, over one that is written at once."""
 
+
 @cache
 def _run_copier(width: int, real: type) -> Any:
     """``copy_run(target, source)``, on addresses: ``width`` neighbours, in the few moves that so few bytes take."""

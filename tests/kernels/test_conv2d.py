@@ -18,6 +18,7 @@ from tritonstdp.rules import BOUNDS, Formula, hard_bound, istdp, no_bound, rstdp
 SQUARE = Conv2d((2, 8, 9), (3, 6, 7), 3)
 STRIDED = Conv2d((3, 9, 7), (2, 5, 3), (3, 2), stride=2, padding=(1, 0))
 POINTWISE = Conv2d((3, 4, 5), (5, 4, 5), 1)
+WIDE = Conv2d((2, 4, 70), (3, 3, 35), (2, 3), stride=(1, 2), padding=(0, 1))
 PADDED = Conv2d((1, 7, 6), (4, 7, 6), (3, 5), padding=(1, 2))
 CASES = [
     (Formula.of(stdp, soft_bound, soft_bound), SQUARE),
@@ -27,6 +28,7 @@ CASES = [
     (Formula.of(rstdp, soft_bound, hard_bound), STRIDED),
     (Formula.of(rstdp, no_bound, soft_bound, True), PADDED),
 ]
+LARGER = [(Formula.of(rule, soft_bound, soft_bound), WIDE) for rule in (stdp, rstdp)]
 RATES = [0.0, 0.05, 0.3, 1.0]
 
 
@@ -52,7 +54,7 @@ def assert_close(problem, backend, tolerance):
 
 
 @settings(max_examples=40, deadline=None)
-@given(case=st.sampled_from(CASES), rate=st.sampled_from(RATES), seed=st.integers(0, 1000))
+@given(case=st.sampled_from(CASES + LARGER), rate=st.sampled_from(RATES), seed=st.integers(0, 1000))
 def test_compiled_loops_agree_with_the_reference(case, rate, seed):
     assert_close(silenced(make_problem(*case, rate=rate, seed=seed), rate), "cpu", 1e-6)
 

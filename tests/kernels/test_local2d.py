@@ -17,6 +17,7 @@ from tritonstdp.rules import BOUNDS, Formula, hard_bound, istdp, no_bound, rstdp
 SQUARE = Local2d((2, 8, 9), (3, 6, 7), 3)
 STRIDED = Local2d((3, 9, 7), (2, 5, 3), (3, 2), stride=2, padding=(1, 0))
 POINTWISE = Local2d((3, 4, 5), (5, 4, 5), 1)
+WIDE = Local2d((2, 4, 70), (3, 3, 35), (2, 3), stride=(1, 2), padding=(0, 1))
 PADDED = Local2d((1, 7, 6), (4, 7, 6), (3, 5), padding=(1, 2))
 CASES = [
     (Formula.of(stdp, soft_bound, soft_bound), SQUARE),
@@ -26,6 +27,7 @@ CASES = [
     (Formula.of(rstdp, soft_bound, hard_bound), STRIDED),
     (Formula.of(rstdp, no_bound, soft_bound, True), PADDED),
 ]
+LARGER = [(Formula.of(rule, soft_bound, soft_bound), WIDE) for rule in (stdp, rstdp)]
 RATES = [0.0, 0.05, 0.3, 1.0]
 
 
@@ -51,7 +53,7 @@ def assert_same_bits(problem, backend):
 
 
 @settings(max_examples=40, deadline=None)
-@given(case=st.sampled_from(CASES), rate=st.sampled_from(RATES), seed=st.integers(0, 1000))
+@given(case=st.sampled_from(CASES + LARGER), rate=st.sampled_from(RATES), seed=st.integers(0, 1000))
 def test_compiled_loops_give_the_bits_of_the_reference(case, rate, seed):
     assert_same_bits(silenced(make_problem(*case, rate=rate, seed=seed), rate), "cpu")
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,6 +58,19 @@ def test_spikes_are_found_in_groups_of_every_size(dtype, bool_spikes):
             spikes.copy_(torch.rand(n) < rate)
             found = find_events(spikes.data_ptr(), n)
             assert found.tolist() == spikes.nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize("bool_spikes", [True, False])
+def test_of_the_spikes_in_reach_only_those_of_the_row_are_listed(bool_spikes):
+    list_row = native.row_lister(torch.float32, bool_spikes)
+    spikes = torch.rand(300) < 0.3
+    stored = spikes if bool_spikes else spikes.float()
+    for n in (1, 28, 60, 63, 64, 65, 130):
+        for readable in (n, 300):
+            events = np.empty(301 + native.AT_ONCE, np.uint32)
+            events[0] = 7
+            count = list_row(stored.data_ptr(), n, readable, events, 1)
+            assert events[:count].tolist() == [7, *spikes[:n].nonzero().flatten().tolist()]
 
 
 def test_a_nan_counts_as_a_spike_as_it_does_for_torch():
