@@ -216,7 +216,7 @@ def step_(
     if not bool_spikes:
         pre_spike, post_spike = pre_spike.to(dtype), post_spike.to(dtype)
     device = "cpu" if values.is_cpu else values.device.type
-    case = Case(formula, topology.name, topology.kernel_key, layout, dtype, device, bool_spikes, scalars, dopamine_kind)
+    case = (formula, topology.name, topology.kernel_key, layout, dtype, device, bool_spikes, scalars, dopamine_kind)
     choice = choose(case, backend, autotune)
     choice.step(
         topology, values,

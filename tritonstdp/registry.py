@@ -327,17 +327,17 @@ class Choice:
         return "\n".join(lines)
 
 
-_CHOICES: dict[tuple[Case, str | None, bool], Choice] = {}
+_CHOICES: dict[tuple[tuple[Any, ...], str | None, bool], Choice] = {}
 _logged: set[str] = set()
 
 
-def choose(case: Case, backend: str | None = None, autotune: bool = False) -> Choice:
+def choose(case: Case | tuple[Any, ...], backend: str | None = None, autotune: bool = False) -> Choice:
     """Choose and build the kernel for a case, once; later calls return the same choice.
 
     Parameters
     ----------
-    case : Case
-        The case.
+    case : Case or tuple
+        The case, or its fields, which are found as fast as they are put together.
     backend : str, optional
         Use this backend and no other.
     autotune : bool
@@ -356,7 +356,7 @@ def choose(case: Case, backend: str | None = None, autotune: bool = False) -> Ch
     """
     choice = _CHOICES.get((case, backend, autotune))
     if choice is None:
-        choice = _CHOICES[case, backend, autotune] = _choose(case, backend, autotune)
+        choice = _CHOICES[case, backend, autotune] = _choose(Case(*case), backend, autotune)
     return choice
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -502,12 +503,17 @@ def infer_topology(weights: Tensor) -> Topology:
     """
     if weights.layout != torch.strided:
         return Sparse.of(weights)
-    if weights.dim() == 2:
-        return Dense(*weights.shape)
-    if weights.dim() == 1:
-        return OneToOne(*weights.shape)
+    return _topology_of_shape(weights.shape)
+
+
+@lru_cache(maxsize=1024)
+def _topology_of_shape(shape: tuple[int, ...]) -> Topology:
+    if len(shape) == 2:
+        return Dense(*shape)
+    if len(shape) == 1:
+        return OneToOne(*shape)
     raise ValueError(
-        f"weights of shape {tuple(weights.shape)} do not tell their topology: pass topology=Conv2d(...) or Local2d(...)"
+        f"weights of shape {tuple(shape)} do not tell their topology: pass topology=Conv2d(...) or Local2d(...)"
     )
 
 
