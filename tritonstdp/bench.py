@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import Tensor
 
 from tritonstdp import __version__
-from tritonstdp.functional import update_
+from tritonstdp.functional import step_
 from tritonstdp.kernels.reference import Pairing
 from tritonstdp.kernels.reference import build as build_reference
 from tritonstdp.measurement import (
@@ -53,18 +53,32 @@ RATES = (0.005, 0.02, 0.1)
 SLOWER = 1.25
 
 
+def _formula(workload: Workload) -> Formula:
+    bound = BOUNDS[workload.bound]
+    return Formula.of(RULES[workload.rule], bound, bound)
+
+
+def _coefficients(rule: Rule) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The values of a rule's parameters, and those of its eligibility."""
+    parameters, decay = (
+        tuple(PARAMETERS[rule.name][name] for name in names) for names in (rule.parameters, rule.eligibility_parameters)
+    )
+    return parameters, decay
+
+
 def _tritonstdp(backend: str) -> Provider:
+    """A step as a behavior takes it: what does not change from step to step is prepared."""
+
     def prepare(inputs: Inputs) -> Runner:
         weights, c = inputs.copy()
-        options = inputs.options(c)
-        rule, x, y = inputs.workload.rule, inputs.pre_trace, inputs.post_trace
-        topology = None if isinstance(inputs.topology, Sparse) else inputs.topology
+        formula, topology, x, y = _formula(inputs.workload), inputs.topology, inputs.pre_trace, inputs.post_trace
+        parameters, decay = _coefficients(formula.rule)
 
         def step(k: int) -> None:
             s, q = inputs.spikes[k]
-            update_(rule, weights, s, x, q, y, topology=topology, backend=backend, **options)
+            step_(formula, topology, weights, s, x, q, y, parameters, W_MIN, W_MAX, c, decay, DOPAMINE, backend)
 
-        return Runner(step, lambda: inputs.topology.values(weights), None if c is None else lambda: c)
+        return Runner(step, lambda: topology.values(weights), None if c is None else lambda: c)
 
     return prepare
 
@@ -100,15 +114,13 @@ def _compiled_step(inputs: Inputs, kind: str) -> Callable[..., None]:
 
 def _compile_step(inputs: Inputs) -> Callable[..., None]:
     workload = inputs.workload
-    rule, bound = RULES[workload.rule], BOUNDS[workload.bound]
+    formula = _formula(workload)
     pairing = importlib.import_module(f"tritonstdp.kernels.{workload.topology}.reference").PAIRING
     if workload.topology == "sparse":
         pairing = Pairing(_gathered, pairing.touched)
-    reference = build_reference(pairing, Formula.of(rule, bound, bound))
+    reference = build_reference(pairing, formula)
     ends = _ends(inputs.topology)
-    parameters, decay = (
-        [PARAMETERS[rule.name][name] for name in names] for names in (rule.parameters, rule.eligibility_parameters)
-    )
+    parameters, decay = _coefficients(formula.rule)
 
     def step(w, c, s, x, q, y):  # type: ignore[no-untyped-def]
         reference(ends, w, s, x, q, y, parameters, W_MIN, W_MAX, c, decay, DOPAMINE)
