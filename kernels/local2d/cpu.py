@@ -92,7 +92,7 @@ def _compile(case: Case, parallel: bool) -> Any:
     copy_run: Any = _run_copier(kw, real)
     pointer = native.as_pointer
     carray: Any = numba.carray
-    tasks = numba.prange if parallel else range
+    parts = numba.prange if parallel else range
     itemsize, spike_size = np.dtype(real).itemsize, np.dtype(spike_type).itemsize
 
     @native.njit_part
@@ -162,7 +162,7 @@ def _compile(case: Case, parallel: bool) -> Any:
 
     @native.njit_part
     def note_events(
-        synapses, positions, spikes, pre_spike, fired, row_start, u, height, width, out_width, pad_h, pad_w
+        synapses, positions, spikes, counts, seeing, seen, pre_spike, fired, row_start, u, height, width, pad_h, pad_w
     ):  # type: ignore[no-untyped-def]
         """The synapses of output row ``u`` that see a spike, the same ones in every output channel; and how many.
 
@@ -170,8 +170,8 @@ def _compile(case: Case, parallel: bool) -> Any:
         """
         kernel_rows = len(row_start) // height * kh
         taps = kernel_rows * kw
-        counts = np.zeros(out_width, np.int64)
-        seeing, seen = np.empty(out_width * taps, np.uint32), np.empty(out_width * taps, real)
+        out_width = len(counts)
+        counts[:] = 0
         for m in range(kernel_rows):
             row = u * sh - pad_h + m % kh
             if not 0 <= row < height:
@@ -207,53 +207,59 @@ def _compile(case: Case, parallel: bool) -> Any:
             at = row * width
             row_start[row + 1] = list_row(s_address + at * spike_size, width, n_pre - at, fired, row_start[row])
 
-        for u in tasks(out_height):
+        n_parts = out_height if parallel else 1
+        for part in parts(n_parts):
             synapses, positions = np.empty(row_synapses, np.uint32), np.empty(row_synapses, np.uint32)
-            spikes = np.empty(row_synapses, real)
-            n_events = note_events(
-                synapses, positions, spikes, pre_spike, fired, row_start, u, height, width, out_width, pad_h, pad_w
-            )
-            n_visited = out_width
-            all_patches = n_events > dense_pass_rate * row_synapses
-            n_listed = 0 if all_patches else n_events
-            held = np.empty((2, n_listed), real)
-            visited = np.arange(out_width + at_once).astype(np.uint32)
-            s = np.zeros(row_synapses, real)
-            for e in range(n_events):
-                s[synapses[e]] = spikes[e]
-            # the traces that a position sees are gathered when first needed, and serve all output channels
-            x = np.empty(row_synapses, real)
-            gathered = np.zeros(out_width, np.bool_)
-            for o in range(c_out):
-                first = (o * out_height + u) * out_width
-                at = first * taps * itemsize
-                w = carray(pointer(w_address + at), row_synapses, real)
-                c = carray(pointer(c_address + at), row_synapses, real)
-                post_spike = carray(pointer(q_address + first * spike_size), out_width, spike_type)
-                post_trace = carray(pointer(y_address + first * itemsize), out_width, real)
-                if not all_patches:
-                    n_visited = list_row(q_address + first * spike_size, out_width, n_post - first, visited, 0)
-                visit_events(
-                    w, c, synapses[:n_listed], positions[:n_listed], spikes[:n_listed], post_spike, post_trace, held,
-                    parameters, w_min, w_max, decay, dopamine,
+            spikes, held = np.empty(row_synapses, real), np.empty((2, row_synapses), real)
+            counts, seeing, seen = np.empty(out_width, np.int64), np.empty_like(synapses), np.empty_like(spikes)
+            visited = np.empty(out_width + at_once, np.uint32)
+            # what the positions of a row see of both, position by position
+            s, x, gathered = np.zeros(row_synapses, real), np.empty(row_synapses, real), np.empty(out_width, np.bool_)
+            for u in range(part * out_height // n_parts, (part + 1) * out_height // n_parts):
+                n_events = note_events(
+                    synapses, positions, spikes, counts, seeing, seen, pre_spike, fired, row_start, u, height, width,
+                    pad_h, pad_w,
                 )  # fmt: skip
-                done = 0
-                for e in range(n_visited):
-                    v = np.int64(visited[e])
-                    begin, end = v * taps, (v + 1) * taps
-                    if modulated:
-                        rest(w[done:begin], c[done:begin], w_min, w_max, decay, dopamine)
-                        done = end
-                    if not gathered[v]:
-                        gather(x[begin:end], pre_trace, u, v, height, width, pad_h, pad_w)
-                        gathered[v] = True
-                    visit_patch(
-                        w[begin:end], c[begin:end], s[begin:end], x[begin:end], real(post_spike[v]), post_trace[v],
-                        parameters, w_min, w_max, decay, dopamine,
+                for e in range(n_events):
+                    s[synapses[e]] = spikes[e]
+                # traces are gathered where they are first needed, and serve all output channels
+                gathered[:] = False
+                all_patches = n_events > dense_pass_rate * row_synapses
+                n_visited, n_listed = (out_width, 0) if all_patches else (0, n_events)
+                for v in range(n_visited):
+                    visited[v] = v
+                for o in range(c_out):
+                    first = (o * out_height + u) * out_width
+                    at = first * taps * itemsize
+                    w = carray(pointer(w_address + at), row_synapses, real)
+                    c = carray(pointer(c_address + at), row_synapses, real)
+                    post_spike = carray(pointer(q_address + first * spike_size), out_width, spike_type)
+                    post_trace = carray(pointer(y_address + first * itemsize), out_width, real)
+                    if not all_patches:
+                        n_visited = list_row(q_address + first * spike_size, out_width, n_post - first, visited, 0)
+                    visit_events(
+                        w, c, synapses[:n_listed], positions[:n_listed], spikes[:n_listed], post_spike, post_trace,
+                        held, parameters, w_min, w_max, decay, dopamine,
                     )  # fmt: skip
-                if modulated:
-                    rest(w[done:], c[done:], w_min, w_max, decay, dopamine)
-                    write_held(w, c, synapses[:n_listed], positions[:n_listed], post_spike, held)
+                    done = 0
+                    for e in range(n_visited):
+                        v = np.int64(visited[e])
+                        begin, end = v * taps, (v + 1) * taps
+                        if modulated:
+                            rest(w[done:begin], c[done:begin], w_min, w_max, decay, dopamine)
+                            done = end
+                        if not gathered[v]:
+                            gather(x[begin:end], pre_trace, u, v, height, width, pad_h, pad_w)
+                            gathered[v] = True
+                        visit_patch(
+                            w[begin:end], c[begin:end], s[begin:end], x[begin:end], real(post_spike[v]), post_trace[v],
+                            parameters, w_min, w_max, decay, dopamine,
+                        )  # fmt: skip
+                    if modulated:
+                        rest(w[done:], c[done:], w_min, w_max, decay, dopamine)
+                        write_held(w, c, synapses[:n_listed], positions[:n_listed], post_spike, held)
+                for e in range(n_events):
+                    s[synapses[e]] = 0
 
     arguments = *[types.int64] * 14, types.float64, *native.scalars(case.formula, case.dtype)
     return native.entry(loop, recipe_of(case), *arguments, parallel=parallel)
