@@ -18,7 +18,9 @@ from tritonstdp.bench import is_other
 from tritonstdp.measurement import Row, read_rows, write_rows
 
 HERE = Path(__file__).parent
-PARTS = ("steps", "threads", "growth", "simulations", "figures")
+PARTS = ("steps", "full", "threads", "growth", "simulations", "figures")
+FAST = ("CoNeX", "torch.compile, float spikes", "indexed torch")
+"""The providers that every installation for tests has, less those that are never the fastest."""
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -67,9 +69,14 @@ def main() -> int:
             write_rows(rows, results / f"steps.{suffix}")
         for name in ("tuned", "untuned"):
             (results / f"{name}.json").unlink()
+    if "full" in arguments.parts:
+        # Brian2 compiles a program for each workload, which would take hours
+        every = ["-m", "benchmarks.steps", "--suite", "full", "--providers", *FAST, "JAX", "--seconds", "0.1"]
+        run_pinned([*every, "--out", *(str(results / f"full.{suffix}") for suffix in ("json", "csv"))])
+        print("full suite:", summary(read_rows(results / "full.json")))
+        (results / "full.json").unlink()
     if "threads" in arguments.parts:
-        installed = ["CoNeX", "torch.compile, float spikes", "indexed torch"]
-        two = ["-m", "benchmarks.steps", "--suite", "quick", "--threads", "2", "--providers", *installed]
+        two = ["-m", "benchmarks.steps", "--suite", "quick", "--threads", "2", "--providers", *FAST]
         run_pinned([*two, *seconds, *out("threads")], threads=2)
     if "growth" in arguments.parts:
         run_pinned(["-m", "benchmarks.growth", "--largest", arguments.largest, *seconds, *out("growth")])
