@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", default=PARTS, help=f"some of {', '.join(PARTS)}; all by default")
     parser.add_argument("--suite", default="headline", help="quick, headline or full")
     parser.add_argument("--seconds", default="1", help="for each workload")
-    parser.add_argument("--largest", default="4e8", help="synapses of the largest network; 4e8 take 19 GB")
+    parser.add_argument("--largest", default="4e8", help="synapses of the largest network; 4e8 take 22 GB")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--figures", type=Path, default=HERE / "figures")
     arguments = parser.parse_args()

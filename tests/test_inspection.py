@@ -79,6 +79,13 @@ def test_every_combination_compiles_within_bounds(topology):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_kernel_compiles_for_every_target(target):
+    """What the faster tests show of the installed Triton; CI runs it with the oldest one."""
+    assert not gpu_bounds.violations(rows_of(*EVERY, "--target", target))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("topology", [*TOPOLOGIES, "trace"])
 def test_every_rule_compiles_in_every_configuration(topology):
     assert not gpu_bounds.violations(rows_of("--topology", topology, "--rule", "all", "--config", "all"))
