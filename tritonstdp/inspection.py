@@ -419,6 +419,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    import triton
+
+    release = ".".join(triton.__version__.split(".")[:2])
     targets = list(TARGETS) if "all" in arguments.target else arguments.target
     inspections = [
         inspection
@@ -427,7 +430,7 @@ def _rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for target in targets
         for inspection in inspect_kernel(rule, topology, bound, dtype, target, config)
     ]
-    return [{"key": inspection.key, **asdict(inspection)} for inspection in inspections]
+    return [{"key": inspection.key, "triton": release, **asdict(inspection)} for inspection in inspections]
 
 
 _METERED: dict[str, Callable[[], Topology]] = {
@@ -467,7 +470,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     metered = any("buffer" in row for row in rows)
     done = "memory traffic in the interpreter of" if metered else "compiled, and not run, by"
     table = Table(title=f"{done} Triton {triton.__version__}")
-    hidden = ("key", "sector_elements")
+    hidden = ("key", "triton", "sector_elements")
     for name in [name for row in rows[:1] for name in row if name not in hidden]:
         numeric = not isinstance(rows[0][name], str | dict)
         table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")

@@ -226,8 +226,8 @@ def _compile(case: Case, parallel: bool) -> Any:
                 gathered[:] = False
                 all_patches = n_events > dense_pass_rate * row_synapses
                 n_visited, n_listed = (out_width, 0) if all_patches else (0, n_events)
-                for v in range(n_visited):
-                    visited[v] = v
+                for position in range(n_visited):
+                    visited[position] = position
                 for o in range(c_out):
                     first = (o * out_height + u) * out_width
                     at = first * taps * itemsize
