@@ -27,7 +27,7 @@ def launch_options(dtype: torch.dtype, device: str) -> dict[str, Any]:
     options: dict[str, Any] = {"enable_fp_fusion": False}
     if dtype is not torch.float32 and device != "xpu" and torch.version.hip is None:
         # unless told that it need not, ptxas spills a value or two of other dtypes to fit one more warp
-        options["maxnreg"] = 128
+        options["maxnreg"] = 168
     return options
 
 
