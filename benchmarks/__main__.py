@@ -13,14 +13,12 @@ from pathlib import Path
 
 from benchmarks.environment import run_pinned
 from benchmarks.figures import draw
-from benchmarks.gate import lead_of
+from benchmarks.gate import gate_providers, lead_of
 from tritonstdp.bench import is_other
-from tritonstdp.measurement import Row, read_rows, write_rows
+from tritonstdp.measurement import OURS, Row, read_rows, write_rows
 
 HERE = Path(__file__).parent
 PARTS = ("steps", "full", "threads", "growth", "simulations", "figures")
-FAST = ("CoNeX", "torch.compile, float spikes", "indexed torch")
-"""The providers that every installation for tests has, less those that are never the fastest."""
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -51,6 +49,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--figures", type=Path, default=HERE / "figures")
     arguments = parser.parse_args()
+    others = [name for name in gate_providers() if name != OURS]
     results, seconds = arguments.results, ["--seconds", arguments.seconds]
     for part in arguments.parts:
         if part not in PARTS:
@@ -71,12 +70,12 @@ def main() -> int:
             (results / f"{name}.json").unlink()
     if "full" in arguments.parts:
         # Brian2 compiles a program for each workload, which would take hours
-        every = ["-m", "benchmarks.steps", "--suite", "full", "--providers", *FAST, "JAX", "--seconds", "0.1"]
+        every = ["-m", "benchmarks.steps", "--suite", "full", "--providers", *others, "JAX", "--seconds", "0.1"]
         run_pinned([*every, "--out", *(str(results / f"full.{suffix}") for suffix in ("json", "csv"))])
         print("full suite:", summary(read_rows(results / "full.json")))
         (results / "full.json").unlink()
     if "threads" in arguments.parts:
-        two = ["-m", "benchmarks.steps", "--suite", "quick", "--threads", "2", "--providers", *FAST]
+        two = ["-m", "benchmarks.steps", "--suite", "quick", "--threads", "2", "--providers", *others]
         run_pinned([*two, *seconds, *out("threads")], threads=2)
     if "growth" in arguments.parts:
         run_pinned(["-m", "benchmarks.growth", "--largest", arguments.largest, *seconds, *out("growth")])

@@ -22,7 +22,6 @@ from numba.core import serialize
 from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
 
-from tritonstdp.kernels import compose
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.storage import cache_folder
 
@@ -56,15 +55,15 @@ def key_of(loop: Callable[..., Any], recipe: Recipe) -> str | None:
     contents = [_content(function) for function in recipe.formulas]
     if None in contents:
         return None
-    sources = [_source(path) for path in (loop.__code__.co_filename, compose.__file__, native_source())]
+    sources = [_source(path) for path in (loop.__code__.co_filename, *shared_sources())]
     machine = cpu_target.target_context.codegen().magic_tuple()
     parts = (contents, sources, recipe.values, numba.__version__, machine)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def native_source() -> str:
-    """The file of the helpers that loops are made with."""
-    return str(Path(__file__).with_name("native.py"))
+def shared_sources() -> tuple[str, ...]:
+    """The files of the helpers that loops are made with."""
+    return tuple(str(Path(__file__).with_name(f"{name}.py")) for name in ("compose", "formula_cpu", "native"))
 
 
 @cache

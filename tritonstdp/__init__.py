@@ -4,6 +4,7 @@ Call :func:`stdp_`, :func:`istdp_` or :func:`rstdp_` in a torch loop, or use :mo
 PymoNNtorch or CoNeX network.
 """
 
+from tritonstdp import _checkout  # noqa: F401  (finds the kernels of a checkout, before anything imports them)
 from tritonstdp.functional import explain, istdp_, rstdp_, stdp_, trace_, update_
 from tritonstdp.registry import register_bound, register_kernel, register_rule
 from tritonstdp.rules import BOUNDS, RULES, Rule, hard_bound, no_bound, soft_bound

@@ -20,6 +20,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tritonstdp.kernels import native
+from tritonstdp.kernels.formula_cpu import synapse_functions
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -143,7 +144,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 
 
 def _compile(case: Case) -> Any:
-    on_pre, on_post, change, finish = native.functions(case.formula, case.dtype, bound_first=True)
+    on_pre, on_post, change, finish = synapse_functions(case.formula, case.dtype, bound_first=True)
     real = native.REAL[case.dtype]
     itemsize = np.dtype(real).itemsize
     bool_spikes, modulated = case.bool_spikes, case.formula.rule.modulated

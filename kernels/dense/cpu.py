@@ -14,6 +14,7 @@ import numpy as np
 from numba import types
 
 from tritonstdp.kernels import native
+from tritonstdp.kernels.formula_cpu import synapse_functions
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -142,8 +143,8 @@ def _compile(case: Case, parallel: bool) -> Any:
 
 def _synapse_updates(case: Case) -> tuple[Any, Any]:
     """What a step does to one synapse: of a spiking major neuron, and of a silent one where the minor has spiked."""
-    on_pre, on_post, change, finish = native.functions(case.formula, case.dtype, bound_first=False)
-    one_sided_change = native.functions(case.formula, case.dtype, bound_first=False, one_sided=True).change
+    on_pre, on_post, change, finish = synapse_functions(case.formula, case.dtype, bound_first=False)
+    one_sided_change = synapse_functions(case.formula, case.dtype, bound_first=False, one_sided=True).change
     real = native.REAL[case.dtype]
 
     if case.layout == "post":

@@ -18,6 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tritonstdp.kernels import native
+from tritonstdp.kernels.formula_cpu import synapse_functions
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -82,7 +83,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 
 @cache
 def _compile(case: Case, parallel: bool) -> Any:
-    on_pre, on_post, change, finish = native.functions(case.formula, case.dtype, bound_first=True)
+    on_pre, on_post, change, finish = synapse_functions(case.formula, case.dtype, bound_first=True)
     real = native.REAL[case.dtype]
     spike_type = np.bool_ if case.bool_spikes else real
     modulated = case.formula.rule.modulated

@@ -12,6 +12,7 @@ import numpy as np
 from numba import types
 
 from tritonstdp.kernels import native
+from tritonstdp.kernels.formula_cpu import synapse_functions
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -30,7 +31,7 @@ FEW = 64
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
-    on_pre, on_post, change, finish = native.functions(case.formula, case.dtype, bound_first=False)
+    on_pre, on_post, change, finish = synapse_functions(case.formula, case.dtype, bound_first=False)
     real = native.REAL[case.dtype]
     spike_type = np.bool_ if case.bool_spikes else real
     modulated = case.formula.rule.modulated

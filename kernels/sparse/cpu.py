@@ -19,6 +19,7 @@ import numpy as np
 from numba import types
 
 from tritonstdp.kernels import native
+from tritonstdp.kernels.formula_cpu import synapse_functions
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -84,7 +85,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 
 @cache
 def _compile(case: Case, parallel: bool) -> Any:
-    on_pre, on_post, change, finish = native.functions(case.formula, case.dtype, bound_first=False)
+    on_pre, on_post, change, finish = synapse_functions(case.formula, case.dtype, bound_first=False)
     real = native.REAL[case.dtype]
     itemsize = np.dtype(real).itemsize
     spike_type = np.bool_ if case.bool_spikes else real

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tritonstdp.kernels import native, object_cache
+from tritonstdp.kernels.formula_cpu import synapse_functions
 from tritonstdp.kernels.protocol import CannotCompileError, Case
 from tritonstdp.rules import Formula, soft_bound, stdp
 
@@ -23,7 +24,7 @@ def case_of(bound, dtype=torch.float32):
 
 
 def test_literals_take_the_type_of_the_weights():
-    functions = native.functions(case_of(with_literals).formula, torch.float32, bound_first=False)
+    functions = synapse_functions(case_of(with_literals).formula, torch.float32, bound_first=False)
     assert functions is not None  # numba's float64 literals would not give torch's bits, and be refused
 
 
@@ -37,13 +38,13 @@ def test_literals_take_the_type_of_the_weights():
 )
 def test_a_bound_that_numba_does_not_take_is_refused_with_the_reason(bound, reason):
     with pytest.raises(CannotCompileError, match=reason):
-        native.functions(case_of(bound).formula, torch.float32, bound_first=False)
+        synapse_functions(case_of(bound).formula, torch.float32, bound_first=False)
 
 
 def test_a_bound_that_would_be_rounded_otherwise_than_by_torch_is_refused():
     in_float64 = lambda w, low, high: 0.1 * (1 - w)  # noqa: E731  (its literals are out of reach)
     with pytest.raises(CannotCompileError, match="gives other values weight by weight"):
-        native.functions(case_of(in_float64).formula, torch.float32, bound_first=False)
+        synapse_functions(case_of(in_float64).formula, torch.float32, bound_first=False)
 
 
 @pytest.mark.parametrize("bool_spikes", [True, False])
