@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonstdp.kernels.formula_gpu import device_function, quotient
+from tritonstdp.kernels.formula_gpu import device_function, prove_reading, quotient
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.rules import Formula
 
@@ -49,6 +49,8 @@ def device_formula(formula: Formula) -> DeviceFormula:
         raise CannotCompileError(
             f"{rule.name} has {n_parameters} and {n_decays} parameters; a launch carries {PARAMETERS} and {DECAYS}"
         )
+    for signature in formula.signatures:
+        prove_reading(signature)
     on_pre, on_post, change, positive, negative = (
         device_function(f) for f in (rule.on_pre, rule.on_post, rule.change, formula.positive, formula.negative)
     )

@@ -3,79 +3,114 @@
 from __future__ import annotations
 
 import ast
-import inspect
-import textwrap
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 
 from tritonstdp.kernels.compose import SynapseFunctions, compose
 from tritonstdp.kernels.native import REAL, njit, njit_part
-from tritonstdp.kernels.protocol import CannotCompileError
-from tritonstdp.rules import BOUNDS, RULES, Formula
+from tritonstdp.rules import Formula, Signature, is_own
+from tritonstdp.source import CannotCompileError, NoSourceError, name_of, read
 
 
-class _WeakLiterals(ast.NodeTransformer):
-    """Give numbers in a formula the type of the weights, as torch and Triton do; numba would promote to float64."""
+class _WeakNumbers(ast.NodeTransformer):
+    """Give numbers and truths in a formula the type of the weights, as torch does; numba would promote to float64."""
 
-    def __init__(self, captured: set[str]) -> None:
-        self.captured = captured
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        return _cast(node)
 
-    def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        return self._cast(node) if type(node.value) in (int, float) else node
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        if isinstance(node.op, (ast.BitAnd, ast.BitOr, ast.BitXor)):
+            return ast.BinOp(self.visit(node.left), node.op, self.visit(node.right))
+        right = node.right
+        if not (isinstance(node.op, ast.Pow) and isinstance(right, ast.Constant)):  # such a power is a product
+            right = self._number(right)
+        return ast.BinOp(self._number(node.left), node.op, right)
 
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        return self._cast(node) if node.id in self.captured else node
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
+        operand = self.visit(node.operand) if isinstance(node.op, ast.Invert) else self._number(node.operand)
+        return ast.UnaryOp(node.op, operand)
 
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-        node.left = self.visit(node.left)
-        if not isinstance(node.op, ast.Pow):  # an integer exponent means products, not pow()
-            node.right = self.visit(node.right)
-        return node
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        truth = node.func.id == "where" if isinstance(node.func, ast.Name) else False
+        arguments = [self.visit(a) if truth and k == 0 else self._number(a) for k, a in enumerate(node.args)]
+        return ast.Call(node.func, arguments, [])
 
-    @staticmethod
-    def _cast(node: ast.expr) -> ast.AST:
-        return ast.Call(ast.Name("_real", ast.Load()), [node], [])
+    def visit_Return(self, node: ast.Return) -> ast.stmt:
+        return ast.Return(None if node.value is None else _cast(self.visit(node.value)))
+
+    def _number(self, node: ast.expr) -> ast.expr:
+        truth = isinstance(node, ast.Compare) or (isinstance(node, ast.BinOp) and isinstance(node.op, _OF_TRUTHS))
+        return _cast(self.visit(node)) if truth else self.visit(node)
 
 
-def _with_weak_literals(function: Callable[..., Any], real: type) -> Callable[..., Any]:
+_OF_TRUTHS = (ast.BitAnd, ast.BitOr, ast.BitXor)
+
+
+def _cast(node: ast.expr) -> ast.expr:
+    return ast.Call(ast.Name("_real", ast.Load()), [node], [])
+
+
+@numba.njit(inline="always")
+def _minimum(a, b):  # type: ignore[no-untyped-def]
+    return a if a < b or a != a else b
+
+
+@numba.njit(inline="always")
+def _maximum(a, b):  # type: ignore[no-untyped-def]
+    return a if a > b or a != a else b
+
+
+@numba.njit(inline="always")
+def _where(condition, a, b):  # type: ignore[no-untyped-def]
+    return a if condition else b
+
+
+_WORDS = {
+    "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "abs": abs,
+    "minimum": _minimum, "maximum": _maximum, "where": _where,
+}  # fmt: skip
+
+
+def _as_numba_reads_it(function: Callable[..., Any], real: type) -> Callable[..., Any]:
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
-        return function
-    if not isinstance(tree.body[0], ast.FunctionDef):
-        return function
-    captured = inspect.getclosurevars(function)
-    names = {**captured.globals, **captured.nonlocals}
-    tree.body[0].decorator_list = []
-    numbers = {name for name, value in names.items() if type(value) in (int, float)}
-    tree = ast.fix_missing_locations(_WeakLiterals(numbers).visit(tree))
-    namespace = {**function.__globals__, **captured.nonlocals, "_real": real}
-    exec(compile(tree, inspect.getfile(function), "exec"), namespace)
-    return namespace[tree.body[0].name]
+        return read(function).define({**_WORDS, "_real": real}, _WeakNumbers())
+    except NoSourceError:
+        return function  # numba reads instructions; the samples tell whether they mean the same
 
 
-@cache
-def _own_formulas() -> frozenset[Callable[..., Any]]:
-    own = {f for rule in RULES.values() for f in rule.functions}
-    return frozenset(f for f in own | set(BOUNDS.values()) if f.__module__ == "tritonstdp.rules")
-
-
-def _check_bound(bound: Callable[..., Any], compiled: Any, real: type, dtype: torch.dtype) -> None:
-    """Refuse a bound that, weight by weight, does not give the bits that it gives on the whole tensor."""
-    weights = torch.linspace(-0.5, 1.5, 61, dtype=dtype)
-    low, high = real(0.1), real(0.9)
-    expected = torch.as_tensor(bound(weights, float(low), float(high)), dtype=dtype).expand(weights.shape)
+def _prove(signature: Signature, compiled: Any, dtype: torch.dtype) -> None:
+    """Refuse a function that, number by number, does not give what it gives on tensors."""
+    function, real, name = signature.function, REAL[dtype], name_of(signature.function)
+    tensors, values = signature.samples(dtype)
     try:
-        values = [real(compiled(w, low, high)) for w in weights.numpy()]
+        written = function(*(t.clone() for t in tensors), *values)
+        expected = torch.as_tensor(written, dtype=dtype).expand(tensors[0].shape)
     except Exception as error:
-        reason = str(error).strip().splitlines()
-        raise CannotCompileError(f"numba can't compile {bound!r}: {reason[0] if reason else error!r}") from error
-    if not torch.equal(torch.from_numpy(np.array(values)), expected.contiguous()):
-        raise CannotCompileError(f"{bound!r} gives other values weight by weight than on the whole tensor")
+        raise CannotCompileError(f"{name} can't be tried on a vector of 61 weights ({_first_line(error)})") from error
+    try:
+        found = [compiled(*numbers, *map(real, values)) for numbers in zip(*(t.numpy() for t in tensors), strict=True)]
+    except Exception as error:
+        raise CannotCompileError(f"numba can't compile {name}: {_reason(error)}") from error
+    # torch computes what is said of numbers alone in float64, and has powers, exp and log of its own
+    tolerance = 16 * torch.finfo(dtype).eps
+    got = torch.from_numpy(np.array(found, real))
+    if not torch.allclose(got, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
+        raise CannotCompileError(f"{name} gives other values number by number than on the whole tensor")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _reason(error: BaseException) -> str:
+    """What numba has to say: its first line only names the stage that failed."""
+    lines = [line.strip(" >\t") for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith(("Failed in", "During:", "File "))]
+    return "; ".join(told[:2]) or type(error).__name__
 
 
 FINITE = {"nnan", "ninf", "nsz"}
@@ -101,19 +136,17 @@ def synapse_functions(
     Raises
     ------
     CannotCompileError
-        If a bound is not something that numba compiles, or computes something else when compiled.
+        If a function is not something that numba compiles, or computes something else when compiled.
     """
     real = REAL[dtype]
 
     def compile_formula(function: Callable[..., Any]) -> Any:
-        written = function if function in _own_formulas() else _with_weak_literals(function, real)
         finite = one_sided and function is formula.rule.change
-        return njit(written, forceinline=True, fastmath=FINITE if finite else False)
+        return njit(_as_numba_reads_it(function, real), forceinline=True, fastmath=FINITE if finite else False)
 
-    for bound in {formula.positive, formula.negative} - _own_formulas():
-        if not inspect.isfunction(bound):
-            raise CannotCompileError(f"{bound!r} is not a plain function")
-        _check_bound(bound, compile_formula(bound), real, dtype)
+    for signature in {id(signature.function): signature for signature in formula.signatures}.values():
+        if not is_own(signature.function) and not one_sided:
+            _prove(signature, compile_formula(signature.function), dtype)
 
     @njit_part
     def cast(value):  # type: ignore[no-untyped-def]

@@ -7,7 +7,6 @@ taken for another. Here the key is the content: the sources that make the loop, 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import logging
 import os
 import pickle
@@ -23,6 +22,7 @@ from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
 
 from tritonstdp.kernels.protocol import Case
+from tritonstdp.source import CannotCompileError, read
 from tritonstdp.storage import cache_folder
 
 logger = logging.getLogger("tritonstdp")
@@ -72,13 +72,11 @@ def _source(path: str) -> str:
 
 
 def _content(function: Callable[..., Any]) -> str | None:
-    """What a formula computes, as text: its code and the numbers that it captures."""
-    captured = inspect.getclosurevars(function)
-    names = {**captured.globals, **captured.nonlocals}
-    if any(type(value) not in (int, float) for value in names.values()):
+    """What a formula computes, as text; None where its source can't be read."""
+    try:
+        return read(function).text
+    except CannotCompileError:
         return None
-    code = function.__code__
-    return repr((code.co_code, code.co_consts, code.co_names, code.co_varnames, sorted(names.items())))
 
 
 def load(key: str) -> CompileResult | None:

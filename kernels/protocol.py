@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from tritonstdp.rules import Formula
+from tritonstdp.source import CannotCompileError
 
-
-class CannotCompileError(Exception):
-    """A formula that a backend's compiler does not take; the message says why."""
+__all__ = ["CannotCompileError", "Case", "Step"]
 
 
 class Case(NamedTuple):

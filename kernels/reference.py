@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tritonstdp.kernels.compose import compose
 from tritonstdp.kernels.protocol import Step
-from tritonstdp.rules import Formula, Rule
+from tritonstdp.rules import Formula, Rule, is_own
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -40,6 +40,17 @@ class Pairing(NamedTuple):
     positions: Callable[[Any], int] | None = None
 
 
+def on_copies(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A user's function on copies of its tensors, since it may write into them."""
+    if is_own(function):
+        return function
+
+    def guarded(*arguments):  # type: ignore[no-untyped-def]
+        return function(*(a.clone() if isinstance(a, Tensor) else a for a in arguments))
+
+    return guarded
+
+
 def weight_change(
     pairing: Pairing,
     formula: Formula,
@@ -56,14 +67,14 @@ def weight_change(
     """The change that a step would make (for a modulated rule: what it adds to the eligibility); nothing is written."""
     rule: Rule = formula.rule
     potentiation, depression = pairing.terms(rule, topology, pre_spike, pre_trace, post_spike, post_trace, parameters)
-    functions = compose(formula, pairing.bound_first)
+    functions = compose(formula, pairing.bound_first, on_copies)
     dw = functions.change(weights, potentiation, depression, w_min, w_max, parameters)
     return dw if pairing.positions is None else dw / pairing.positions(topology)
 
 
 def build(pairing: Pairing, formula: Formula) -> Step:
     """Build the reference step of a topology from its pairing."""
-    functions = compose(formula, pairing.bound_first)
+    functions = compose(formula, pairing.bound_first, on_copies)
     touched_only = formula.clamp and not formula.rule.modulated
 
     def step(

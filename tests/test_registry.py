@@ -18,7 +18,7 @@ def registered():
     kept = list(registry._ENTRIES), dict(BOUNDS), dict(RULES)
     yield
     registry._ENTRIES[:] = kept[0]
-    registry._CHOICES.clear()
+    registry.forget_choices()
     for known, before in ((BOUNDS, kept[1]), (RULES, kept[2])):
         known.clear()
         known.update(before)
@@ -31,14 +31,14 @@ def one_step(rule="stdp", backend="cpu", **options):
     return tritonstdp.update_(rule, weights, spikes, traces, ~spikes, traces, backend=backend, **values, **options)
 
 
-def upper_bound(w, w_min, w_max):
+def steep_bound(w, w_min, w_max):
     return 2 * (w_max - w) + 1
 
 
 def test_a_registered_bound_runs_under_its_name_on_every_backend():
-    tritonstdp.register_bound("upper_bound", upper_bound)
+    tritonstdp.register_bound("steep_bound", steep_bound)
     results = [
-        one_step(backend=backend, positive_bound="upper_bound", negative_bound="upper_bound")
+        one_step(backend=backend, positive_bound="steep_bound", negative_bound="steep_bound")
         for backend in ("reference", "cpu", "triton")
     ]
     assert torch.equal(results[0], results[1])
@@ -59,15 +59,14 @@ def test_a_registered_rule_runs_on_every_backend():
 
 def test_names_that_are_taken_are_refused():
     with pytest.raises(ValueError, match="already registered"):
-        tritonstdp.register_bound("soft_bound", upper_bound)
+        tritonstdp.register_bound("soft_bound", steep_bound)
     with pytest.raises(ValueError, match="already registered"):
         tritonstdp.register_rule(replace(stdp))
 
 
 def test_a_rule_that_acts_without_spikes_is_refused():
-    leaky = replace(stdp, name="leaky", on_pre=lambda spike, trace, a_plus, a_minus: trace)
     with pytest.raises(ValueError, match="without a spike"):
-        tritonstdp.register_rule(leaky)
+        replace(stdp, name="leaky", on_pre=lambda spike, trace, a_plus, a_minus: trace)
 
 
 def test_the_most_specific_and_then_the_newest_kernel_is_used():

@@ -7,7 +7,7 @@ PymoNNtorch or CoNeX network.
 from tritonstdp import _checkout  # noqa: F401  (finds the kernels of a checkout, before anything imports them)
 from tritonstdp.functional import explain, istdp_, rstdp_, stdp_, trace_, update_
 from tritonstdp.registry import register_bound, register_kernel, register_rule
-from tritonstdp.rules import BOUNDS, RULES, Rule, hard_bound, no_bound, soft_bound
+from tritonstdp.rules import BOUNDS, RULES, Rule, hard_bound, lower_bound, no_bound, soft_bound, upper_bound
 from tritonstdp.topology import Conv2d, Dense, Local2d, OneToOne, Sparse
 
 __version__ = "0.1.0"
@@ -24,6 +24,7 @@ __all__ = [
     "explain",
     "hard_bound",
     "istdp_",
+    "lower_bound",
     "no_bound",
     "register_bound",
     "register_kernel",
@@ -33,4 +34,5 @@ __all__ = [
     "stdp_",
     "trace_",
     "update_",
+    "upper_bound",
 ]

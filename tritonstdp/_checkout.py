@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import tritonstdp
 
 _package = Path(__file__).resolve().parent
-if not (_package / "kernels").is_dir() and (_package.parent / "kernels" / "compose.py").is_file():
-    tritonstdp.__path__.append(str(_package.parent))
+_kernels = _package.parent / "kernels"
+if not (_package / "kernels").is_dir() and (_kernels / "compose.py").is_file():
+    _spec = spec_from_file_location("tritonstdp.kernels", _kernels / "__init__.py")
+    assert _spec is not None and _spec.loader is not None
+    tritonstdp.kernels = sys.modules["tritonstdp.kernels"] = module_from_spec(_spec)
+    _spec.loader.exec_module(tritonstdp.kernels)

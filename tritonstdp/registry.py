@@ -6,14 +6,18 @@ import importlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Thread
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 
-from tritonstdp.kernels.protocol import CannotCompileError, Case, Step
-from tritonstdp.rules import BOUNDS, RULES, Bound, Rule
+from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.rules import BOUNDS, RULES, Bound, Formula, Rule, checked_bound, is_own
+from tritonstdp.source import CannotCompileError, name_of
 from tritonstdp.topology import TOPOLOGIES
 
 __all__ = [
@@ -240,7 +244,8 @@ def register_kernel(
 
 def forget_choices() -> None:
     """Build kernels anew when they are next asked for, as after tuning."""
-    _CHOICES.clear()
+    for formula in list(_CHOSEN_FOR):
+        formula.choices.clear()
 
 
 def register_bound(name: str, bound: Bound) -> None:
@@ -251,19 +256,23 @@ def register_bound(name: str, bound: Bound) -> None:
     name : str
         The name.
     bound : callable
-        ``bound(w, w_min, w_max)``, in plain arithmetic to run on every backend.
+        ``bound(w, w_min, w_max)``, in arithmetic, comparisons and the words of :mod:`tritonstdp.vocabulary` to run
+        on every backend.
 
     Raises
     ------
     ValueError
         If the name is taken by another function.
+    TypeError
+        If it does not take three arguments.
 
     Examples
     --------
-    >>> def upper_bound(w, w_min, w_max):
-    ...     return w_max - w
-    >>> register_bound("upper_bound", upper_bound)
+    >>> def halfway_bound(w, w_min, w_max):
+    ...     return (w_min + w_max) / 2 - w
+    >>> register_bound("halfway_bound", halfway_bound)
     """
+    bound = checked_bound(bound)
     if BOUNDS.get(name, bound) is not bound:
         raise ValueError(f"a bound named {name!r} is already registered: choose another name")
     BOUNDS[name] = bound
@@ -280,7 +289,7 @@ def register_rule(rule: Rule) -> None:
     Raises
     ------
     ValueError
-        If the name is taken by another rule, or a contribution is not 0 without a spike.
+        If the name is taken by another rule.
 
     Examples
     --------
@@ -290,12 +299,6 @@ def register_rule(rule: Rule) -> None:
     """
     if RULES.get(rule.name, rule) is not rule:
         raise ValueError(f"a rule named {rule.name!r} is already registered: choose another name")
-    parameters = (0.5,) * len(rule.parameters)
-    if rule.on_pre(0.0, 1.0, *parameters) != 0 or rule.on_post(1.0, 0.0, *parameters) != 0:
-        raise ValueError(
-            f"rule {rule.name!r} changes weights without a spike: on_pre(0, trace) and on_post(trace, 0) must be 0, "
-            "since only synapses of neurons that have spiked are visited"
-        )
     RULES[rule.name] = rule
 
 
@@ -327,7 +330,7 @@ class Choice:
         return "\n".join(lines)
 
 
-_CHOICES: dict[tuple[tuple[Any, ...], str | None, bool], Choice] = {}
+_CHOSEN_FOR: WeakSet[Formula] = WeakSet()
 _logged: set[str] = set()
 
 
@@ -354,9 +357,11 @@ def choose(case: Case | tuple[Any, ...], backend: str | None = None, autotune: b
     ValueError
         If ``backend`` is not known, or can't take the case.
     """
-    choice = _CHOICES.get((case, backend, autotune))
+    choices = case[0].choices
+    choice = choices.get((case, backend, autotune))
     if choice is None:
-        choice = _CHOICES[case, backend, autotune] = _choose(Case(*case), backend, autotune)
+        choice = choices[case, backend, autotune] = _choose(Case(*case), backend, autotune)
+        _CHOSEN_FOR.add(case[0])
     return choice
 
 
@@ -389,8 +394,48 @@ def serving_entry(case: Case, backend: str) -> KernelEntry:
     return [entry for entry in serving if entry.specificity == best][-1]
 
 
+MOST_VARIANTS = 32
+"""How often one function is compiled with other captured numbers: each takes about a second and some megabytes."""
+_VARIANTS: dict[tuple[Any, ...], WeakSet[Formula]] = {}
+
+
+def _check_variants(formula: Formula) -> None:
+    """Refuse to compile a formula of which too many variants have been: one made anew at each step never ends."""
+    written = [s.function for s in formula.signatures if not is_own(s.function)]
+    inner = [getattr(function, "func", function) for function in written]
+    codes = [getattr(function, "__code__", None) for function in inner]
+    variants = _VARIANTS.setdefault(tuple((c.co_filename, c.co_firstlineno) for c in codes if c is not None), WeakSet())
+    if written and len(variants) >= MOST_VARIANTS:
+        raise CannotCompileError(
+            f"{', '.join(map(name_of, written))} has been compiled with {MOST_VARIANTS} different captured numbers, "
+            "which takes about a second each: numbers that change belong in the rule's parameters, w_min or w_max"
+        )
+    variants.add(formula)
+
+
+def _undisturbed(build: Callable[[], Step]) -> Step:
+    """Build in a thread of its own, which no signal interrupts: numba could not be used after half a compilation."""
+    built: Future[Step] = Future()
+
+    def run() -> None:
+        try:
+            built.set_result(build())
+        except BaseException as error:
+            built.set_exception(error)
+
+    Thread(target=run, name="tritonstdp compiles").start()
+    return built.result()
+
+
 def _build(case: Case, backend: str, autotune: bool) -> Step:
     entry = serving_entry(case, backend)
+    if backend == "reference":
+        return entry.build(case)
+    _check_variants(case.formula)
+    return _undisturbed(partial(_compile, entry, case, autotune))
+
+
+def _compile(entry: KernelEntry, case: Case, autotune: bool) -> Step:
     if entry.space is None:
         return entry.build(case)
     from tritonstdp.autotune.use import configured_step  # which needs the registry in its turn
@@ -415,8 +460,8 @@ def describe(case: Case) -> dict[str, Any]:
     return {
         "rule": formula.rule.name,
         "topology": case.topology,
-        "positive_bound": formula.positive.__name__,
-        "negative_bound": formula.negative.__name__,
+        "positive_bound": name_of(formula.positive),
+        "negative_bound": name_of(formula.negative),
         "clamp": formula.clamp,
         "dtype": str(case.dtype).removeprefix("torch."),
         "device": case.device,

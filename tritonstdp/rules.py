@@ -1,8 +1,9 @@
 """Every formula of the project, once: the bounds, the rules, and the traces that they read.
 
-The functions here are arithmetic on their arguments and nothing else, so that one function object serves three
-compilers: called as it is on torch tensors (the reference), by ``numba.njit`` on scalars (the CPU kernels), and by
-``triton.jit`` on blocks (the GPU kernels). A bound or a rule that follows suit runs everywhere.
+The functions here are arithmetic on their arguments and nothing else, so that one function serves three compilers:
+called as it is on torch tensors (the reference), and read from its source (:mod:`tritonstdp.source`) by ``numba.njit``
+on scalars (the CPU kernels) and by ``triton.jit`` on blocks (the GPU kernels). A bound or a rule that follows suit,
+with the words of :mod:`tritonstdp.vocabulary` beside arithmetic, runs everywhere.
 
 Symbols: ``w`` the weight, ``spike`` 1 (or a float spike's value) where a neuron has just fired and 0 elsewhere,
 ``trace`` the low-pass filtered spikes of the neuron on the other side.
@@ -11,10 +12,16 @@ Symbols: ``w`` the weight, ``spike`` 1 (or a float spike's value) where a neuron
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tritonstdp.source import CannotCompileError, captured_values, name_of, plain_function, read
 
 __all__ = [
     "BOUNDS",
@@ -24,6 +31,7 @@ __all__ = [
     "Rule",
     "hard_bound",
     "istdp",
+    "lower_bound",
     "no_bound",
     "resolve_bound",
     "resolve_rule",
@@ -32,6 +40,7 @@ __all__ = [
     "stdp",
     "target_trace",
     "updated_trace",
+    "upper_bound",
 ]
 
 Bound = Callable[[Any, Any, Any], Any]
@@ -104,7 +113,56 @@ def no_bound(w: Any, w_min: Any, w_max: Any) -> Any:
     return 1
 
 
-BOUNDS: dict[str, Bound] = {"soft_bound": soft_bound, "hard_bound": hard_bound, "no_bound": no_bound}
+def upper_bound(w: Any, w_min: Any, w_max: Any) -> Any:
+    """Slow down towards the upper limit: ``w_max - w``, the potentiation of multiplicative STDP.
+
+    Parameters
+    ----------
+    w : scalar or tensor
+        The weight.
+    w_min, w_max : scalar
+        The limits, in the weight's unit; ``w_min`` is not used.
+
+    Returns
+    -------
+    scalar or tensor
+        The factor by which a change of ``w`` is multiplied (van Rossum et al. 2000, doi
+        10.1523/JNEUROSCI.20-23-08812.2000; Guetig et al. 2003, doi 10.1523/JNEUROSCI.23-09-03697.2003, with mu = 1).
+
+    Examples
+    --------
+    >>> upper_bound(0.25, 0.0, 1.0)
+    0.75
+    """
+    return w_max - w
+
+
+def lower_bound(w: Any, w_min: Any, w_max: Any) -> Any:
+    """Slow down towards the lower limit: ``w - w_min``, the depression of multiplicative STDP.
+
+    Parameters
+    ----------
+    w : scalar or tensor
+        The weight.
+    w_min, w_max : scalar
+        The limits, in the weight's unit; ``w_max`` is not used.
+
+    Returns
+    -------
+    scalar or tensor
+        The factor by which a change of ``w`` is multiplied; see :func:`upper_bound`.
+
+    Examples
+    --------
+    >>> lower_bound(0.25, 0.0, 1.0)
+    0.25
+    """
+    return w - w_min
+
+
+BOUNDS: dict[str, Bound] = {
+    bound.__name__: bound for bound in (soft_bound, hard_bound, no_bound, upper_bound, lower_bound)
+}
 """The bounds that a name stands for; :func:`tritonstdp.register_bound` adds to it."""
 
 
@@ -210,6 +268,14 @@ class Rule:
         ``eligibility(c, dw, *eligibility_parameters)``: the eligibility trace after a step in which the change
         would have been ``dw``. Given, the weight moves by ``c * dopamine`` instead of ``dw``.
 
+    Raises
+    ------
+    TypeError
+        If the functions take different parameters.
+    ValueError
+        If a weight would change without a spike (``on_pre(0, trace)``, ``on_post(trace, 0)`` or ``change(0, 0)`` is
+        not 0), or a contribution is not linear in the spike.
+
     Examples
     --------
     >>> stdp.parameters, rstdp.eligibility_parameters
@@ -222,28 +288,102 @@ class Rule:
     change: Callable[..., Any]
     eligibility: Callable[..., Any] | None = None
 
+    def __post_init__(self) -> None:
+        for part in ("on_pre", "on_post", "change", "eligibility"):
+            object.__setattr__(self, part, plain_function(getattr(self, part)))
+        _check_signatures(self)
+        _check_silence(self)
+
     @cached_property
     def parameters(self) -> tuple[str, ...]:
         """The names of the parameters that ``on_pre``, ``on_post`` and ``change`` take, in order."""
-        return tuple(inspect.signature(self.change).parameters)[4:]
+        return _arguments(self.change)[4:]
 
     @cached_property
     def eligibility_parameters(self) -> tuple[str, ...]:
         """The names of the parameters that ``eligibility`` takes, in order; empty without one."""
-        if self.eligibility is None:
-            return ()
-        return tuple(inspect.signature(self.eligibility).parameters)[2:]
+        return () if self.eligibility is None else _arguments(self.eligibility)[2:]
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
         """The functions that make the rule."""
-        written = (self.on_pre, self.on_post, self.change, self.eligibility)
-        return tuple(function for function in written if function is not None)
+        return tuple(signature.function for signature in self.signatures)
+
+    @property
+    def signatures(self) -> tuple[Signature, ...]:
+        """The functions that make the rule, and what each is given."""
+        n = len(self.parameters)
+        given = [(self.on_pre, 2, n), (self.on_post, 2, n), (self.change, 4, n)]
+        if self.eligibility is not None:
+            given.append((self.eligibility, 2, len(self.eligibility_parameters)))
+        return tuple(Signature(*parts) for parts in given)
 
     @property
     def modulated(self) -> bool:
         """Whether the rule writes an eligibility trace and leaves the weight to dopamine."""
         return self.eligibility is not None
+
+
+class Signature(NamedTuple):
+    """A function of a formula, and how it is called.
+
+    Attributes
+    ----------
+    function : callable
+        The function.
+    tensors, numbers : int
+        How many values of synapses it is given, and then how many that are the same for all.
+    """
+
+    function: Callable[..., Any]
+    tensors: int
+    numbers: int
+
+    def samples(self, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], tuple[float, ...]]:
+        """Arguments to try the function on: vectors of 61 values within limits and beyond, and numbers."""
+        values = torch.linspace(-0.5, 1.5, 61, dtype=dtype, device="cpu")
+        vectors = tuple(values if k == 0 else values.roll(7 * k) * 0.75 for k in range(self.tensors))
+        return vectors, ((0.1, 0.9) * self.numbers)[: self.numbers]
+
+
+def _arguments(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of the arguments that the engine passes: those without a default."""
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.default is parameter.empty)
+
+
+def _check_signatures(rule: Rule) -> None:
+    takes = ", ".join(rule.parameters)
+    for part, first in (("on_pre", "spike, post_trace"), ("on_post", "pre_trace, spike")):
+        if _arguments(getattr(rule, part))[2:] != rule.parameters:
+            raise TypeError(f"{part} of rule {rule.name!r} must take ({first}, {takes}), as change does")
+
+
+def _check_silence(rule: Rule) -> None:
+    """Refuse a rule that the kernels, which visit only synapses of neurons that have spiked, would change."""
+    pre, _, change = (s.samples(torch.float64) for s in rule.signatures[:3])
+    (values, traces), parameters = pre
+    silent = torch.zeros_like(values)
+    bounds = change[0][2:]
+    try:
+        still = {
+            "on_pre(0, trace)": rule.on_pre(silent.clone(), traces.clone(), *parameters),
+            "on_post(trace, 0)": rule.on_post(traces.clone(), silent.clone(), *parameters),
+            "change(0, 0)": rule.change(silent.clone(), silent.clone(), *bounds, *parameters),
+        }
+        twice = rule.on_pre(2 * values, traces.clone(), *parameters) - 2 * rule.on_pre(values, traces, *parameters)
+        once = rule.on_post(traces, 2 * values, *parameters) - 2 * rule.on_post(traces, values, *parameters)
+    except Exception:
+        return  # it takes no vectors: the reference will say what it makes of the weights
+    for what, value in still.items():
+        if bool(torch.as_tensor(value != 0).any()):
+            raise ValueError(
+                f"rule {rule.name!r} changes weights without a spike: {what} must be 0, since only synapses of neurons "
+                "that have spiked are visited"
+            )
+    for what, rest in (("on_pre", twice), ("on_post", once)):
+        if not torch.allclose(torch.as_tensor(rest, dtype=torch.float64), silent, atol=1e-9):
+            raise ValueError(f"{what} of rule {rule.name!r} is not linear in the spike, as a sum over positions needs")
 
 
 stdp = Rule("stdp", _stdp_on_pre, _stdp_on_post, _stdp_change)
@@ -259,6 +399,20 @@ RULES: dict[str, Rule] = {rule.name: rule for rule in (stdp, istdp, rstdp)}
 """The rules that a name stands for; :func:`tritonstdp.register_rule` adds to it."""
 
 
+_OWN = {id(f) for f in (*BOUNDS.values(), *(f for rule in RULES.values() for f in rule.functions))}
+
+
+def is_own(function: Callable[..., Any]) -> bool:
+    """Whether a function is one of this module, which needs no proof that it compiles to what it says.
+
+    Examples
+    --------
+    >>> is_own(soft_bound), is_own(max)
+    (True, False)
+    """
+    return id(function) in _OWN
+
+
 @dataclass(frozen=True, eq=False)
 class Formula:
     """All that decides what is computed at one synapse: the identity of a compiled kernel.
@@ -271,24 +425,118 @@ class Formula:
         The bounds of the contributions of post and of pre spikes.
     clamp : bool
         Whether each weight that the step touches is clipped to ``[w_min, w_max]`` after its change.
+
+    Attributes
+    ----------
+    choices : dict
+        The kernels that the registry has built for it, which live as long as it does.
     """
 
     rule: Rule
     positive: Bound
     negative: Bound
     clamp: bool
+    choices: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def signatures(self) -> tuple[Signature, ...]:
+        """Every function of the formula, and what each is given."""
+        return (*self.rule.signatures, Signature(self.positive, 1, 2), Signature(self.negative, 1, 2))
 
     @staticmethod
-    @cache
     def of(rule: Rule, positive: Bound = no_bound, negative: Bound = no_bound, clamp: bool = False) -> Formula:
         """The one formula of these parts, so that a look-up by identity finds its kernel.
+
+        Functions that were made anew and say the same, as a lambda at each step, give the same formula; a number that
+        a function captures is looked at each time.
+
+        Raises
+        ------
+        TypeError
+            If a bound does not take ``(w, w_min, w_max)``.
 
         Examples
         --------
         >>> Formula.of(stdp, soft_bound, soft_bound) is Formula.of(stdp, soft_bound, soft_bound)
         True
+        >>> Formula.of(stdp, lambda w, w_min, w_max: w) is Formula.of(stdp, lambda w, w_min, w_max: w)
+        True
         """
-        return Formula(rule, positive, negative, clamp)
+        seen = _SEEN.get((id(rule), id(positive), id(negative), clamp))
+        if seen is None or (seen.captured and seen.captured != _captured((*rule.functions, positive, negative))):
+            return _formula_of(rule, positive, negative, clamp)
+        return seen.formula
+
+
+class _Seen(NamedTuple):
+    """A formula, what it was asked for by (kept, so that an id stays theirs), and the numbers captured then."""
+
+    formula: Formula
+    parts: tuple[Any, ...]
+    captured: tuple[Any, ...]
+
+
+_SEEN: dict[tuple[int, int, int, bool], _Seen] = {}
+_BY_MEANING: OrderedDict[tuple[Any, ...], Formula] = OrderedDict()
+MOST_FORMULAS = 256
+"""How many formulas are kept, with what has been compiled for them; the longest unused goes first."""
+
+
+def _captured(functions: Iterable[Callable[..., Any]]) -> tuple[Any, ...]:
+    return tuple(value for function in functions for value in captured_values(function))
+
+
+def _formula_of(rule: Rule, positive: Bound, negative: Bound, clamp: bool) -> Formula:
+    bounds = checked_bound(positive), checked_bound(negative)
+    meaning = (rule.name, *map(_meaning, rule.functions), *map(_meaning, bounds), clamp)
+    formula = _BY_MEANING.get(meaning)
+    if formula is None:
+        formula = _BY_MEANING[meaning] = Formula(rule, *bounds, clamp)
+        while len(_BY_MEANING) > MOST_FORMULAS:
+            _BY_MEANING.popitem(last=False)
+    _BY_MEANING.move_to_end(meaning)
+    captured = _captured((*rule.functions, *bounds))
+    _SEEN[id(rule), id(positive), id(negative), clamp] = _Seen(formula, (rule, positive, negative), captured)
+    while len(_SEEN) > 2 * MOST_FORMULAS:
+        del _SEEN[next(iter(_SEEN))]
+    return formula
+
+
+class _Itself(NamedTuple):
+    """The meaning of a function that can't be read: it is that very object, whatever it calls itself equal to."""
+
+    identity: int
+    captured: tuple[Any, ...]
+
+
+def _meaning(function: Callable[..., Any]) -> Any:
+    try:
+        return read(function).text
+    except CannotCompileError:
+        return _Itself(id(function), captured_values(function))
+
+
+def checked_bound(bound: Bound) -> Bound:
+    """A bound as the engine calls it: what numba or Triton has compiled, as it was written.
+
+    Raises
+    ------
+    TypeError
+        If it does not take ``(w, w_min, w_max)``.
+
+    Examples
+    --------
+    >>> checked_bound(soft_bound) is soft_bound
+    True
+    """
+    bound = plain_function(bound)
+    try:
+        inspect.signature(bound).bind(0.5, 0.0, 1.0)
+    except TypeError as error:
+        raise TypeError(f"bound {name_of(bound)} does not take (w, w_min, w_max): {error}") from None
+    except ValueError:
+        pass  # some built-in functions don't say what they take
+    return bound
 
 
 def resolve_bound(bound: str | Bound | None) -> Bound:

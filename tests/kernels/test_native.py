@@ -1,4 +1,4 @@
-"""Compiling formulas for a CPU: literals, bounds that can't be compiled, and loops kept on disk."""
+"""What the compiled loops share: finding spikes, and loops kept on disk."""
 
 import subprocess
 import sys
@@ -8,43 +8,12 @@ import pytest
 import torch
 
 from tritonstdp.kernels import native, object_cache
-from tritonstdp.kernels.formula_cpu import synapse_functions
-from tritonstdp.kernels.protocol import CannotCompileError, Case
+from tritonstdp.kernels.protocol import Case
 from tritonstdp.rules import Formula, soft_bound, stdp
-
-SCALE = 0.3
-
-
-def with_literals(w, w_min, w_max):
-    return 0.1 * (1 - w) * SCALE + w**2
 
 
 def case_of(bound, dtype=torch.float32):
     return Case(Formula.of(stdp, bound, bound), "dense", None, "pre", dtype, "cpu")
-
-
-def test_literals_take_the_type_of_the_weights():
-    functions = synapse_functions(case_of(with_literals).formula, torch.float32, bound_first=False)
-    assert functions is not None  # numba's float64 literals would not give torch's bits, and be refused
-
-
-@pytest.mark.parametrize(
-    ("bound", "reason"),
-    [
-        (lambda w, low, high: w.clamp(0, 1), "numba can't compile"),
-        (lambda w, low, high: torch.sigmoid(w), "numba can't compile"),
-        (torch.nn.Identity(), "not a plain function"),
-    ],
-)
-def test_a_bound_that_numba_does_not_take_is_refused_with_the_reason(bound, reason):
-    with pytest.raises(CannotCompileError, match=reason):
-        synapse_functions(case_of(bound).formula, torch.float32, bound_first=False)
-
-
-def test_a_bound_that_would_be_rounded_otherwise_than_by_torch_is_refused():
-    in_float64 = lambda w, low, high: 0.1 * (1 - w)  # noqa: E731  (its literals are out of reach)
-    with pytest.raises(CannotCompileError, match="gives other values weight by weight"):
-        synapse_functions(case_of(in_float64).formula, torch.float32, bound_first=False)
 
 
 @pytest.mark.parametrize("bool_spikes", [True, False])
