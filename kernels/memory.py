@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import gcd
+from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 
@@ -49,3 +52,101 @@ def address(name: str, tensor: Tensor) -> int:
             "elements: pass a plain tensor that holds its numbers, such as a clone"
         )
     return pointer
+
+
+def _span(tensor: Tensor) -> int:
+    """How many bytes lie between the first and the last that a tensor names, both counted."""
+    if tensor.is_contiguous():
+        return tensor.nbytes
+    return extent(tensor.shape, tensor.stride()) * tensor.itemsize
+
+
+def check_apart(name: str, written: Tensor, others: tuple[tuple[str, Tensor], ...]) -> None:
+    """Refuse a tensor that is to be written in place while it shares memory, with itself or with what is read.
+
+    Parameters
+    ----------
+    name : str
+        What the tensor is to whoever passed it, for the message.
+    written : Tensor
+        The tensor.
+    others : tuple of (str, Tensor)
+        What a step reads or writes beside it, with names.
+
+    Raises
+    ------
+    ValueError
+        If two of its elements lie at one address, or it overlaps another tensor.
+    """
+    try:
+        begin = written.data_ptr()
+        if not begin:  # no memory, as on the meta device
+            return
+        if not written.is_contiguous() and meets_itself(written.shape, written.stride()):
+            raise ValueError(
+                f"{name} has several elements at one address (shape {tuple(written.shape)}, strides "
+                f"{written.stride()}), as expanded tensors have: pass {name}.clone()"
+            )
+        end = begin + _span(written)
+        for other_name, other in others:
+            start = other.data_ptr()
+            if start < end and begin < start + _span(other) and _meet(start - begin, _form(written), _form(other)):
+                raise ValueError(f"{name} shares memory with {other_name}, and is written in place: clone one of them")
+    except (RuntimeError, NotImplementedError):
+        for what, tensor in ((name, written), *others):
+            address(what, tensor)
+        raise
+
+
+@lru_cache(maxsize=1024)
+def meets_itself(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Whether two elements of a strided tensor lie at one address; where that is hard to tell, True."""
+    axes = sorted((step, n) for step, n in zip(stride, shape, strict=True) if n > 1)
+    reach = 0
+    for step, n in axes:
+        if step <= reach:
+            break
+        reach += step * (n - 1)
+    else:
+        return False
+    if len(axes) != 2 or axes[0][0] == 0:
+        return True
+    (step, n), (other_step, other_n) = axes
+    divisor = gcd(step, other_step)
+    return other_step // divisor < n and step // divisor < other_n
+
+
+class _Form(NamedTuple):
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    itemsize: int
+
+
+def _form(tensor: Tensor) -> _Form:
+    return _Form(tuple(tensor.shape), tensor.stride(), tensor.itemsize)
+
+
+@lru_cache(maxsize=1024)
+def _meet(distance: int, form: _Form, other: _Form) -> bool:
+    """Whether two tensors, the second so many bytes behind the first, have a byte in common."""
+    try:
+        return np.shares_memory(_placed(0, form), _placed(distance, other), max_work=10_000_000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+_SOMEWHERE = 1 << 46
+"""An address for arrays that nobody reads: numpy compares where they lie."""
+
+
+def _placed(distance: int, form: _Form) -> Any:
+    class Placed:
+        __array_interface__ = {  # noqa: RUF012
+            "version": 3,
+            "typestr": f"|V{form.itemsize}",
+            "shape": form.shape,
+            "strides": tuple(step * form.itemsize for step in form.stride),
+            "data": (_SOMEWHERE + distance, False),
+        }
+
+    return np.asarray(Placed())

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from difflib import get_close_matches
+from functools import cache, lru_cache, partial
 from importlib import import_module
-from typing import Any
+from math import inf
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
+from typing_extensions import Unpack
 
 from tritonstdp.kernels import reference
+from tritonstdp.kernels.memory import address, check_apart
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.trace import TraceCase, TraceStep
-from tritonstdp.registry import BACKENDS, Choice, choose
+from tritonstdp.registry import BACKENDS, Choice, choose, undisturbed
 from tritonstdp.rules import Bound, Formula, Rule, istdp, resolve_bound, resolve_rule, rstdp, stdp, target_trace
 from tritonstdp.topology import Sparse, Topology, example_topology, infer_topology
 
@@ -23,14 +28,31 @@ __all__ = ["explain", "istdp_", "rstdp_", "stdp_", "step_", "trace_", "update_",
 _PLAIN = frozenset((float, int))
 
 
+class Options(TypedDict, total=False):
+    """What every rule's call takes beside its own parameters; see :func:`update_`."""
+
+    w_min: float | Tensor
+    w_max: float | Tensor
+    positive_bound: str | Bound | None
+    negative_bound: str | Bound | None
+    clamp: bool
+    topology: Topology | None
+    backend: str | None
+    autotune: bool
+
+
 def _complain(topology: Topology, named: dict[str, tuple[Tensor, tuple[int, ...]]], weights: Tensor) -> None:
     """Name the first tensor that does not fit, and say what would."""
-    values = topology.values(weights)
-    if weights.requires_grad:
-        raise ValueError("weights require grad: plasticity writes in place; pass weights.detach() or use no_grad data")
     for name, (tensor, shape) in named.items():
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} is {type(tensor).__name__}, not a Tensor of shape {shape}")
+            raise TypeError(f"{name} is {type(tensor).__name__}, not a Tensor of shape {shape}: use torch.as_tensor")
+    values = named["weights"][0]
+    for name, tensor in (("weights", weights), ("c", named["c"][0] if "c" in named else values)):
+        if tensor.requires_grad:
+            raise ValueError(f"{name} require grad: plasticity writes in place; pass {name}.detach()")
+        if tensor.is_neg():
+            raise ValueError(f"{name} is negated in name alone, and written in place: pass {name}.resolve_neg()")
+    for name, (tensor, shape) in named.items():
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; {topology.name} needs {shape}")
         if tensor.device != values.device:
@@ -49,8 +71,8 @@ def _check(
     post_trace: Tensor,
     c: Tensor | None,
 ) -> None:
-    dtype, pre, post = values.dtype, topology.pre_shape, topology.post_shape
     try:
+        dtype, pre, post = values.dtype, topology.pre_shape, topology.post_shape
         fits = (
             values.shape == topology.weights_shape
             and pre_trace.shape == pre
@@ -60,7 +82,17 @@ def _check(
             and pre_trace.dtype is dtype
             and post_trace.dtype is dtype
             and not weights.requires_grad
-            and (c is None or (c.shape == topology.weights_shape and c.dtype is dtype and c.device == values.device))
+            and not values.is_neg()
+            and (
+                c is None
+                or (
+                    c.shape == topology.weights_shape
+                    and c.dtype is dtype
+                    and c.device == values.device
+                    and not c.requires_grad
+                    and not c.is_neg()
+                )
+            )
         )
         if fits:
             if values.is_cpu:
@@ -74,10 +106,10 @@ def _check(
         return
     named: dict[str, tuple[Any, tuple[int, ...]]] = {
         "weights": (values, topology.weights_shape),
-        "pre_spike": (pre_spike, pre),
-        "pre_trace": (pre_trace, pre),
-        "post_spike": (post_spike, post),
-        "post_trace": (post_trace, post),
+        "pre_spike": (pre_spike, topology.pre_shape),
+        "pre_trace": (pre_trace, topology.pre_shape),
+        "post_spike": (post_spike, topology.post_shape),
+        "post_trace": (post_trace, topology.post_shape),
     }
     if c is not None:
         named["c"] = (c, topology.weights_shape)
@@ -87,39 +119,66 @@ def _check(
 def _number(name: str, value: Any) -> Any:
     """A Python float where the value is one number on the host; tensors else, for the reference."""
     if isinstance(value, Tensor):
-        return value.item() if value.is_cpu and value.dim() == 0 else value
+        if value.is_complex():
+            raise TypeError(f"{name} is {value.dtype}: pass real numbers")
+        return value.item() if value.is_cpu and value.dim() == 0 and _holds_a_number(value) else value
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} is {value!r}: pass a number or a tensor")
     try:
         return float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} is {value!r}: pass a number or a tensor") from None
 
 
-def _dopamine_kind(dopamine: Any, topology: Topology, dtype: torch.dtype) -> tuple[Any, str]:
+def _holds_a_number(value: Tensor) -> bool:
+    address("a tensor that stands for a number", value)
+    return True
+
+
+def _dopamine_kind(dopamine: Any, topology: Topology, values: Tensor) -> tuple[Any, str]:
     if dopamine is None:
         raise ValueError("dopamine is missing: a reward-modulated rule needs a number or a tensor")
     dopamine = _number("dopamine", dopamine)
     if not isinstance(dopamine, Tensor):
         return dopamine, "number"
+    _check_tensor_parameter("dopamine", dopamine, topology, values.device)
     if dopamine.dim() == 0:
-        return dopamine.to(dtype), "scalar"
+        return dopamine.to(values.dtype), "scalar"
     per_column = topology.name in ("dense", "one_to_one") and tuple(dopamine.shape) == topology.post_shape
-    if per_column and dopamine.dtype == dtype:
-        return dopamine.contiguous(), "column"
-    _check_broadcast("dopamine", dopamine, topology)
+    if per_column and dopamine.dtype == values.dtype:
+        return dopamine.contiguous().resolve_neg(), "column"
     return dopamine, "other"
 
 
-def _check_broadcast(name: str, value: Any, topology: Topology) -> None:
-    """Refuse a tensor that would not meet each weight with one value."""
+def _check_tensor_parameter(name: str, value: Any, topology: Topology, device: torch.device) -> None:
+    """Refuse a tensor that would not meet each weight with one value, or lies elsewhere."""
     shape = topology.weights_shape
     if not isinstance(value, Tensor):
         return
+    if value.device != device:
+        raise ValueError(f"{name} is on {value.device}, the weights on {device}: move one of them")
     pairs = zip(reversed(value.shape), reversed(shape), strict=False)
     if value.dim() > len(shape) or any(n not in (1, m) for n, m in pairs):
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}, which does not broadcast to the weights' {shape}: pass a number, "
             "or one value a weight or a column"
         )
+
+
+def _check_numbers(
+    formula: Formula, parameters: Sequence[Any], w_min: float, w_max: float, decay: Sequence[Any]
+) -> None:
+    """Say what is wrong with numbers of which one is NaN, out of order or out of its range."""
+    rule = formula.rule
+    named = {"w_min": w_min, "w_max": w_max}
+    named |= zip((*rule.parameters, *rule.eligibility_parameters), (*parameters, *decay), strict=True)
+    for name, value in named.items():
+        if value != value:
+            raise ValueError(f"{name} is nan: pass a number")
+        if name in rule.positive and not value > 0:
+            raise ValueError(f"{name} is {value}: a time constant is above 0")
+    if w_min > w_max:
+        raise ValueError(f"w_min is {w_min} and w_max {w_max}: the lower limit can't lie above the upper one")
 
 
 def step_(
@@ -188,6 +247,7 @@ def step_(
     >>> round(w[0, 0].item(), 3), choice.backend
     (0.4, 'cpu')
     """
+    topology.check()
     values = topology.values(weights)
     _check(topology, weights, values, pre_spike, pre_trace, post_spike, post_trace, c)
     dtype = values.dtype
@@ -195,13 +255,21 @@ def step_(
     for value in (w_min, w_max, *parameters, *decay):
         if value.__class__ not in _PLAIN:
             names = ("w_min", "w_max", *formula.rule.parameters, *formula.rule.eligibility_parameters)
-            numbers = [_number(n, v) for n, v in zip(names, (w_min, w_max, *parameters, *decay), strict=True)]
-            w_min, w_max, *rest = numbers
+            read_values = [_number(n, v) for n, v in zip(names, (w_min, w_max, *parameters, *decay), strict=True)]
+            w_min, w_max, *rest = read_values
             parameters, decay = tuple(rest[: len(parameters)]), tuple(rest[len(parameters) :])
-            scalars = not any(isinstance(n, Tensor) for n in numbers)
-            for name, number in zip(names, numbers, strict=True):
-                _check_broadcast(name, number, topology)
+            scalars = not any(isinstance(n, Tensor) for n in read_values)
+            for name, number in zip(names, read_values, strict=True):
+                _check_tensor_parameter(name, number, topology, values.device)
             break
+    if scalars:
+        numbers = (*parameters, *decay)
+        total = sum(numbers)  # nan where one is
+        fits = w_min <= w_max and total == total
+        for k in formula.rule.positive_at:
+            fits = fits and numbers[k] > 0
+        if not fits:
+            _check_numbers(formula.rule, parameters, w_min, w_max, decay)
     layout = topology.layout(values)
     dopamine_kind = "number"
     if formula.rule.eligibility is not None:
@@ -209,21 +277,48 @@ def step_(
             raise ValueError(f"c is missing: {formula.rule.name} keeps an eligibility trace of the weights' shape")
         if layout != topology.layout(c):
             layout = "strided"
-        dopamine, dopamine_kind = _dopamine_kind(dopamine, topology, dtype)
+        dopamine, dopamine_kind = _dopamine_kind(dopamine, topology, values)
     else:
         dopamine = 0.0
     bool_spikes = pre_spike.dtype is torch.bool and post_spike.dtype is torch.bool
+    read = (
+        ("pre_spike", pre_spike), ("pre_trace", pre_trace), ("post_spike", post_spike), ("post_trace", post_trace),
+    )  # fmt: skip
+    if c is not None:
+        check_apart("c", c, read)
+        read = (*read, ("c", c))
+    check_apart("weights", values, read)
     if not bool_spikes:
-        pre_spike, post_spike = pre_spike.to(dtype), post_spike.to(dtype)
+        pre_spike, post_spike = (
+            _real_spikes("pre_spike", pre_spike, dtype),
+            _real_spikes("post_spike", post_spike, dtype),
+        )
     device = "cpu" if values.is_cpu else values.device.type
     case = (formula, topology.name, topology.kernel_key, layout, dtype, device, bool_spikes, scalars, dopamine_kind)
     choice = choose(case, backend, autotune)
+    if choice.backend == "triton":  # which takes tensors; compiled loops ask for addresses themselves
+        held = dopamine if isinstance(dopamine, Tensor) else values
+        for name, tensor in (("weights", values), *read, ("dopamine", held)):
+            address(name, tensor)
     choice.step(
-        topology, values,
-        pre_spike.contiguous(), pre_trace.contiguous(), post_spike.contiguous(), post_trace.contiguous(),
+        topology, values, pre_spike.contiguous(), _plain(pre_trace), post_spike.contiguous(), _plain(post_trace),
         parameters, w_min, w_max, c, decay, dopamine,
     )  # fmt: skip
+    # so that autograd notices a write that no torch function has made
+    increment_version(values if c is None else (values, c))
     return choice
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The tensor as its memory says it: neighbours next to each other, none negated only in name."""
+    tensor = tensor.contiguous()
+    return tensor.resolve_neg() if tensor.is_neg() else tensor
+
+
+def _real_spikes(name: str, spikes: Tensor, dtype: torch.dtype) -> Tensor:
+    if spikes.is_complex():
+        raise TypeError(f"{name} is {spikes.dtype}: spikes are bool or real numbers")
+    return spikes.to(dtype).resolve_neg()
 
 
 def weight_change(
@@ -280,6 +375,22 @@ def _topology_of(weights: Tensor, topology: Topology | None) -> Topology:
     if isinstance(topology, Sparse) and not topology.fits(weights):
         raise ValueError("the topology was planned for other indices than these weights have: use Sparse.of(weights)")
     return topology
+
+
+_OPTIONS = ("c", "dopamine", *Options.__annotations__)
+
+
+def _wrong_parameters(rule: Rule, parameters: dict[str, Any]) -> Exception:
+    """What to raise where a rule's parameters are missing, or others are given."""
+    wanted = (*rule.parameters, *rule.eligibility_parameters)
+    unknown = [name for name in parameters if name not in wanted]
+    if unknown:
+        meant = get_close_matches(unknown[0], (*wanted, *_OPTIONS), 1)
+        hint = f": did you mean {meant[0]}?" if meant else "."
+        return TypeError(f"{rule.name} takes no {', '.join(unknown)}{hint} Its parameters are {', '.join(wanted)}")
+    missing = [name for name in wanted if name not in parameters]
+    ways = " and ".join(f"{name}=..." for name in missing)
+    return ValueError(f"{rule.name} needs {', '.join(missing)}: pass {ways}")
 
 
 def update_(
@@ -358,13 +469,9 @@ def update_(
         given = tuple([parameters[name] for name in rule.parameters])
         decay = tuple([parameters[name] for name in rule.eligibility_parameters])
     except KeyError:
-        missing = [n for n in (*rule.parameters, *rule.eligibility_parameters) if n not in parameters]
-        ways = " and ".join(f"{name}=..." for name in missing)
-        raise ValueError(f"{rule.name} needs {', '.join(missing)}: pass {ways}") from None
+        raise _wrong_parameters(rule, parameters) from None
     if len(parameters) != len(given) + len(decay):
-        wanted = (*rule.parameters, *rule.eligibility_parameters)
-        unknown = sorted(set(parameters) - set(wanted))
-        raise TypeError(f"{rule.name} takes no {', '.join(unknown)}; its parameters are {', '.join(wanted)}")
+        raise _wrong_parameters(rule, parameters)
     formula = Formula.of(rule, resolve_bound(positive_bound), resolve_bound(negative_bound), bool(clamp))
     step_(
         formula, _topology_of(weights, topology), weights, pre_spike, pre_trace, post_spike, post_trace,
@@ -382,7 +489,7 @@ def stdp_(
     *,
     a_plus: Any,
     a_minus: Any,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Tensor:
     """Update weights by one step of pair-based STDP, in place: ``w += x s_post a_plus B - s_pre y a_minus B``.
 
@@ -430,7 +537,7 @@ def istdp_(
     rho: float | None = None,
     tau: float | None = None,
     inhibitory: bool = True,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Tensor:
     """Update weights by one step of symmetric inhibitory STDP (Vogels et al. 2011), in place.
 
@@ -470,6 +577,8 @@ def istdp_(
     if alpha is None:
         if rho is None or tau is None:
             raise ValueError("istdp needs alpha, or rho (Hz) and tau (ms) to derive it from: pass one or the others")
+        if not (0 <= rho < inf and 0 < tau < inf):
+            raise ValueError(f"rho is {rho} Hz and tau {tau} ms: pass a rate of 0 or more and a time above 0")
         alpha = target_trace(rho, tau)
     sign = -1.0 if inhibitory else 1.0
     return update_(
@@ -489,7 +598,7 @@ def rstdp_(
     a_minus: Any,
     tau_c: Any,
     dopamine: Any,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Tensor:
     """Update eligibility and weights by one step of reward-modulated STDP, in place.
 
@@ -535,6 +644,10 @@ def rstdp_(
 _TRACE_MODULES = {"triton": "gpu", "cpu": "cpu", "reference": "reference"}
 
 
+def _build_trace(backend: str, case: TraceCase) -> TraceStep:
+    return import_module(f"tritonstdp.kernels.trace.{_TRACE_MODULES[backend]}").build(case)
+
+
 @cache
 def _trace_step(case: TraceCase, wanted: str | None) -> TraceStep:
     if wanted not in (None, *_TRACE_MODULES):
@@ -544,24 +657,39 @@ def _trace_step(case: TraceCase, wanted: str | None) -> TraceStep:
         if wanted in (None, backend.name):
             reason = backend.refuse(case)  # type: ignore[arg-type]
             if reason is None:
-                return import_module(f"tritonstdp.kernels.trace.{_TRACE_MODULES[backend.name]}").build(case)
+                return undisturbed(partial(_build_trace, backend.name, case))
     raise ValueError(f"backend {wanted!r} can't take this trace: {reason}")
 
 
 def _check_trace(trace: Tensor, spikes: Tensor) -> None:
+    for name, tensor in (("trace", trace), ("spikes", spikes)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} is {type(tensor).__name__}, not a Tensor: use torch.as_tensor")
     if not trace.is_floating_point():
         raise TypeError(f"trace is {trace.dtype}: a trace needs a floating dtype")
     if trace.requires_grad:
         raise ValueError("trace requires grad: it is written in place; pass trace.detach()")
+    if trace.is_neg():
+        raise ValueError("trace is negated in name alone, and written in place: pass trace.resolve_neg()")
     if spikes.shape != trace.shape:
         raise ValueError(f"spikes have shape {tuple(spikes.shape)}, the trace {tuple(trace.shape)}: they must agree")
     if spikes.device != trace.device:
         raise ValueError(f"spikes are on {spikes.device}, the trace on {trace.device}: move one of them")
+    check_apart("trace", trace, (("spikes", spikes),))
+
+
+def _check_time(tau: float, dt: float, scale: float) -> None:
+    if not tau > 0:
+        raise ValueError(f"tau is {tau}: a time constant is above 0")
+    if not 0 <= dt < inf:
+        raise ValueError(f"dt is {dt}: the length of a step is finite, and 0 or more")
+    if scale != scale:
+        raise ValueError("scale is nan: pass what one spike adds")
 
 
 @lru_cache
 def _rounded(value: float, dtype: torch.dtype) -> float:
-    return torch.tensor(value, dtype=dtype).item()
+    return torch.tensor(value, dtype=dtype, device="cpu").item()
 
 
 def trace_(
@@ -603,15 +731,20 @@ def trace_(
     _check_trace(trace, spikes)
     tau, dt, scale = _number("tau", tau), _number("dt", dt), _number("scale", scale)
     scalars = tau.__class__ is float and dt.__class__ is float and scale.__class__ is float
+    if scalars:
+        _check_time(tau, dt, scale)
     dtype, bool_spikes = trace.dtype, spikes.dtype is torch.bool
     if not bool_spikes:
-        spikes = spikes.to(dtype)
+        spikes = _real_spikes("spikes", spikes, dtype)
     elif dtype is torch.float64 and scalars:
         scale = _rounded(scale, torch.get_default_dtype())
     device = "cpu" if trace.is_cpu else trace.device.type
     step = _trace_step(TraceCase(dtype, device, bool_spikes, scalars), backend)
+    if device != "meta":
+        address("trace", trace), address("spikes", spikes)
     if trace.is_contiguous():
         step(trace, spikes.contiguous(), scale, tau, dt)
+        increment_version(trace)
         return trace
     values = trace.contiguous()
     step(values, spikes.contiguous(), scale, tau, dt)

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakSet
 
 import torch
@@ -36,6 +36,7 @@ __all__ = [
 logger = logging.getLogger("tritonstdp")
 
 Build = Callable[..., Step]
+_Built = TypeVar("_Built")
 
 
 @dataclass(frozen=True)
@@ -366,6 +367,8 @@ def choose(case: Case | tuple[Any, ...], backend: str | None = None, autotune: b
 
 
 def _choose(case: Case, wanted: str | None, autotune: bool) -> Choice:
+    if not case.dtype.is_floating_point:
+        raise TypeError(f"weights are {case.dtype}: plasticity needs a floating dtype, as of weights.float()")
     names = [b.name for b in BACKENDS]
     if wanted is not None and wanted not in names:
         raise ValueError(f"unknown backend {wanted!r}: use one of {', '.join(names)}")
@@ -413,9 +416,9 @@ def _check_variants(formula: Formula) -> None:
     variants.add(formula)
 
 
-def _undisturbed(build: Callable[[], Step]) -> Step:
+def undisturbed(build: Callable[[], _Built]) -> _Built:
     """Build in a thread of its own, which no signal interrupts: numba could not be used after half a compilation."""
-    built: Future[Step] = Future()
+    built: Future[_Built] = Future()
 
     def run() -> None:
         try:
@@ -432,7 +435,7 @@ def _build(case: Case, backend: str, autotune: bool) -> Step:
     if backend == "reference":
         return entry.build(case)
     _check_variants(case.formula)
-    return _undisturbed(partial(_compile, entry, case, autotune))
+    return undisturbed(partial(_compile, entry, case, autotune))
 
 
 def _compile(entry: KernelEntry, case: Case, autotune: bool) -> Step:

@@ -267,6 +267,8 @@ class Rule:
     eligibility : callable, optional
         ``eligibility(c, dw, *eligibility_parameters)``: the eligibility trace after a step in which the change
         would have been ``dw``. Given, the weight moves by ``c * dopamine`` instead of ``dw``.
+    positive : tuple of str
+        The parameters that must be above 0, as time constants are.
 
     Raises
     ------
@@ -287,6 +289,7 @@ class Rule:
     on_post: Callable[..., Any]
     change: Callable[..., Any]
     eligibility: Callable[..., Any] | None = None
+    positive: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("on_pre", "on_post", "change", "eligibility"):
@@ -303,6 +306,12 @@ class Rule:
     def eligibility_parameters(self) -> tuple[str, ...]:
         """The names of the parameters that ``eligibility`` takes, in order; empty without one."""
         return () if self.eligibility is None else _arguments(self.eligibility)[2:]
+
+    @cached_property
+    def positive_at(self) -> tuple[int, ...]:
+        """Where the parameters that must be above 0 stand among those of the rule and of its eligibility."""
+        names = (*self.parameters, *self.eligibility_parameters)
+        return tuple(names.index(name) for name in self.positive)
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
@@ -392,7 +401,7 @@ stdp = Rule("stdp", _stdp_on_pre, _stdp_on_post, _stdp_change)
 istdp = Rule("istdp", _istdp_on_pre, _istdp_on_post, _istdp_change)
 """Symmetric inhibitory STDP: ``dw = lr (s_pre (alpha - y) sign + x s_post)`` (Vogels et al. 2011; CoNeX)."""
 
-rstdp = Rule("rstdp", _stdp_on_pre, _stdp_on_post, _stdp_change, _rstdp_eligibility)
+rstdp = Rule("rstdp", _stdp_on_pre, _stdp_on_post, _stdp_change, _rstdp_eligibility, positive=("tau_c",))
 """Reward-modulated STDP: ``c += -c / tau_c + dw_stdp``, then ``w += c * dopamine`` (CoNeX ``SimpleRSTDP``)."""
 
 RULES: dict[str, Rule] = {rule.name: rule for rule in (stdp, istdp, rstdp)}

@@ -56,6 +56,9 @@ class Topology:
         """What a kernel is specialised on beyond the topology's kind; None where one kernel serves all sizes."""
         return None
 
+    def check(self) -> None:
+        """Raise where the topology no longer describes what it was made for; asked at each step."""
+
     def values(self, weights: Tensor) -> Tensor:
         """The tensor of values that a kernel updates: the weights themselves, unless they are sparse."""
         return weights

@@ -41,7 +41,7 @@ def test_a_missing_parameter_is_named(name, missing):
 @pytest.mark.parametrize("name", ["SimpleSTDP", "SimpleiSTDP"])
 def test_an_unknown_bound_is_refused_with_the_names_that_exist(name, side):
     arguments = STDP if name == "SimpleSTDP" else {"alpha": 0.2}
-    with pytest.raises(ValueError, match=r"unknown bound 'softbound': use one of hard_bound, no_bound, soft_bound"):
+    with pytest.raises(ValueError, match=r"unknown bound 'softbound': use one of hard_bound, lower_bound"):
         side_by_side(DENSE, getattr(ours, name)(**arguments, **{side: "softbound"}))
 
 

@@ -159,12 +159,22 @@ class BaseLearning(Behavior):
         weights = groups.weights_of(synapse)
         values = weights if weights.layout is torch.strided else weights.values()
         c, decay, dopamine = self.modulation(synapse)
-        if c is not None:
-            c.copy_(self.rule.eligibility(c, dw, *decay))  # type: ignore[misc]
-            dw = c * dopamine
-        values += dw
-        if self.clamp:
-            values.copy_(torch.where(dw != 0, values.clamp(self.w_min, self.w_max), values))
+        with torch.no_grad():
+            new_c = None if c is None else self.rule.eligibility(c, dw, *decay)  # type: ignore[misc]
+            if new_c is not None:
+                dw = new_c * dopamine
+            new = values + dw
+            for name, tensor, old in (("weights", new, values), ("c", new_c, c)):
+                if tensor is not None and old is not None and tensor.shape != old.shape:
+                    raise ValueError(
+                        f"{type(self).__name__}.compute_dw gives a change of shape {tuple(dw.shape)}, which makes "
+                        f"{name} {tuple(tensor.shape)}: it must be {tuple(old.shape)}"
+                    )
+            if self.clamp:
+                new = torch.where(dw != 0, new.clamp(self.w_min, self.w_max), new)
+            values.copy_(new)
+            if c is not None:
+                c.copy_(new_c)
 
     def _required(self, name: str) -> Any:
         value = self.parameter(name, None)
