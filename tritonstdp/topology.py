@@ -193,7 +193,10 @@ class Topology(_WeaklyReferable):
         """
         if getattr(weights, "dtype", None) not in WEIGHT_DTYPES or weights.layout is not torch.strided:
             check_weights("weights", weights)
-            raise TypeError(f"weights are {weights.layout}, and {self.name} takes strided ones: leave out topology=")
+            raise TypeError(
+                f"weights are {weights.layout}, {self.name} takes torch.strided: leave out topology=, or pass "
+                "weights.to_dense()"
+            )
         return weights
 
     def layout(self, values: Tensor) -> str:
@@ -610,8 +613,10 @@ class Sparse(Topology):
         _check_sparse(weights)
         indices = _index_tensors(weights)
         for tensor in indices:
-            address("weights' index tensor", tensor)
-        plan = Sparse(*weights.shape, weights.layout is torch.sparse_csc, *_starts_and_minor(weights))
+            # a fake or meta tensor may say that it has no synapses
+            address("weights' index tensor", tensor if tensor.numel() else tensor.new_zeros(1))
+        (n_pre, n_post), post_is_major = weights.shape, weights.layout is torch.sparse_csc
+        plan = Sparse(n_pre, n_post, post_is_major, *_starts_and_minor(weights))
         first, last = indices[0].untyped_storage(), indices[-1].untyped_storage()
         plan._set(_source=_Source(_identity(weights, indices), weakref.ref(first), weakref.ref(last)))
         return plan

@@ -8,7 +8,7 @@ axon that delays them. Which one a group follows shows in what it has.
 from __future__ import annotations
 
 from functools import lru_cache
-from numbers import Integral
+from operator import index
 from typing import Any
 
 import torch
@@ -269,17 +269,15 @@ def positions(synapse: Any) -> int:
         If the synapse's ``dst_shape`` is missing or is not (channels, height, width).
     """
     height, width = _last_two(synapse, "dst_shape", "(channels, height, width)")
-    return int(height) * int(width)
+    return height * width
 
 
 def _last_two(synapse: Any, name: str, wanted: str) -> tuple[int, int]:
     value = attribute(synapse, name)
     try:
-        first, second = value[-2:]
-    except (TypeError, ValueError, IndexError):
-        first = second = None
-    if not isinstance(first, Integral) or not isinstance(second, Integral):
-        raise ValueError(f"{synapse.tag}: {name} is {value!r}: give {wanted}, ints")
+        first, second = map(index, value[-2:])
+    except (TypeError, ValueError):
+        raise ValueError(f"{synapse.tag}: {name} is {value!r}: give {wanted}, ints") from None
     return first, second
 
 
