@@ -269,13 +269,14 @@ def positions(synapse: Any) -> int:
         If the synapse's ``dst_shape`` is missing or is not (channels, height, width).
     """
     height, width = _last_two(synapse, "dst_shape", "(channels, height, width)")
-    return height * width
+    return int(height) * int(width)
 
 
 def _last_two(synapse: Any, name: str, wanted: str) -> tuple[int, int]:
     value = attribute(synapse, name)
     try:
-        first, second = map(index, value[-2:])
+        first, second = value[-2:]
+        index(first), index(second)
     except (TypeError, ValueError):
         raise ValueError(f"{synapse.tag}: {name} is {value!r}: give {wanted}, ints") from None
     return first, second
