@@ -37,7 +37,7 @@ class Pairing(NamedTuple):
     terms: Callable[..., tuple[Tensor, Tensor]]
     touched: Callable[..., Tensor]
     bound_first: bool = False
-    positions: Callable[[Any], int] | None = None
+    positions: Callable[[Any], float] | None = None
 
 
 def on_copies(function: Callable[..., Any]) -> Callable[..., Any]:

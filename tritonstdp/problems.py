@@ -128,7 +128,7 @@ class Problem:
 
 
 def _plan_to(topology: Topology, device: str) -> Topology:
-    plan = {f.name: getattr(topology, f.name) for f in fields(topology)}
+    plan = {f.name: getattr(topology, f.name) for f in fields(topology) if f.init}
     moved: dict[str, Any] = {name: value.to(device) for name, value in plan.items() if isinstance(value, Tensor)}
     return replace(topology, **moved) if moved else topology
 

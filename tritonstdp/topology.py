@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import weakref
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import Any, ClassVar
+from numbers import Integral, Real
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from tritonstdp.kernels.memory import address
 
 __all__ = [
     "TOPOLOGIES",
@@ -23,13 +31,110 @@ __all__ = [
 ]
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+WEIGHT_DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
+"""The dtypes that weights may have."""
+
+MOST_ELEMENTS = 2**62
+"""No more elements than that can be counted with the bytes that they take."""
+
+MOST_NEURONS = 2**31 - 1
+"""No more neurons than that can be told apart by the int32 indices of sparse synapses."""
 
 
-@dataclass(frozen=True, eq=False)
-class Topology:
+def check_weights(name: str, weights: Any) -> None:
+    """Refuse what can't be weights: anything but a tensor of a floating dtype.
+
+    Parameters
+    ----------
+    name : str
+        What the weights are to whoever passed them, for the message.
+    weights : Tensor
+        The weights, of any layout.
+
+    Raises
+    ------
+    TypeError
+        If they are no tensor, or of a dtype that is not in :data:`WEIGHT_DTYPES`.
+
+    Examples
+    --------
+    >>> check_weights("weights", torch.zeros(2, 3))
+    """
+    if not isinstance(weights, Tensor):
+        raise TypeError(f"{name} are {type(weights).__name__}, not a Tensor: pass torch.as_tensor({name})")
+    if weights.dtype not in WEIGHT_DTYPES:
+        wanted = "float16, bfloat16, float32 or float64"
+        raise TypeError(f"{name} are {weights.dtype}: weights are {wanted}; pass {name}.to(torch.float32)")
+
+
+def _int(value: Any) -> int:
+    # a bool is an int to Python, and a tensor of one bool as well
+    if isinstance(value, (bool, Tensor)):
+        raise TypeError
+    return operator.index(value)
+
+
+def _size(name: str, value: Any, least: int = 0, most: int = MOST_ELEMENTS) -> int:
+    try:
+        size = _int(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}: give an int") from None
+    if not least <= size <= most:
+        raise ValueError(f"{name} is {size}: give an int from {least} to {most}")
+    return size
+
+
+def _sizes(name: str, value: Any, least: int, lengths: tuple[int, ...], wanted: str) -> tuple[int, ...]:
+    many = isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes))
+    try:
+        sizes = tuple(_int(entry) for entry in (value if many else (value,)))
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}: give {wanted}") from None
+    if len(sizes) not in lengths:
+        raise ValueError(f"{name} is {value!r}: give {wanted}")
+    if min(sizes) < least:
+        raise ValueError(f"{name} is {value!r}: every size must be at least {least}")
+    return sizes
+
+
+def _pair(name: str, value: Any, least: int) -> tuple[int, int]:
+    sizes = _sizes(name, value, least, (1, 2), "an int or (vertical, horizontal), two ints")
+    return sizes[0], sizes[-1]
+
+
+def _shape(name: str, value: Any) -> tuple[int, int, int]:
+    channels, height, width = _sizes(name, value, 1, (3,), "(channels, height, width), three ints")
+    return channels, height, width
+
+
+def _divisor(value: Any) -> float | None:
+    if value is None:
+        return None
+    wanted = "give a finite number other than 0, or None for the number of output positions"
+    said = f"divisor (a behavior's weight_divisor) is {value!r}: {wanted}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(said)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if number == 0 or not math.isfinite(number):
+        raise ValueError(said)
+    return int(value) if isinstance(value, Integral) else number
+
+
+class _WeaklyReferable:
+    # what dataclass(weakref_slot=True) does from Python 3.11 on
+    __slots__ = ("__weakref__",)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Topology(_WeaklyReferable):
     """What every topology offers to the kernels.
+
+    Kernels trust what a topology says, so it can't be changed once it is made: sizes are checked and shapes derived
+    then, attributes can't be set, and there is no ``__dict__``. What ``object.__setattr__`` does to it all the same is
+    not noticed, and leads kernels outside their tensors.
 
     Attributes
     ----------
@@ -47,9 +152,22 @@ class Topology:
     post_shape: tuple[int] = field(init=False, repr=False)
 
     def _set_shapes(self, weights: tuple[int, ...], n_pre: int, n_post: int) -> None:
-        object.__setattr__(self, "weights_shape", weights)
-        object.__setattr__(self, "pre_shape", (n_pre,))
-        object.__setattr__(self, "post_shape", (n_post,))
+        self._refuse_beyond("weights", *weights)
+        self._refuse_beyond("pre neurons", n_pre)
+        self._refuse_beyond("post neurons", n_post)
+        self._set(weights_shape=weights, pre_shape=(n_pre,), post_shape=(n_post,))
+
+    def _refuse_beyond(self, what: str, *shape: int) -> None:
+        if math.prod(shape) > MOST_ELEMENTS:
+            raise ValueError(f"{self} has {math.prod(shape)} {what}, more than 2**62: give smaller sizes")
+
+    def _set(self, **attributes: Any) -> None:
+        for name, value in attributes.items():
+            object.__setattr__(self, name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # copies and pickles go through the constructor, so that they are checked as well
+        return type(self), tuple(getattr(self, f.name) for f in fields(self) if f.init)
 
     @property
     def kernel_key(self) -> Any:
@@ -57,10 +175,28 @@ class Topology:
         return None
 
     def check(self) -> None:
-        """Raise where the topology no longer describes what it was made for; asked at each step."""
+        """Make sure that nothing was written into the topology's tensors since it was made; a step asks every time.
+
+        Raises
+        ------
+        ValueError
+            If something was (only :class:`Sparse` has tensors).
+        """
 
     def values(self, weights: Tensor) -> Tensor:
-        """The tensor of values that a kernel updates: the weights themselves, unless they are sparse."""
+        """The tensor of values that a kernel updates: the weights themselves, unless they are sparse.
+
+        Raises
+        ------
+        TypeError
+            If they are no tensor of a floating dtype, or of another layout.
+        """
+        if getattr(weights, "dtype", None) not in WEIGHT_DTYPES or weights.layout is not torch.strided:
+            check_weights("weights", weights)
+            raise TypeError(
+                f"weights are {weights.layout}, {self.name} takes torch.strided: leave out topology=, or pass "
+                "weights.to_dense()"
+            )
         return weights
 
     def layout(self, values: Tensor) -> str:
@@ -68,7 +204,7 @@ class Topology:
         return "contiguous" if values.is_contiguous() else "strided"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Dense(Topology):
     """Every pre neuron meets every post neuron (CoNeX: "Simple"); weights ``(n_pre, n_post)``, any strides.
 
@@ -88,7 +224,9 @@ class Dense(Topology):
     n_post: int
 
     def __post_init__(self) -> None:
-        self._set_shapes((self.n_pre, self.n_post), self.n_pre, self.n_post)
+        n_pre, n_post = _size("n_pre", self.n_pre), _size("n_post", self.n_post)
+        self._set(n_pre=n_pre, n_post=n_post)
+        self._set_shapes((n_pre, n_post), n_pre, n_post)
 
     def layout(self, values: Tensor) -> str:
         """Which side's neurons have their synapses next to each other: "pre", "post", or neither ("strided")."""
@@ -98,7 +236,7 @@ class Dense(Topology):
         return "pre" if post_stride == 1 else "post" if pre_stride == 1 else "strided"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class OneToOne(Topology):
     """Neuron k meets neuron k; weights ``(n,)``.
 
@@ -117,10 +255,12 @@ class OneToOne(Topology):
     n: int
 
     def __post_init__(self) -> None:
-        self._set_shapes((self.n,), self.n, self.n)
+        n = _size("n", self.n)
+        self._set(n=n)
+        self._set_shapes((n,), n, n)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class _Patches(Topology):
     """The geometry that convolutional and local connections share."""
 
@@ -131,32 +271,23 @@ class _Patches(Topology):
     padding: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
-        for name in ("kernel_size", "stride", "padding"):
-            object.__setattr__(self, name, _pair(getattr(self, name)))
-        for name in ("src_shape", "dst_shape"):
-            object.__setattr__(self, name, tuple(int(n) for n in getattr(self, name)))
-        self._check_sizes()
-        fitting = tuple(
-            (self.src_shape[k + 1] + 2 * self.padding[k] - self.kernel_size[k]) // self.stride[k] + 1 for k in (0, 1)
+        self._set(
+            src_shape=_shape("src_shape", self.src_shape),
+            dst_shape=_shape("dst_shape", self.dst_shape),
+            kernel_size=_pair("kernel_size", self.kernel_size, 1),
+            stride=_pair("stride", self.stride, 1),
+            padding=_pair("padding", self.padding, 0),
         )
+        c_in, *sizes = self.src_shape
+        padded = tuple(size + 2 * padding for size, padding in zip(sizes, self.padding, strict=True))
+        fitting = tuple((padded[k] - self.kernel_size[k]) // self.stride[k] + 1 for k in (0, 1))
         if fitting != self.dst_shape[1:]:
             raise ValueError(
                 f"dst_shape {self.dst_shape} does not fit: src_shape {self.src_shape} with kernel_size "
                 f"{self.kernel_size}, stride {self.stride} and padding {self.padding} gives height and width {fitting}"
             )
-        n_pre = self.src_shape[0] * self.src_shape[1] * self.src_shape[2]
-        n_post = self.dst_shape[0] * self.dst_shape[1] * self.dst_shape[2]
-        self._set_shapes(self._shape_of_weights(), n_pre, n_post)
-
-    def _check_sizes(self) -> None:
-        for name in ("src_shape", "dst_shape"):
-            if len(getattr(self, name)) != 3:
-                raise ValueError(f"{name} is {getattr(self, name)}: give (channels, height, width)")
-        for name in ("src_shape", "dst_shape", "kernel_size", "stride"):
-            if min(getattr(self, name)) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: every size must be at least 1")
-        if min(self.padding) < 0:
-            raise ValueError(f"padding is {self.padding}: it can't be negative")
+        self._refuse_beyond("pre neurons with padding", c_in, *padded)
+        self._set_shapes(self._shape_of_weights(), math.prod(self.src_shape), math.prod(self.dst_shape))
 
     def _shape_of_weights(self) -> tuple[int, ...]:
         raise NotImplementedError
@@ -166,7 +297,7 @@ class _Patches(Topology):
         return self.kernel_size, self.stride
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Conv2d(_Patches):
     """Convolution: one kernel for all positions; weights ``(C_out, C_in, kh, kw)``, changes averaged over positions.
 
@@ -178,13 +309,14 @@ class Conv2d(_Patches):
         ``(kh, kw)``.
     stride, padding : int or tuple of int
         As for :class:`torch.nn.Conv2d`.
-    divisor : int, optional
+    divisor : float, optional
         What the changes summed over positions are divided by; the number of positions by default.
 
     Raises
     ------
-    ValueError
-        If the geometry does not give ``dst_shape``.
+    ValueError, TypeError
+        If a size is no int or too small, the geometry does not give ``dst_shape``, or the divisor is no finite number
+        other than 0.
 
     Examples
     --------
@@ -193,18 +325,27 @@ class Conv2d(_Patches):
     """
 
     name: ClassVar[str] = "conv2d"
-    divisor: int | None = None
+    divisor: float | None = None
+
+    def __post_init__(self) -> None:
+        self._set(divisor=_divisor(self.divisor))
+        _Patches.__post_init__(self)
 
     def _shape_of_weights(self) -> tuple[int, ...]:
         return (self.dst_shape[0], self.src_shape[0], *self.kernel_size)
 
     @property
     def positions(self) -> int:
-        """What a summed change is divided by: CoNeX's ``weight_divisor``, the number of output positions."""
-        return self.dst_shape[1] * self.dst_shape[2] if self.divisor is None else self.divisor
+        """The number of output positions, ``H_out * W_out``."""
+        return self.dst_shape[1] * self.dst_shape[2]
+
+    @property
+    def weight_divisor(self) -> float:
+        """What a summed change is divided by, under CoNeX's name for it: ``divisor``, or else ``positions``."""
+        return float(self.positions if self.divisor is None else self.divisor)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Local2d(_Patches):
     """Local receptive fields, each position its own; weights ``(C_out, H_out * W_out, C_in * kh * kw)``.
 
@@ -219,8 +360,8 @@ class Local2d(_Patches):
 
     Raises
     ------
-    ValueError
-        If the geometry does not give ``dst_shape``.
+    ValueError, TypeError
+        If a size is no int or too small, or the geometry does not give ``dst_shape``.
 
     Examples
     --------
@@ -235,14 +376,32 @@ class Local2d(_Patches):
         return (self.dst_shape[0], positions, self.src_shape[0] * self.kernel_size[0] * self.kernel_size[1])
 
 
-def _check_indices(name: str, indices: Tensor, size: int) -> None:
-    if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < size:
-        raise ValueError(
-            f"{name} reach from {int(indices.min())} to {int(indices.max())}: outside the {size} neurons of the shape"
-        )
+def _index_vector(name: str, indices: Any, device: torch.device | None = None) -> Tensor:
+    """Refuse what can't be a vector of indices that can be read."""
+    wanted = "give a vector of int32 or int64"
+    if not isinstance(indices, Tensor):
+        raise TypeError(f"{name} is {type(indices).__name__}: {wanted}")
+    if indices.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{name} is {indices.dtype}: {wanted}")
+    if indices.layout is not torch.strided or indices.dim() != 1:
+        raise ValueError(f"{name} is {indices.layout} of shape {tuple(indices.shape)}: {wanted}")
+    if device is not None and indices.device != device:
+        raise ValueError(f"{name} is on {indices.device}, major_start on {device}: move one of them")
+    address(name, indices)
+    return indices
 
 
-def _check_starts(name: str, starts: Tensor, nnz: int) -> None:
+def _check_range(name: str, indices: Tensor, size: int) -> None:
+    if not indices.numel():
+        return
+    low, high = (int(n) for n in indices.aminmax())
+    if not 0 <= low <= high < size:
+        raise ValueError(f"{name} reaches from {low} to {high}: outside the {size} neurons of the shape")
+
+
+def _check_starts(name: str, starts: Tensor, n: int, nnz: int) -> None:
+    if starts.numel() != n + 1:
+        raise ValueError(f"{name} has {starts.numel()} entries: {n} neurons need {n + 1}")
     if int(starts[0]) != 0 or int(starts[-1]) != nnz or bool((starts[1:] < starts[:-1]).any()):
         raise ValueError(f"{name} must rise from 0 to the number of synapses, {nnz}")
 
@@ -254,7 +413,30 @@ def _starts(neurons: Tensor, n: int) -> Tensor:
     return starts
 
 
+def _in_one_buffer(*tensors: Tensor) -> list[Tensor]:
+    """Copies that lie in one buffer: whatever is written to one of them counts in the version that they share."""
+    sizes = [-(-t.nbytes // _ALIGNMENT) * _ALIGNMENT for t in tensors]
+    buffer = torch.empty(sum(sizes), dtype=torch.uint8, device=tensors[0].device)
+    parts = [part[: t.nbytes].view(t.dtype) for part, t in zip(buffer.split(sizes), tensors, strict=True)]
+    for part, tensor in zip(parts, tensors, strict=True):
+        part.copy_(tensor)
+    return parts
+
+
+_ALIGNMENT = 64
+
 _SPARSE_LAYOUTS = (torch.sparse_csc, torch.sparse_csr, torch.sparse_coo)
+
+
+def _check_sparse(weights: Any) -> None:
+    """Refuse what is no tensor of a sparse layout that can be planned."""
+    check_weights("weights", weights)
+    if weights.layout not in _SPARSE_LAYOUTS:
+        raise TypeError(f"weights are {weights.layout}: pass a CSC, CSR or coalesced COO tensor")
+    if weights.dim() != 2 or weights.dense_dim() != 0:
+        raise ValueError(f"weights of shape {tuple(weights.shape)} are not a matrix (n_pre, n_post) of numbers")
+    if weights.layout is torch.sparse_coo and not weights.is_coalesced():
+        raise ValueError("the COO tensor is not coalesced: pass weights.coalesce()")
 
 
 def _index_tensors(weights: Tensor) -> tuple[Tensor, ...]:
@@ -266,53 +448,80 @@ def _index_tensors(weights: Tensor) -> tuple[Tensor, ...]:
     return (weights._indices(),)
 
 
-def _major_and_minor(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """``(major_start, minor_of)`` of a tensor whose indices have been checked."""
-    nnz = weights._nnz()
-    if weights.layout is torch.sparse_coo:
-        if not weights.is_coalesced():
-            raise ValueError("the COO tensor is not coalesced: pass weights.coalesce()")
-        pre, post = weights._indices()
-        _check_indices("row indices", pre, weights.shape[0])
-        _check_indices("column indices", post, weights.shape[1])
-        if bool((pre[1:] < pre[:-1]).any()):
-            raise ValueError("the COO tensor is marked coalesced, but its rows are not in order: coalesce it")
-        return _starts(pre, weights.shape[0]), post
-    starts, minor = _index_tensors(weights)
-    post_is_major = weights.layout is torch.sparse_csc
-    _check_starts("ccol_indices" if post_is_major else "crow_indices", starts, nnz)
-    _check_indices("row_indices" if post_is_major else "col_indices", minor, weights.shape[0 if post_is_major else 1])
-    return starts.to(torch.int64, copy=True), minor
+def _starts_and_minor(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """``(major_start, minor_of)`` of a sparse tensor, as they are."""
+    if weights.layout is not torch.sparse_coo:
+        starts, minor = _index_tensors(weights)
+        return starts, minor
+    rows, columns = weights._indices()
+    _index_vector("the row indices", rows)
+    _check_range("the row indices", rows, weights.shape[0])
+    if bool((rows[1:] < rows[:-1]).any()):
+        raise ValueError("the COO tensor is marked coalesced, but its rows are not in order: coalesce it")
+    return _starts(rows, weights.shape[0]), columns
+
+
+def _identity(weights: Tensor, indices: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    """What tells the index tensors of a sparse tensor from others, as long as their storages live."""
+    first, last = indices[0], indices[-1]
+    return (
+        weights.layout, weights.shape, first.data_ptr(), first.numel(), first.stride(), first.dtype,
+        last.data_ptr(), last.numel(), last.stride(), last.dtype,
+    )  # fmt: skip
+
+
+class _Source(NamedTuple):
+    """The index tensors that a plan was made from, without keeping them alive."""
+
+    identity: tuple[Any, ...]
+    first_storage: weakref.ref[Any]
+    last_storage: weakref.ref[Any]
 
 
 INT32_SYNAPSES = 2**31 - 1
 """Up to so many synapses, a position among the values fits in int32."""
 
+_STARTS = "major_start (ccol_indices of CSC, crow_indices of CSR)"
+_MINOR = "minor_of (row_indices of CSC, column indices of CSR and COO)"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Sparse(Topology):
     """The stored synapses of a sparse tensor, in its own order; made by :meth:`from_weights` or :meth:`of`.
 
     The stored order runs along one side, the *major* one (post for CSC, pre for CSR and COO): the synapses of a major
-    neuron lie next to each other. Those of a minor neuron are found through a permutation. The per-synapse indices are
-    int32, 12 bytes a synapse together.
+    neuron lie next to each other, in any order. Those of a minor neuron are found through a permutation. The
+    per-synapse indices are int32, 12 bytes a synapse together.
 
-    Attributes
+    A plan holds copies of the indices, checked once. What is written into its tensors in place afterwards is noticed at
+    the next step, unless it is written past torch: through ``numpy()``, ``.data`` or the storage. What is written into
+    the indices of the weights is not noticed (torch counts it together with what is written into their values), and the
+    plan goes on describing the weights as they were: give them other index tensors, or plan anew.
+
+    Parameters
     ----------
     n_pre, n_post : int
         The numbers of neurons.
     post_is_major : bool
         Whether the stored order runs along post neurons.
     major_start : Tensor
-        Where each major neuron's synapses start; int64 ``(n_major + 1,)``.
+        Where each major neuron's synapses start, ``(n_major + 1,)``; kept as int64.
     minor_of : Tensor
-        The minor neuron of each stored synapse; int32 ``(nnz,)``.
+        The minor neuron of each stored synapse, ``(nnz,)``; kept as int32.
+
+    Attributes
+    ----------
     minor_start : Tensor
         Where each minor neuron's entries in ``by_minor`` start; int64 ``(n_minor + 1,)``.
     by_minor : Tensor
         The stored synapses ordered by minor neuron; int32 ``(nnz,)``, or int64 from 2**31 synapses on.
     major_by_minor : Tensor
         The major neuron of each entry of ``by_minor``; int32 ``(nnz,)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the indices are no connectivity: out of range or order, or a pair of neurons has several synapses.
 
     Examples
     --------
@@ -327,21 +536,49 @@ class Sparse(Topology):
     post_is_major: bool
     major_start: Tensor = field(repr=False)
     minor_of: Tensor = field(repr=False)
-    minor_start: Tensor = field(repr=False)
-    by_minor: Tensor = field(repr=False)
-    major_by_minor: Tensor = field(repr=False)
-    _source: tuple[Any, ...] = field(default=(), repr=False)
+    minor_start: Tensor = field(init=False, repr=False)
+    by_minor: Tensor = field(init=False, repr=False)
+    major_by_minor: Tensor = field(init=False, repr=False)
+    _source: _Source | None = field(init=False, repr=False)
+    _writes: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._set_shapes((self.minor_of.numel(),), self.n_pre, self.n_post)
+        n_pre, n_post = (_size(name, getattr(self, name), most=MOST_NEURONS) for name in ("n_pre", "n_post"))
+        if not isinstance(self.post_is_major, bool):
+            raise TypeError(f"post_is_major is {self.post_is_major!r}: give True or False")
+        n_major, n_minor = (n_post, n_pre) if self.post_is_major else (n_pre, n_post)
+        starts = _index_vector(_STARTS, self.major_start)
+        minor = _index_vector(_MINOR, self.minor_of, starts.device)
+        nnz = minor.numel()
+        _check_starts(_STARTS, starts, n_major, nnz)
+        _check_range(_MINOR, minor, n_minor)
+        # torch counts no writes to what is made in inference mode
+        with torch.inference_mode(False):
+            starts, minor = starts.to(torch.int64), minor.to(torch.int32)
+            by_minor = torch.argsort(minor, stable=True)
+            neurons = torch.arange(n_major, dtype=torch.int32, device=minor.device)
+            major_by_minor = torch.repeat_interleave(neurons, starts.diff(), output_size=nnz)[by_minor]
+            _refuse_twins(minor[by_minor], major_by_minor, self.post_is_major)
+            by_minor = by_minor if nnz > INT32_SYNAPSES else by_minor.to(torch.int32)
+            parts = _in_one_buffer(starts, minor, _starts(minor, n_minor), by_minor, major_by_minor)
+        names = ("major_start", "minor_of", "minor_start", "by_minor", "major_by_minor")
+        self._set(n_pre=n_pre, n_post=n_post, **dict(zip(names, parts, strict=True)))
+        self._set(_source=None, _writes=parts[0]._version)
+        self._set_shapes((nnz,), n_pre, n_post)
 
-    def __getstate__(self) -> dict[str, Any]:
-        # a copy's tensors are others, and a weak reference can't be pickled
-        return {**self.__dict__, "_source": ()}
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a part alone, without the buffer that it lies in; a copy was made from no weights
+        return Sparse, (self.n_pre, self.n_post, self.post_is_major, self.major_start.clone(), self.minor_of.clone())
 
     @property
     def kernel_key(self) -> Any:
         return self.post_is_major, self.by_minor.dtype is torch.int64
+
+    def check(self) -> None:
+        if self.minor_of._version != self._writes:
+            raise ValueError(
+                "tensors of the plan have been written to since it was made: plan anew, by Sparse.of(weights)"
+            )
 
     @staticmethod
     def from_weights(weights: Tensor) -> Sparse:
@@ -350,7 +587,8 @@ class Sparse(Topology):
         Parameters
         ----------
         weights : Tensor
-            ``(n_pre, n_post)`` in CSC, CSR or coalesced COO layout.
+            ``(n_pre, n_post)`` in CSC, CSR or coalesced COO layout, with int32 or int64 indices. The synapses of one
+            row or column may stand in any order.
 
         Returns
         -------
@@ -360,9 +598,10 @@ class Sparse(Topology):
         Raises
         ------
         TypeError
-            If the layout is another.
+            If it is no tensor, or its dtype or layout is another.
         ValueError
-            If a COO tensor is not coalesced, an index lies outside the shape, or the tensor is not a plain matrix.
+            If a COO tensor is not coalesced, an index lies outside the shape, a synapse is there twice, or the tensor
+            is not a plain matrix with memory of its own.
 
         Examples
         --------
@@ -371,31 +610,16 @@ class Sparse(Topology):
         >>> plan.minor_of.tolist(), plan.by_minor.tolist()
         ([1, 0, 1], [1, 0, 2])
         """
-        if weights.layout not in _SPARSE_LAYOUTS:
-            raise TypeError(f"weights are {weights.layout}: pass a CSC, CSR or coalesced COO tensor")
-        if weights.dim() != 2 or weights.dense_dim() != 0:
-            raise ValueError(f"weights of shape {tuple(weights.shape)} are not a matrix (n_pre, n_post) of numbers")
-        post_is_major = weights.layout is torch.sparse_csc
-        n_pre, n_post = weights.shape
-        n_major, n_minor = (n_post, n_pre) if post_is_major else (n_pre, n_post)
-        major_start, minor = _major_and_minor(weights)
-        wide = minor.numel() > INT32_SYNAPSES
-        minor_of = minor.to(torch.int32, copy=True)
-        by_minor = torch.argsort(minor_of, stable=True)
-        neurons = torch.arange(n_major, dtype=torch.int32, device=minor.device)
-        major_of = torch.repeat_interleave(neurons, major_start.diff(), output_size=minor.numel())
+        _check_sparse(weights)
         indices = _index_tensors(weights)
-        return Sparse(
-            n_pre,
-            n_post,
-            post_is_major,
-            major_start,
-            minor_of,
-            _starts(minor_of, n_minor),
-            by_minor if wide else by_minor.to(torch.int32),
-            major_of[by_minor],
-            (weights.layout, *(_identity(t) for t in indices)),
-        )
+        for tensor in indices:
+            # a fake or meta tensor may say that it has no synapses
+            address("weights' index tensor", tensor if tensor.numel() else tensor.new_zeros(1))
+        (n_pre, n_post), post_is_major = weights.shape, weights.layout is torch.sparse_csc
+        plan = Sparse(n_pre, n_post, post_is_major, *_starts_and_minor(weights))
+        first, last = indices[0].untyped_storage(), indices[-1].untyped_storage()
+        plan._set(_source=_Source(_identity(weights, indices), weakref.ref(first), weakref.ref(last)))
+        return plan
 
     @staticmethod
     def of(weights: Tensor) -> Sparse:
@@ -422,13 +646,20 @@ class Sparse(Topology):
         >>> Sparse.of(weights) is Sparse.of(weights.detach())
         True
         """
-        if weights.layout not in _SPARSE_LAYOUTS:
-            raise TypeError(f"weights are {weights.layout}: pass a CSC, CSR or coalesced COO tensor")
+        if getattr(weights, "layout", None) not in _SPARSE_LAYOUTS:
+            _check_sparse(weights)
         indices = _index_tensors(weights)
-        key = indices[-1].untyped_storage()
-        plan = _PLANS.get(key)
-        if plan is None or not plan._describes(weights, indices):
-            plan = _PLANS[key] = Sparse.from_weights(weights)
+        storage = indices[-1].untyped_storage()
+        plans = _PLANS.get(storage)
+        if plans is None:
+            plans = _PLANS[storage] = OrderedDict()
+        identity = _identity(weights, indices)
+        plan = plans.get(identity)
+        if plan is None or not plan._is_sound():
+            plan = plans[identity] = Sparse.from_weights(weights)
+            if len(plans) > PLANS_A_STORAGE:
+                plans.popitem(last=False)
+        plans.move_to_end(identity)
         return plan
 
     def fits(self, weights: Tensor) -> bool:
@@ -442,8 +673,8 @@ class Sparse(Topology):
         Returns
         -------
         bool
-            False as well where the connectivity is equal but stands in other index tensors. Indices that are written
-            to in place are not noticed: plan anew then.
+            False as well where the connectivity is equal but stands in other index tensors, or where the plan's own
+            tensors have been written to. Indices that are written to in place are not noticed: plan anew then.
 
         Examples
         --------
@@ -452,29 +683,45 @@ class Sparse(Topology):
         >>> plan.fits(weights), plan.fits(weights.clone())
         (True, False)
         """
-        return weights.layout in _SPARSE_LAYOUTS and self._describes(weights, _index_tensors(weights))
+        if getattr(weights, "layout", None) not in _SPARSE_LAYOUTS:
+            return False
+        indices, source = _index_tensors(weights), self._source
+        return source is not None and source.identity == _identity(weights, indices) and self._is_sound()
 
-    def _describes(self, weights: Tensor, indices: tuple[Tensor, ...]) -> bool:
-        if not self._source:
-            return False
-        layout, *known = self._source
-        if weights.layout is not layout or weights.shape != (self.n_pre, self.n_post):
-            return False
-        for (storage, address, size), tensor in zip(known, indices, strict=True):
-            if tensor.data_ptr() != address or tensor.numel() != size or storage() is None:
-                return False
-        return True
+    def _is_sound(self) -> bool:
+        """Whether what lies at the source's addresses is the source still, and the plan as it was made."""
+        source = self._source
+        return (
+            source is not None
+            and source.first_storage() is not None
+            and source.last_storage() is not None
+            and self.minor_of._version == self._writes
+        )
 
     def values(self, weights: Tensor) -> Tensor:
+        if getattr(weights, "dtype", None) not in WEIGHT_DTYPES or weights.layout not in _SPARSE_LAYOUTS:
+            _check_sparse(weights)
         return weights._values() if weights.layout is torch.sparse_coo else weights.values()
 
 
-def _identity(indices: Tensor) -> tuple[Any, ...]:
-    """What tells an index tensor from others, without keeping it alive: an address alone may be used again."""
-    return weakref.ref(indices.untyped_storage()), indices.data_ptr(), indices.numel()
+def _refuse_twins(minor: Tensor, major: Tensor, post_is_major: bool) -> None:
+    """Refuse pairs of neurons with several synapses; by minor and then by major neuron, these are neighbours."""
+    twins = (minor[1:] == minor[:-1]) & (major[1:] == major[:-1])
+    if not bool(twins.any()):
+        return
+    first = int(twins.nonzero()[0])
+    pair = int(minor[first]), int(major[first])
+    pre, post = pair if post_is_major else pair[::-1]
+    raise ValueError(
+        f"pre neuron {pre} and post neuron {post} have several synapses: give each pair one, such as their sum, by "
+        "torch.sparse_coo_tensor(indices, values, shape).coalesce()"
+    )
 
 
-_PLANS: weakref.WeakKeyDictionary[Any, Sparse] = weakref.WeakKeyDictionary()
+PLANS_A_STORAGE = 64
+"""How many plans are kept for tensors whose indices lie in one storage; those that were used last."""
+
+_PLANS: weakref.WeakKeyDictionary[Any, OrderedDict[tuple[Any, ...], Sparse]] = weakref.WeakKeyDictionary()
 
 
 TOPOLOGIES: dict[str, type[Topology]] = {kind.name: kind for kind in (Dense, OneToOne, Sparse, Conv2d, Local2d)}
@@ -496,6 +743,8 @@ def infer_topology(weights: Tensor) -> Topology:
 
     Raises
     ------
+    TypeError
+        If they are no tensor of a floating dtype.
     ValueError
         If the weights alone do not tell, as for convolutions.
 
@@ -504,7 +753,9 @@ def infer_topology(weights: Tensor) -> Topology:
     >>> infer_topology(torch.zeros(2, 3))
     Dense(n_pre=2, n_post=3)
     """
-    if weights.layout != torch.strided:
+    if getattr(weights, "dtype", None) not in WEIGHT_DTYPES:
+        check_weights("weights", weights)
+    if weights.layout is not torch.strided:
         return Sparse.of(weights)
     return _topology_of_shape(weights.shape)
 
@@ -546,7 +797,7 @@ def example_topology(name: str) -> Topology:
     if name not in TOPOLOGIES:
         raise ValueError(f"unknown topology {name!r}: use one of {', '.join(sorted(TOPOLOGIES))}")
     if name == "sparse":
-        return Sparse.from_weights(torch.eye(4).to_sparse_csr())
+        return Sparse.from_weights(torch.eye(4, device="cpu").to_sparse_csr())
     if name in ("conv2d", "local2d"):
         return (Conv2d if name == "conv2d" else Local2d)((2, 6, 6), (2, 4, 4), (3, 3))
     return Dense(4, 4) if name == "dense" else OneToOne(4)

@@ -58,7 +58,7 @@ def _connection(inputs: Inputs, source: Input, target: Input) -> Any:
     workload = inputs.workload
     bounded = workload.bound != "no_bound"
     dense = workload.topology == "dense"
-    scale = 1 if dense else inputs.topology.positions
+    scale = 1 if dense else inputs.topology.weight_divisor
     options: dict[str, Any] = {
         "update_rule": WeightDependentPostPre if bounded else PostPre,
         "nu": [PARAMETERS["stdp"]["a_minus"] / scale, PARAMETERS["stdp"]["a_plus"] / scale],

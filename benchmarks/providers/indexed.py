@@ -173,7 +173,7 @@ def _conv2d(inputs: Inputs, w: Tensor) -> Callable[[int], list]:
         by_post = torch.zeros_like(flat).index_add_(0, neurons // positions, seen)
         at, tap = s.nonzero(as_tuple=True)
         by_pre = torch.zeros_like(flat).index_add_(1, tap, formula.on_pre(1.0, y[:, at]))
-        return [(flat.shape, 0, everything, formula.change(flat, by_post, by_pre) / positions)]
+        return [(flat.shape, 0, everything, formula.change(flat, by_post, by_pre) / inputs.topology.weight_divisor)]
 
     return changes
 

@@ -50,7 +50,7 @@ def _step(inputs: Inputs) -> Callable[..., Any]:
     parameters = [PARAMETERS[rule.name][name] for name in rule.parameters]
     decay = [PARAMETERS[rule.name][name] for name in rule.eligibility_parameters]
     terms = _TERMS[workload.topology](inputs)
-    divisor = topology.positions if workload.topology == "conv2d" else None
+    divisor = topology.weight_divisor if workload.topology == "conv2d" else None
 
     def on_post(x, q):  # type: ignore[no-untyped-def]
         return functions.on_post(x, q, *parameters)

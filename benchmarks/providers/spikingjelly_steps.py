@@ -24,7 +24,7 @@ def prepare(inputs: Inputs) -> Runner:
     shapes = ((-1,), (-1,)) if dense else (inputs.topology.src_shape, inputs.topology.dst_shape)
     patterns = [_pattern(inputs, k, shapes) for k in range(len(inputs.spikes))]
     options = {"tau_pre": NO_DECAY, "tau_post": NO_DECAY}
-    scale = 1 if dense else inputs.topology.positions
+    scale = 1 if dense else inputs.topology.weight_divisor
     options |= {
         "f_pre": _modulation(workload.bound, PARAMETERS["stdp"]["a_minus"] / scale),
         "f_post": _modulation(workload.bound, PARAMETERS["stdp"]["a_plus"] / scale),

@@ -137,7 +137,8 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         run(
             weights.data_ptr(), 0 if c is None else c.data_ptr(), pre_spike.data_ptr(), pre_trace.data_ptr(),
             post_spike.data_ptr(), post_trace.data_ptr(), scratch.data_ptr(), n, sums, seen,
-            topology.src_shape, topology.dst_shape, topology.padding, parameters, w_min, w_max, decay, dopamine,
+            topology.src_shape, topology.dst_shape, topology.padding, topology.weight_divisor,
+            parameters, w_min, w_max, decay, dopamine,
         )  # fmt: skip
 
     return step
@@ -263,9 +264,9 @@ def _compile(case: Case) -> Any:
 
     def loop(
         w_address, c_address, s_address, x_address, q_address, y_address, scratch_address, n, n_sums, n_seen,
-        pre_shape, post_shape, padding, parameters, w_min, w_max, decay, dopamine,
+        pre_shape, post_shape, padding, weight_divisor, parameters, w_min, w_max, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
-        positions = real(post_shape[1] * post_shape[2])
+        divisor = real(weight_divisor)
         potentiation = carray(pointer(scratch_address), n, real)
         sums_address = scratch_address + n * itemsize
         sums = carray(pointer(sums_address), n_sums, real)
@@ -290,13 +291,13 @@ def _compile(case: Case) -> Any:
                 k = row * kw + j
                 met = (i % sh * sw + j % sw) * pre_rows + pre_rows - 1 - i // sh
                 depression = sums[row // kh * pre_sums + met * pre_vector + pre_columns - 1 - j // sw]
-                dw = change(w[k], potentiation[k], depression, w_min, w_max, parameters) / positions
+                dw = change(w[k], potentiation[k], depression, w_min, w_max, parameters) / divisor
                 if modulated:
                     w[k], c[k] = finish(w[k], dw, c[k], dopamine, w_min, w_max, decay)
                 else:
                     w[k], _ = finish(w[k], dw, dopamine, dopamine, w_min, w_max, decay)
 
     shape = types.UniTuple(types.int64, 3)
-    geometry = shape, shape, types.UniTuple(types.int64, 2)
+    geometry = shape, shape, types.UniTuple(types.int64, 2), types.float64
     scalars = native.scalars(case.formula, case.dtype)
     return native.entry(loop, recipe_of(case), *[types.int64] * 10, *geometry, *scalars)

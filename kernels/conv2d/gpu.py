@@ -173,7 +173,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             config.taps, config.chunk, num_warps=config.num_warps, **options,
         )  # fmt: skip
         conv2d_apply_kernel[(triton.cdiv(total, APPLY_BLOCK),)](
-            weights, weights if c is None else c, sums, pointer, total, *values, number, topology.positions,
+            weights, weights if c is None else c, sums, pointer, total, *values, number, topology.weight_divisor,
             *formula[2:], real, dopamine_is_tensor, config.splits, APPLY_BLOCK,
             num_warps=config.num_warps, **options,
         )  # fmt: skip

@@ -45,11 +45,12 @@ def test_parameters_of_inhibitory_learning_are_read_at_every_step(conex, backend
     assert same_weights(groups)
 
 
+@BACKENDS
 @pytest.mark.parametrize("prefix", ["Conv2d", "Local2d"])
-def test_divisor_and_eligibility_constant_are_read_at_every_step(conex, prefix):
+def test_divisor_and_eligibility_constant_are_read_at_every_step(conex, prefix, backend):
     learning = [
         getattr(source, f"{prefix}RSTDP")(**STDP, tau_c=8.0, **extra)
-        for source, extra in ((conex, {}), (ours, {"backend": "reference"}))
+        for source, extra in ((conex, {}), (ours, {"backend": backend}))
     ]
     network, groups = side_by_side(SMALL[prefix], *learning)
     run(network, 3)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from pymonntorch import Network, NeuronGroup, SynapseGroup
 
 import tritonstdp.behaviors as ours
 from support import SMALL, Connect, RandomSpikes, Wiring, side_by_side
+from tritonstdp.behaviors import synapse as groups
 
 DENSE = SMALL["Simple"]
 STDP = {"a_plus": 0.006, "a_minus": 0.008}
@@ -169,6 +172,81 @@ def test_a_geometry_that_does_not_give_dst_shape_is_refused(name):
     with pytest.raises(ValueError, match=r"group_0 has no stride: set synapse.stride"):
         network.simulate_iteration()
     assert torch.equal(group.weights, before)
+
+
+def refused_step(prefix, error, message, **changes):
+    """Take a step, so that what is right has been cached; then change attributes, and see the next one refused."""
+    network, (group,) = side_by_side(SMALL[prefix], getattr(ours, f"{prefix}STDP")(**STDP, backend="reference"))
+    network.simulate_iteration()
+    weights, before = group.weights, group.weights.clone()
+    for name, value in changes.items():
+        setattr(group.behavior[60] if name == "weight_divisor" else group, name, value)
+    with pytest.raises(error, match=message):
+        network.simulate_iteration()
+    assert torch.equal(weights, before)
+
+
+@pytest.mark.parametrize("prefix", ["Conv2d", "Local2d"])
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    [
+        ("stride", "2", TypeError, "stride is '2': give an int or"),
+        ("stride", (2.0, 1), TypeError, r"stride is \(2\.0, 1\): give an int or"),
+        ("stride", (2, True), TypeError, r"stride is \(2, True\): give an int or"),
+        ("stride", [2, [1]], TypeError, r"stride is \(2, \[1\]\): give an int or"),
+        ("stride", (2, 1, 1), ValueError, r"stride is \(2, 1, 1\): give an int or"),
+        ("stride", torch.tensor(2), TypeError, r"stride is tensor\(2\): give an int or"),
+        ("padding", (True, False), TypeError, r"padding is \(True, False\): give an int or"),
+        ("padding", (1, 0.0), TypeError, r"padding is \(1, 0\.0\): give an int or"),
+        ("src_shape", (2, 7.0, 6), TypeError, r"src_shape is \(2, 7\.0, 6\): give \(channels, height, width\)"),
+        ("src_shape", "276", TypeError, "src_shape is '276': give"),
+        ("dst_shape", (3, 4), ValueError, r"dst_shape is \(3, 4\): give \(channels, height, width\)"),
+    ],
+    ids=str,
+)
+def test_odd_geometry_is_named_whatever_was_cached_before(prefix, name, value, error, message):
+    refused_step(prefix, error, f"^group_0: {message}", **{name: value})
+
+
+@pytest.mark.parametrize("value", [3, "32", (3,), (3.0, 2), {}], ids=repr)
+def test_an_odd_kernel_shape_is_named(value):
+    refused_step("Local2d", ValueError, r"^group_0: kernel_shape is .*: give \(\.\.\., kh, kw\)", kernel_shape=value)
+
+
+@pytest.mark.parametrize("value", ["345", (3,), 3, (3.0, 4.0, 5.0)], ids=repr)
+def test_a_convolution_needs_a_shape_to_divide_by(value):
+    with pytest.raises(ValueError, match=r"^group: dst_shape is .*: give \(channels, height, width\)"):
+        groups.positions(SimpleNamespace(tag="group", dst_shape=value))
+
+
+@pytest.mark.parametrize("value", [0, 0.0, float("nan"), float("inf"), "20", True, [20], torch.tensor(20)], ids=repr)
+def test_a_divisor_that_can_t_divide_is_named(value):
+    message = r"^group_0: divisor \(a behavior's weight_divisor\) is .*: give a finite number other than 0"
+    refused_step("Conv2d", (ValueError, TypeError), message, weight_divisor=value)
+
+
+@pytest.mark.parametrize("prefix", ["Simple", "One2One", "Conv2d", "Local2d"])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda w: w.numpy(), r"are ndarray, not a Tensor: pass torch\.as_tensor"),
+        (lambda w: w.tolist(), r"are list, not a Tensor: pass torch\.as_tensor"),
+        (lambda w: 1, "are int, not a Tensor"),
+        (lambda w: w.long(), r"are torch\.int64"),
+        (lambda w: w.cfloat(), r"are torch\.complex64"),
+    ],
+    ids=["array", "list", "int", "integers", "complex"],
+)
+def test_what_can_t_be_weights_is_named(prefix, make, message):
+    refused_step(prefix, TypeError, f"^synapse.weights {message}", weights=make(SMALL[prefix].weights()))
+
+
+def test_neurons_whose_spikes_are_no_tensor_are_said():
+    network, group = bare_group(ours.PreSpikeCatcher())
+    group.src.remove_behavior("RandomSpikes")
+    group.src.spikes = [True, False]
+    with pytest.raises(TypeError, match=r"NeuronGroup_1\.spikes are list: set torch\.as_tensor"):
+        network.initialize(info=False)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ STRIDED = Conv2d((3, 9, 7), (2, 5, 3), (3, 2), stride=2, padding=(1, 0))
 POINTWISE = Conv2d((3, 4, 5), (5, 4, 5), 1)
 WIDE = Conv2d((2, 4, 70), (3, 3, 35), (2, 3), stride=(1, 2), padding=(0, 1))
 PADDED = Conv2d((1, 7, 6), (4, 7, 6), (3, 5), padding=(1, 2))
+DIVIDED = Conv2d((2, 8, 9), (3, 6, 7), 3, divisor=1000)
+MULTIPLIED = Conv2d((2, 8, 9), (3, 6, 7), 3, divisor=-0.75)
 CASES = [
     (Formula.of(stdp, soft_bound, soft_bound), SQUARE),
     (Formula.of(stdp, hard_bound, no_bound, True), STRIDED),
@@ -27,6 +29,8 @@ CASES = [
     (Formula.of(istdp, no_bound, soft_bound, True), POINTWISE),
     (Formula.of(rstdp, soft_bound, hard_bound), STRIDED),
     (Formula.of(rstdp, no_bound, soft_bound, True), PADDED),
+    (Formula.of(rstdp, soft_bound, soft_bound), DIVIDED),
+    (Formula.of(stdp, soft_bound, soft_bound), MULTIPLIED),
 ]
 LARGER = [(Formula.of(rule, soft_bound, soft_bound), WIDE) for rule in (stdp, rstdp)]
 RATES = [0.0, 0.05, 0.3, 1.0]
@@ -80,9 +84,13 @@ def test_triton_agrees_with_the_reference(case, rate, float_spikes, dopamine, se
     assert_close(silenced(problem, rate), "triton", tolerance)
 
 
-@pytest.mark.parametrize("topology", [SQUARE, STRIDED, POINTWISE, PADDED], ids=["square", "strided", "1x1", "padded"])
+@pytest.mark.parametrize(
+    "topology",
+    [SQUARE, STRIDED, POINTWISE, PADDED, DIVIDED, MULTIPLIED],
+    ids=["square", "strided", "1x1", "padded", "divisor 1000", "divisor -0.75"],
+)
 @pytest.mark.parametrize("rule", [stdp, istdp, rstdp], ids=lambda rule: rule.name)
-def test_the_reference_is_a_weight_gradient_divided_by_the_positions(rule, topology):
+def test_the_reference_is_a_weight_gradient_over_the_weight_divisor(rule, topology):
     problem = make_problem(Formula.of(rule, soft_bound, soft_bound), topology, dtype=torch.float64)
     w, (low, high) = problem.weights, problem.limits
 
@@ -92,7 +100,7 @@ def test_the_reference_is_a_weight_gradient_divided_by_the_positions(rule, topol
             topology.stride, topology.padding,
         )  # fmt: skip
 
-    bound = (w - low) * (high - w) / topology.positions
+    bound = (w - low) * (high - w) / topology.weight_divisor
     potentiation = summed(problem.pre_trace, problem.post_spike) * bound
     if rule is istdp:
         lr, alpha, sign = problem.parameters
@@ -145,7 +153,7 @@ def conex_pair(kind, problem):
     behavior.tau_c = problem.decay[0] if problem.decay else None
     behavior.p_bound = behavior.n_bound = BOUNDS["soft_bound"]
     behavior.def_dtype = problem.weights.dtype
-    behavior.weight_divisor = problem.topology.positions
+    behavior.weight_divisor = problem.topology.weight_divisor
     synapse = SimpleNamespace(
         weights=problem.weights.clone(), c=None if problem.c is None else problem.c.clone(),
         src_shape=problem.topology.src_shape, dst_shape=problem.topology.dst_shape,

@@ -307,8 +307,7 @@ class _Convolution(BaseLearning):
 
     def initialize(self, synapse: Any) -> None:
         super().initialize(synapse)
-        _, height, width = groups.attribute(synapse, "dst_shape")
-        self.weight_divisor = width * height
+        self.weight_divisor = groups.positions(synapse)
 
 
 class Conv2dSTDP(_Convolution, SimpleSTDP):

@@ -8,12 +8,13 @@ axon that delays them. Which one a group follows shows in what it has.
 from __future__ import annotations
 
 from functools import lru_cache
+from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tritonstdp.topology import Conv2d, Dense, Local2d, OneToOne, Sparse, Topology
+from tritonstdp.topology import WEIGHT_DTYPES, Conv2d, Local2d, Sparse, Topology, check_weights, infer_topology
 
 __all__ = [
     "attribute",
@@ -23,6 +24,7 @@ __all__ = [
     "dopamine_of",
     "local2d",
     "one_to_one",
+    "positions",
     "signals",
     "sparse",
     "trace_time_constants",
@@ -46,12 +48,16 @@ def weights_of(synapse: Any) -> Tensor:
     ------
     ValueError
         If it has none.
+    TypeError
+        If they are no tensor of a floating dtype.
     """
     weights = getattr(synapse, "weights", None)
     if weights is None:
         raise ValueError(
             f"{synapse.tag} has no weights: set synapse.weights before learning, as CoNeX's WeightInitializer does"
         )
+    if getattr(weights, "dtype", None) not in WEIGHT_DTYPES:
+        check_weights("synapse.weights", weights)
     return weights
 
 
@@ -137,6 +143,8 @@ def caught_spikes(synapse: Any, side: str) -> Tensor:
     ------
     ValueError
         If the neurons have neither an axon nor ``spikes``, or the axon's delay is missing.
+    TypeError
+        If ``spikes`` is no tensor.
     """
     neurons = getattr(synapse, side)
     axon = getattr(neurons, "axon", None)
@@ -144,6 +152,8 @@ def caught_spikes(synapse: Any, side: str) -> Tensor:
         spikes = getattr(neurons, "spikes", None)
         if spikes is None:
             raise ValueError(f"{neurons.tag} has no spikes: set neurons.spikes in one of its behaviors, or add an axon")
+        if not isinstance(spikes, Tensor):
+            raise TypeError(f"{neurons.tag}.spikes are {type(spikes).__name__}: set torch.as_tensor(spikes)")
         return spikes.clone()
     return axon.get_spike(neurons, _delay(synapse, side))
 
@@ -201,12 +211,7 @@ def dense(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
     """
     if weights.layout is not torch.strided or weights.dim() != 2:
         raise ValueError(_other_class(weights, "a strided matrix (n_pre, n_post)"))
-    return _dense(weights.shape)
-
-
-@lru_cache
-def _dense(shape: torch.Size) -> Dense:
-    return Dense(*shape)
+    return infer_topology(weights)
 
 
 def one_to_one(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
@@ -219,12 +224,7 @@ def one_to_one(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
     """
     if weights.layout is not torch.strided or weights.dim() != 1:
         raise ValueError(_other_class(weights, "a vector (n,)"))
-    return _one_to_one(weights.shape)
-
-
-@lru_cache
-def _one_to_one(shape: torch.Size) -> OneToOne:
-    return OneToOne(*shape)
+    return infer_topology(weights)
 
 
 def sparse(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
@@ -237,12 +237,13 @@ def conv2d(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
 
     Raises
     ------
-    ValueError
-        If one is missing, they do not give ``dst_shape``, or the weights have another number of dimensions.
+    ValueError, TypeError
+        If one is missing, is not made of ints, they do not give ``dst_shape``, the weights have another number of
+        dimensions, or the behavior's ``weight_divisor`` is no finite number other than 0.
     """
     if weights.layout is not torch.strided or weights.dim() != 4:
         raise ValueError(_other_class(weights, "a strided tensor (C_out, C_in, kh, kw)"))
-    return _patches(Conv2d, *_geometry(synapse), weights.shape[-2:], behavior.weight_divisor)
+    return _patches(Conv2d, synapse, weights.shape[-2:], behavior.weight_divisor)
 
 
 def local2d(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
@@ -250,20 +251,39 @@ def local2d(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
 
     Raises
     ------
-    ValueError
-        If one is missing, they do not give ``dst_shape``, or the weights have another number of dimensions.
+    ValueError, TypeError
+        If one is missing, is not made of ints, they do not give ``dst_shape``, or the weights have another number of
+        dimensions.
     """
     if weights.layout is not torch.strided or weights.dim() != 3:
         raise ValueError(_other_class(weights, "a strided tensor (C_out, H_out * W_out, C_in * kh * kw)"))
-    return _patches(Local2d, *_geometry(synapse), tuple(attribute(synapse, "kernel_shape"))[-2:])
+    return _patches(Local2d, synapse, _last_two(synapse, "kernel_shape", "(..., kh, kw)"))
 
 
-def _geometry(synapse: Any) -> tuple[Any, ...]:
-    return tuple(attribute(synapse, name) for name in ("src_shape", "dst_shape", "stride", "padding"))
+def positions(synapse: Any) -> int:
+    """The number of output positions of a convolution: what CoNeX divides summed changes by.
+
+    Raises
+    ------
+    ValueError
+        If the synapse's ``dst_shape`` is missing or is not (channels, height, width).
+    """
+    height, width = _last_two(synapse, "dst_shape", "(channels, height, width)")
+    return int(height) * int(width)
+
+
+def _last_two(synapse: Any, name: str, wanted: str) -> tuple[int, int]:
+    value = attribute(synapse, name)
+    try:
+        first, second = value[-2:]
+        index(first), index(second)
+    except (TypeError, ValueError):
+        raise ValueError(f"{synapse.tag}: {name} is {value!r}: give {wanted}, ints") from None
+    return first, second
 
 
 def attribute(synapse: Any, name: str) -> Any:
-    """An attribute that describes the geometry of a synapse group.
+    """An attribute that describes the geometry of a synapse group; a list counts as a tuple.
 
     Raises
     ------
@@ -279,11 +299,32 @@ def attribute(synapse: Any, name: str) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-@lru_cache
-def _patches(
-    kind: Any, src_shape: Any, dst_shape: Any, stride: Any, padding: Any, kernel_size: Any, *divisor: Any
-) -> Topology:
-    return kind(src_shape, dst_shape, kernel_size, stride, padding, *divisor)
+def _patches(kind: Any, synapse: Any, kernel_size: Any, *divisor: Any) -> Topology:
+    src_shape, dst_shape = attribute(synapse, "src_shape"), attribute(synapse, "dst_shape")
+    stride, padding = attribute(synapse, "stride"), attribute(synapse, "padding")
+    given = (src_shape, dst_shape, kernel_size, stride, padding, *divisor)
+    try:
+        return _topology(kind, given, _types(given))
+    except (TypeError, ValueError):
+        return _uncached(kind, given, synapse)
+
+
+def _uncached(kind: Any, given: tuple[Any, ...], synapse: Any) -> Topology:
+    """What the cache can't keep: arrays, which can't be hashed; and the reason why something is no geometry."""
+    try:
+        return kind(*given)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{synapse.tag}: {error}") from None
+
+
+@lru_cache(maxsize=1024)
+def _topology(kind: Any, given: tuple[Any, ...], types: tuple[type, ...]) -> Topology:
+    # 1, True and 1.0 are one key to a cache, so that their types are part of it
+    return kind(*given)
+
+
+def _types(given: tuple[Any, ...]) -> tuple[type, ...]:
+    return tuple([type(n) for value in given for n in (value if isinstance(value, tuple) else (value,))])
 
 
 def _other_class(weights: Tensor, wanted: str) -> str:
