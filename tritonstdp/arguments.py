@@ -224,8 +224,8 @@ def _number(text: str) -> float:
 def _device_count(kind: str) -> int:
     if kind == "cpu":
         return 1
-    module = getattr(torch, kind, None)
-    return module.device_count() if hasattr(module, "device_count") else 0
+    count = getattr(getattr(torch, kind, None), "device_count", None)
+    return count() if count else 0
 
 
 def _kind_of(path: str) -> int | None:

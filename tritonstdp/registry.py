@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from tritonstdp.identity import name_of
 from tritonstdp.kernels.protocol import CannotCompileError, Case, Step
 from tritonstdp.rules import BOUNDS, RULES, Bound, Rule
 from tritonstdp.topology import TOPOLOGIES
@@ -415,8 +416,8 @@ def describe(case: Case) -> dict[str, Any]:
     return {
         "rule": formula.rule.name,
         "topology": case.topology,
-        "positive_bound": formula.positive.__name__,
-        "negative_bound": formula.negative.__name__,
+        "positive_bound": name_of(formula.positive),
+        "negative_bound": name_of(formula.negative),
         "clamp": formula.clamp,
         "dtype": str(case.dtype).removeprefix("torch."),
         "device": case.device,

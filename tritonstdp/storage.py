@@ -200,7 +200,7 @@ def remove_leftovers(folder: Path, pattern: str = "tmp*", older_than: float = 36
                 path.unlink()
 
 
-def warn_once(consequence: str, error: OSError) -> None:
+def warn_once(consequence: str, error: OSError, level: int = logging.WARNING) -> None:
     """Log a warning, the first time in a process that there is this reason for it, whatever the file.
 
     Parameters
@@ -209,6 +209,8 @@ def warn_once(consequence: str, error: OSError) -> None:
         What comes of it.
     error : OSError
         The reason.
+    level : int
+        The level, where it is less than a warning.
 
     Examples
     --------
@@ -218,7 +220,7 @@ def warn_once(consequence: str, error: OSError) -> None:
     if reason in _warned:
         return
     _warned.add(reason)
-    logger.warning("%s: %s", consequence, error)
+    logger.log(level, "%s: %s", consequence, error)
 
 
 def _check_file(path: Path, status: os.stat_result) -> None:
