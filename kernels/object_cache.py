@@ -2,30 +2,49 @@
 
 numba's own cache finds a function again by where it is defined; a loop that closes over a rule and a bound would be
 taken for another. Here the key is the content: the sources that make the loop, the case, numba and the processor.
+
+A file is machine code, and runs with all that its user may do. So it is believed only where nobody else can have
+written it, and where a checksum says that it is what was written, under the key that it was written for.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import pickle
-import tempfile
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import llvmlite
 import numba
 from numba.core import serialize
 from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
 
 from tritonstdp.kernels.protocol import Case
-from tritonstdp.source import CannotCompileError, read
-from tritonstdp.storage import cache_folder
+from tritonstdp.source import content_of
+from tritonstdp.storage import (
+    RefusedError,
+    cache_folder,
+    make_private,
+    read_private,
+    remove_leftovers,
+    replace_whole,
+    warn_once,
+)
 
-logger = logging.getLogger("tritonstdp")
+FORMAT = "tritonstdp-loop-2"
+"""What a file begins with; another layout has another name."""
+
+MOST_FILES = 512
+MOST_BYTES = 2**28
+"""What is kept at most: of more loops, those that were used longest ago are removed."""
+
+_CODE_OPTIONS = ("BOUNDSCHECK", "DEBUGINFO_DEFAULT", "DISABLE_INTEL_SVML", "LOOP_VECTORIZE", "OPT", "SLP_VECTORIZE")
 
 
 class Recipe(NamedTuple):
@@ -52,12 +71,14 @@ def recipe_of(case: Case, *values: Any) -> Recipe:
 
 def key_of(loop: Callable[..., Any], recipe: Recipe) -> str | None:
     """A hash of all that a compiled loop depends on; None where that can't be told, and nothing is kept."""
-    contents = [_content(function) for function in recipe.formulas]
+    contents = [content_of(function) for function in recipe.formulas]
     if None in contents:
         return None
-    sources = [_source(path) for path in (loop.__code__.co_filename, *shared_sources())]
-    machine = cpu_target.target_context.codegen().magic_tuple()
-    parts = (contents, sources, recipe.values, numba.__version__, machine)
+    try:
+        sources = [_source(path) for path in (loop.__code__.co_filename, *shared_sources())]
+    except OSError:  # an installation without sources
+        return None
+    parts = (contents, sources, recipe.values, _compiler())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
@@ -66,41 +87,90 @@ def shared_sources() -> tuple[str, ...]:
     return tuple(str(Path(__file__).with_name(f"{name}.py")) for name in ("compose", "formula_cpu", "native"))
 
 
+def load(key: str) -> CompileResult | None:
+    """The loop kept under a key, or None; what can't be read, or is not to be believed, counts as absent."""
+    try:
+        path = _path_of(key)
+        payload = _payload_of(path, key)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        warn_once("a compiled loop is not loaded, but compiled anew", error)
+        return None
+    with suppress(OSError):
+        os.utime(path)  # what is used stays
+    return _rebuilt(path, payload)
+
+
+def save(key: str, compiled: CompileResult) -> None:
+    """Keep a loop under a key; where the folder can't be written, it is compiled anew next time."""
+    payload = serialize.dumps(compiled._reduce())
+    try:
+        path = _path_of(key)
+        make_private(path.parent)
+        remove_leftovers(path.parent)
+        replace_whole(path, _header(key, payload) + b"\n" + payload)
+        _remove_oldest(path.parent)
+    except OSError as error:
+        warn_once("compiled loops are not kept, but compiled anew in each process", error)
+
+
+def _path_of(key: str) -> Path:
+    return cache_folder("loops") / f"{key}.bin"
+
+
+def _header(key: str, payload: bytes) -> bytes:
+    return f"{FORMAT} {key} {hashlib.sha256(payload).hexdigest()}".encode()
+
+
+def _payload_of(path: Path, key: str) -> bytes:
+    """The machine code in a file, which is the code that was kept under a key."""
+    header, _, payload = read_private(path).partition(b"\n")
+    found, wanted = header.split(b" "), _header(key, payload).split(b" ")
+    if found[0] != wanted[0]:
+        raise RefusedError(path, "is no compiled loop, or one of another release")
+    if found[1:2] != wanted[1:2]:
+        raise RefusedError(path, "was kept as another loop")
+    if found != wanted:
+        raise RefusedError(path, "is damaged")
+    return payload
+
+
+def _rebuilt(path: Path, payload: bytes) -> CompileResult | None:
+    try:
+        cpu_target.target_context.refresh()
+        return CompileResult._rebuild(cpu_target.target_context, *pickle.loads(payload))
+    except Exception as error:  # whatever numba raises: the loop can be compiled
+        warn_once("a compiled loop is not loaded, but compiled anew", RefusedError(path, f"can't be read ({error!r})"))
+        return None
+
+
+def _remove_oldest(folder: Path) -> None:
+    """Keep the number of loops, and their size, bounded."""
+    used_last = sorted(_kept(folder), reverse=True)
+    total = 0
+    for count, (_, size, path) in enumerate(used_last, 1):
+        total += size
+        if count > MOST_FILES or total > MOST_BYTES:
+            path.unlink(missing_ok=True)
+
+
+def _kept(folder: Path) -> Iterator[tuple[int, int, Path]]:
+    """When each loop was used last, and its size; another process may be removing some of them."""
+    for path in folder.glob("*.bin"):
+        with suppress(FileNotFoundError):
+            status = path.lstat()
+            yield status.st_mtime_ns, status.st_size, path
+
+
 @cache
 def _source(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def _content(function: Callable[..., Any]) -> str | None:
-    """What a formula computes, as text; None where its source can't be read."""
-    try:
-        return read(function).text
-    except CannotCompileError:
-        return None
-
-
-def load(key: str) -> CompileResult | None:
-    """The loop kept under a key, or None; what can't be read counts as absent."""
-    path = cache_folder("loops") / f"{key}.bin"
-    try:
-        payload = path.read_bytes()
-    except OSError:
-        return None
-    try:
-        cpu_target.target_context.refresh()
-        return CompileResult._rebuild(cpu_target.target_context, *pickle.loads(payload))
-    except Exception as error:
-        logger.warning("%s can't be read (%s): the loop is compiled anew", path, error)
-        return None
-
-
-def save(key: str, compiled: CompileResult) -> None:
-    """Keep a loop under a key; where the folder can't be written, it is compiled anew next time."""
-    target = cache_folder("loops") / f"{key}.bin"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
-            file.write(serialize.dumps(compiled._reduce()))
-        os.replace(file.name, target)
-    except OSError as error:
-        logger.info("compiled loops are not kept: %s", error)
+def _compiler() -> tuple[Any, ...]:
+    """What makes machine code of a loop, and for which processor and Python."""
+    config: Any = numba.config
+    options = [str(getattr(config, name, None)) for name in _CODE_OPTIONS]
+    machine = cpu_target.target_context.codegen().magic_tuple()
+    return sys.version, numba.__version__, llvmlite.__version__, machine, options

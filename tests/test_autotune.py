@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import time
 from typing import NamedTuple
@@ -9,8 +10,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from tritonstdp import Conv2d, Dense, OneToOne, autotune, registry, update_
-from tritonstdp.autotune import cache, cost, space, use
+from tritonstdp import Conv2d, Dense, OneToOne, autotune, registry, storage, update_
+from tritonstdp.autotune import busy, cache, cost, space, sweep, use
 from tritonstdp.autotune.timing import Scratch, Timing, error, take_turns
 from tritonstdp.kernels.dense import cpu as dense
 from tritonstdp.kernels.protocol import Case
@@ -34,6 +35,9 @@ class Config(NamedTuple):
 def _own_cache_and_registry(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITONSTDP_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("TRITONSTDP_AUTOTUNE", raising=False)
+    monkeypatch.delenv("TRITONSTDP_RATE", raising=False)
+    monkeypatch.setattr(busy, "cpu_share", lambda threads: 1.0)
+    monkeypatch.setattr(storage, "_warned", set())
     monkeypatch.setattr(registry, "_ENTRIES", list(registry._ENTRIES))
     registry.forget_choices()
     yield
@@ -132,7 +136,7 @@ def test_a_candidate_that_is_wrong_only_where_much_spikes_is_caught(plant):
     plant({"delay": (0, 300)}, build=wrong_above_a_tenth)
     outcome = tuned()
     assert outcome.best == Config()
-    assert "at a rate of 20 %" in outcome.rejected[Config(delay=0)]
+    assert "at a rate of 0.2" in outcome.rejected[Config(delay=0)]
 
 
 def test_nan_is_not_mistaken_for_right():
@@ -316,10 +320,191 @@ def test_tuning_that_cannot_be_kept_is_used_all_the_same(plant, monkeypatch, cap
 
     built = plant({"delay": (0, 300)})
     monkeypatch.setattr(cache, "save", full)
+    assert not tuned().kept
     choice = choose(CASE, "cpu", autotune=True)
     step_of(choice)
     assert built[-1] == Config(delay=0)
     assert "can't be kept" in caplog.text
+
+
+def test_a_machine_that_is_busy_before_during_or_after_the_turns_is_not_tuned(plant, monkeypatch):
+    plant({"delay": (0, 300)})
+    for idle_samples in range(3):
+        shares = [1.0] * idle_samples
+        monkeypatch.setattr(busy, "cpu_share", lambda threads, shares=shares: shares.pop() if shares else 0.5)
+        with pytest.raises(busy.BusyError, match=r"the machine is busy: a thread runs only for 0.50 of the time"):
+            tuned(patience=0.0)
+        assert cache.load_all() == []
+
+
+def test_a_busy_machine_is_waited_for_a_while(monkeypatch, caplog):
+    now, shares = [0.0], [1.0, 0.5, 0.5, 0.5]
+    monkeypatch.setattr(busy.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(busy.time, "sleep", lambda seconds: now.append(now.pop() + seconds))
+    monkeypatch.setattr(busy, "cpu_share", lambda threads: shares.pop())
+    busy.wait_until_idle(2, patience=60.0)
+    assert 0 < now[0] < 60
+    assert caplog.text.count("the machine is busy: waiting up to 60 s") == 1
+    monkeypatch.setattr(busy, "cpu_share", lambda threads: 0.3)
+    with pytest.raises(busy.BusyError, match=r"each of 2 threads runs only for 0.30"):
+        busy.wait_until_idle(2, patience=60.0)
+    assert 60 <= now[0] < 80
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_share_of_the_processor_is_what_threads_got_of_it(monkeypatch, threads):
+    monkeypatch.undo()
+    used = [0.0, 0.005 * threads]
+    monkeypatch.setattr(busy.time, "process_time", lambda: used.pop(0))
+    assert 0 < busy.cpu_share(threads, 0.02) <= 0.25
+
+
+def test_in_use_a_busy_machine_keeps_the_default_and_does_not_wait(plant, monkeypatch, caplog):
+    built = plant({"delay": (0, 300)})
+    monkeypatch.setattr(busy, "cpu_share", lambda threads: 0.5)
+    monkeypatch.setattr(busy.time, "sleep", lambda seconds: pytest.fail("waited"))
+    choice = choose(CASE, "cpu", autotune=True)
+    built.clear()
+    step_of(choice)
+    assert "the default is used: the machine is busy" in caplog.text
+    assert cache.load_all() == []
+    step_of(choice)
+    assert "busy" in caplog.text and caplog.text.count("tuning failed") == 1
+
+
+@pytest.mark.parametrize(("noise", "chosen"), [(0.02, Config(delay=0)), (0.5, Config())])
+def test_a_gain_that_is_less_than_its_spread_is_never_chosen(plant, monkeypatch, noise, chosen):
+    plant({"delay": (0, 300)})
+
+    def turns(scratch, steps, turns, seconds):
+        for turn in turns:
+            for config in steps:
+                for rate in scratch.rates:
+                    quick = 1 / 1.2 if config.delay == 0 else 1.0
+                    seconds.setdefault((config, rate), []).append(
+                        quick * (1 + noise * (turn % 2) * (config.delay == 0))
+                    )
+
+    monkeypatch.setattr(sweep, "take_turns", turns)
+    outcome = tuned()
+    assert outcome.best == chosen
+    [kept] = cache.load_all()
+    assert kept.config == chosen._asdict()
+
+
+class Scaled:
+    """A bound that is an object."""
+
+    def __call__(self, w, w_min, w_max):
+        return w * 0.5
+
+
+def scaled(w, w_min, w_max, by=0.5):
+    return w * by
+
+
+class ScaledModule(torch.nn.Module):
+    """A bound that is a module."""
+
+    def forward(self, w, w_min, w_max):
+        return w * 0.5
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [functools.partial(scaled, by=2.0), Scaled(), ScaledModule(), lambda w, w_min, w_max: torch.sigmoid(w)],
+)
+@pytest.mark.parametrize("environment", [None, "1"])
+def test_a_bound_that_cannot_be_known_again_runs_whatever_was_tuned(plant, monkeypatch, bound, environment):
+    plant({"delay": (50, 300)})
+    tuned()
+    if environment:
+        monkeypatch.setenv("TRITONSTDP_AUTOTUNE", environment)
+    formula = Formula.of(stdp, bound, soft_bound)
+    registry.forget_choices()
+    choice = choose(CASE._replace(formula=formula))
+    step_of(choice)
+    assert len(cache.load_all()) == 1, "tuned all the same"
+    assert registry.describe(choice.case)["positive_bound"]
+    with pytest.raises(ValueError, match=r"can't be tuned: .* uses more than its arguments and numbers"):
+        autotune.tune(formula, GROUP)
+
+
+def test_functions_of_one_name_but_other_numbers_share_no_setting(plant):
+    def made(number, default):
+        def bound(w, w_min, w_max, by=default):
+            return w * number * by
+
+        return bound
+
+    built = plant({"delay": (50, 300)})
+    bounds = [made(1.0, 1.0), made(2.0, 1.0), made(1.0, 2.0), made(1.0, 1.0)]
+    formulas = [Formula.of(stdp, bound, bound) for bound in bounds]
+    autotune.tune(formulas[0], GROUP, rates=(0.1,), seconds=0.1)
+    found = []
+    for formula in formulas:
+        built.clear()
+        choose(CASE._replace(formula=formula), "cpu")
+        found.append(built[0].delay)
+    assert found == [50, 300, 300, 50]
+
+
+def test_a_name_that_cannot_be_kept_as_it_is_does_no_harm(plant):
+    def bound(w, w_min, w_max):
+        return w
+
+    bound.__name__ = "long\n" * 100
+    plant({"delay": (50, 300)})
+    autotune.tune(Formula.of(stdp, bound, bound), GROUP, rates=(0.1,), seconds=0.1)
+    assert len(cache.load_all()) == 1
+
+
+def test_a_setting_that_cannot_be_built_here_leaves_the_default(plant, caplog):
+    def only_the_default(case, config):
+        if config != Config():
+            raise RuntimeError("no such instruction")
+        return planted_step(case, config)
+
+    built = plant({"delay": (50, 300)})
+    tuned()
+    registry._ENTRIES.pop()
+    built = plant({"delay": (50, 300)}, build=only_the_default)
+    step_of(choose(CASE, "cpu"))
+    assert built[-1] == Config()
+    assert "can't be built, so the default is used" in caplog.text
+
+
+@pytest.mark.parametrize("value", [True, 50.0, "50", None])
+def test_a_value_of_another_type_is_outside_the_space(plant, value, caplog):
+    built = plant({"delay": (50, 1, 300)})
+    entry = tuned().entry
+    cache.save([entry._replace(config={**entry.config, "delay": value})])
+    registry.forget_choices()
+    built.clear()
+    step_of(choose(CASE, "cpu"))
+    assert built == [Config()]
+    assert "outside the kernel's space" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"format": 2, "entries": [{"rate": "2"}]}', b"\xff"])
+def test_a_damaged_cache_is_no_reason_for_a_step_to_fail(plant, content, caplog):
+    built = plant({"delay": (50, 300)})
+    path = cache.path_of(space.device_name("cpu"))
+    storage.make_private(path.parent)
+    path.write_bytes(content)
+    step_of(choose(CASE, "cpu"))
+    assert built == [Config()]
+    assert "kernels use their defaults" in caplog.text
+
+
+def test_what_a_device_raises_while_it_is_tuned_is_no_reason_for_a_step_to_fail(plant, monkeypatch, caplog):
+    def raising(*arguments, **options):
+        raise MemoryError("out of memory")
+
+    plant({"delay": (50, 300)})
+    monkeypatch.setattr(sweep, "find", raising)
+    step_of(choose(CASE, "cpu", autotune=True))
+    assert "the default is used: out of memory" in caplog.text
 
 
 def test_a_failed_tuning_leaves_the_default(plant, caplog):
@@ -365,15 +550,34 @@ def test_without_a_setting_a_step_is_the_kernels_own():
 def test_of_several_rates_the_one_nearest_to_the_declared_is_used(monkeypatch):
     values = Space(Config(), {"delay": (1, 2, 10)}, __name__)
     entry = KernelEntry("one_to_one", "triton", planted_step)
-    for rate in (1.0, 2.0, 10.0):
+    for rate in (0.01, 0.02, 0.1):
         key = space.key_of(values, CASE, "triton", 64, rate)
-        cache.save([cache.Entry(key, Config(delay=int(rate))._asdict(), {})])
+        cache.save([cache.Entry(key, Config(delay=round(100 * rate))._asdict(), {})])
     assert use.look_up(entry, values, CASE) == {64: Config(delay=2)}
-    monkeypatch.setenv("TRITONSTDP_RATE", "8")
+    monkeypatch.setenv("TRITONSTDP_RATE", "0.08")
     assert use.look_up(entry, values, CASE) == {64: Config(delay=10)}
-    monkeypatch.setenv("TRITONSTDP_RATE", "often")
-    with pytest.raises(ValueError, match="TRITONSTDP_RATE is 'often'"):
-        use.look_up(entry, values, CASE)
+
+
+@pytest.mark.parametrize("declared", ["often", "2", "0", "-1", "nan", "2%", ""])
+def test_a_declared_rate_that_is_no_fraction_is_refused_whatever_was_tuned(monkeypatch, declared):
+    values = Space(Config(), {"delay": (1, 2, 10)}, __name__)
+    monkeypatch.setenv("TRITONSTDP_RATE", declared)
+    with pytest.raises(ValueError, match=r"TRITONSTDP_RATE: '.*' is no rate: give the fraction .*\(2 % is 0.02\)"):
+        use.look_up(KernelEntry("one_to_one", "triton", planted_step), values, CASE)
+    assert use.look_up(KernelEntry("one_to_one", "cpu", planted_step), values, CASE) == {}, "a CPU counts spikes"
+
+
+@pytest.mark.parametrize("rates", [(), (0.0,), (2.0,), (0.1, float("nan"))])
+def test_rates_that_are_no_fractions_are_refused_before_any_time_is_spent(plant, rates):
+    built = plant({"delay": (0, 300)})
+    with pytest.raises(ValueError, match=r"rates are .*give fractions"):
+        autotune.tune(FORMULA, GROUP, rates=rates)
+    assert built == []
+
+
+@pytest.mark.parametrize(("rate", "bucket"), [(0.001, 0.001), (0.018, 0.02), (0.3, 0.2), (0.9, 1.0), (1.0, 1.0)])
+def test_a_rates_bucket_is_a_fraction(rate, bucket):
+    assert space.rate_bucket(rate) == bucket
 
 
 class Threaded(NamedTuple):

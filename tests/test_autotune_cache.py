@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import random
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+from tritonstdp import storage
 from tritonstdp.autotune import cache
 
 DEVICE = "Some CPU, 2 threads"
@@ -19,7 +23,8 @@ DEVICE = "Some CPU, 2 threads"
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITONSTDP_CACHE_DIR", str(tmp_path))
-    (tmp_path / "tuning").mkdir()
+    monkeypatch.setattr(storage, "_warned", set())
+    storage.make_private(tmp_path / "tuning")
 
 
 def entry(synapses=4**8, device=DEVICE, config=None, **key):
@@ -55,23 +60,164 @@ def test_saving_adds_to_what_is_there_and_replaces_the_same_key():
     assert found[entry().key].config == {"rows": 8}
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"format": 1}', b'{"format": 7, "entries": []}',
-        b'{"format": 1, "entries": [{"rule": "stdp"}]}', b'{"format": 1, "entries": [3]}',
-    ],
-)  # fmt: skip
-def test_a_damaged_file_is_set_aside_with_a_warning(tmp_path, caplog, content):
+def with_field(name, value):
+    """A file in which one value of an entry is another one."""
+    item = {**entry().key._asdict(), "config": {"rows": 32}, "measured": {"speedup": 1.25}}
+    return json.dumps({"format": cache.FORMAT, "entries": [{**item, name: value}]}).encode()
+
+
+WRONG: dict[str, list] = {
+    **{name: [3, None, [], {}, "a\nb", "x" * 300, "\ud800"] for name in ("rule", "device", "source")},
+    "rate": ["2", 2, 0, -0.1, True, [], float("nan"), float("inf"), 10**400],
+    "synapses": ["64", 64.0, -1, 2**63, True, None, []],
+    "clamp": [0, "false", None],
+    "config": [None, [], "rows", {"rows": [1]}, {"rows": {}}, {"rows": 10**400}, {"rows": "\n"}],
+    "measured": [None, [], {"speedup": "fast"}, {"spread": -1}, {"speedup": None}, {"x": float("inf")}],
+}
+DAMAGED = [
+    b"", b"{", b"\xff\xfe", b"[]", b"null", b"3", b'"entries"', b'{"format": 2}', b'{"format": 2, "entries": {"a": 1}}',
+    b'{"format": 2, "entries": [{"rule": "stdp"}]}', b'{"format": 2, "entries": [3]}', b'{"format": 2, "entries": 3}',
+    b'{"format": 2, "entries": [[]]}', b"[" * 100_000, b'{"a":' * 100_000, b'{"format": 2, "entries": [NaN]}',
+    b'{"format": ' + b"9" * 5000 + b"}",
+    *(with_field(name, value) for name, values in WRONG.items() for value in values),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=lambda content: repr(content[-60:]))
+def test_a_damaged_file_is_a_warning_until_the_next_writer_sets_it_aside(tmp_path, caplog, content):
     path = cache.path_of(DEVICE)
     path.write_bytes(content)
-    assert cache.load(path) == {}
-    assert "is damaged" in caplog.text and "defaults" in caplog.text
-    [aside] = (tmp_path / "tuning").glob("*.damaged-*.json")
-    assert aside.read_bytes() == content
+    assert cache.load(path) == cache.load(path) == {}
+    [warning] = caplog.records
+    assert "is damaged" in warning.getMessage() and "defaults" in warning.getMessage()
+    assert "\n" not in warning.getMessage() and len(warning.getMessage()) < 1000
+    assert path.read_bytes() == content, "a reader has written"
     cache.save([entry()])
+    [aside] = (tmp_path / "tuning").glob("*.aside-*.json")
+    assert aside.read_bytes() == content
     assert list(cache.load(path)) == [entry().key]
     assert len(cache.load_all()) == 1, "what was set aside is not read again"
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=lambda content: repr(content[-60:]))
+def test_a_damaged_file_is_not_imported(tmp_path, content):
+    path = tmp_path / "exported"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="holds no exported settings") as caught:
+        cache.import_(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
+    assert cache.load_all() == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "what"),
+    [
+        ("rate", "2", "rate is '2', not a fraction above 0 and up to 1"),
+        ("synapses", "64", "synapses is '64', not a whole number"),
+    ],
+)
+def test_what_is_wrong_is_said_by_name(tmp_path, field, value, what):
+    path = tmp_path / "exported"
+    path.write_bytes(with_field(field, value))
+    with pytest.raises(ValueError, match=what):
+        cache.import_(path)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_settings_of_another_release_are_set_aside_without_alarm(tmp_path, caplog, number):
+    caplog.set_level(logging.INFO, "tritonstdp")
+    path = cache.path_of(DEVICE)
+    path.write_text(json.dumps({"format": number, "entries": []}))
+    assert cache.load(path) == cache.load(path) == {}
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert f"is of format {number}" in caplog.text
+    cache.save([entry()])
+    assert list(cache.load(path)) == [entry().key]
+    assert {record.levelname for record in caplog.records} == {"INFO"}
+
+
+def as_folder(path):
+    path.mkdir()
+
+
+def as_fifo(path):
+    os.mkfifo(path)
+
+
+def as_link(path):
+    path.symlink_to("nowhere")
+
+
+def as_a_file_of_everybody(path):
+    path.write_bytes(with_field("rule", "stdp"))
+    path.chmod(0o666)
+
+
+def as_a_file_of_another(path):
+    if os.geteuid():
+        pytest.skip("takes root")
+    path.write_bytes(with_field("rule", "stdp"))
+    os.chown(path, 12345, -1)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="there are neither owners nor FIFOs here")
+@pytest.mark.parametrize("put", [as_folder, as_fifo, as_link, as_a_file_of_everybody, as_a_file_of_another])
+def test_what_is_no_file_of_this_user_is_a_warning_and_never_waited_for(caplog, put):
+    path = cache.path_of(DEVICE)
+    put(path)
+    found = []
+    reader = threading.Thread(target=lambda: found.append(cache.load(path)), daemon=True)
+    reader.start()
+    reader.join(10)
+    assert found == [{}]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert cache.load_all() == []
+    cache.save([entry()])
+    assert list(cache.load(path)) == [entry().key]
+
+
+def test_a_file_that_may_not_be_read_is_a_warning(monkeypatch, caplog):
+    def refuse(path, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert cache.load(cache.path_of(DEVICE)) == {}
+    assert "Permission denied" in caplog.text
+
+
+def test_a_cache_that_is_no_folder_is_a_warning(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TRITONSTDP_CACHE_DIR", str(tmp_path / "file"))
+    assert cache.load(cache.path_of(DEVICE)) == {}
+    assert cache.load_all() == [] and cache.clear() == 0
+    assert len(caplog.records) == 1
+    with pytest.raises(OSError):
+        cache.save([entry()])
+
+
+def test_readers_do_not_wait_for_a_lock_and_writers_give_up(monkeypatch):
+    monkeypatch.setattr(cache, "LOCK_SECONDS", 0.1)
+    cache.save([entry()])
+    path = cache.path_of(DEVICE)
+    with FileLock(path.with_suffix(".lock")):
+        begin = time.monotonic()
+        assert len(cache.load(path)) == 1
+        path.write_bytes(b"{")
+        assert cache.load(path) == {}
+        assert time.monotonic() - begin < 5
+        with pytest.raises(OSError, match="is held by another process: try again"):
+            cache.save([entry()])
+        with pytest.raises(OSError, match="is held by another process"):
+            cache.clear()
+    cache.save([entry()])
+    assert len(cache.load(path)) == 1
+
+
+def test_a_folder_in_the_locks_place_is_an_error_of_the_system(monkeypatch):
+    monkeypatch.setattr(cache, "LOCK_SECONDS", 0.1)
+    cache.path_of(DEVICE).with_suffix(".lock").mkdir()
+    with pytest.raises(OSError):
+        cache.save([entry()])
 
 
 def test_a_truncated_file_does_not_stop_a_writer(tmp_path, caplog):
@@ -155,9 +301,9 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_or_the_new_cache(processes
         assert found[-1] in (started.value - 1, started.value), "neither the old nor the new one"
         killed_at.append(found[-1])
         first = found[-1] + 1
-    assert not list((tmp_path / "tuning").glob("*.damaged-*")), "a reader saw half a file"
+    assert not list((tmp_path / "tuning").glob("*.aside-*")), "a reader saw half a file"
     assert killed_at[-1] > 25, "the writer never got anywhere"
-    cache.save([entry(synapses=-1)])
+    cache.save([entry(synapses=2**40)])
     assert len(cache.load(path)) == killed_at[-1] + 2, "a dead writer keeps no lock"
     assert {p.name for p in (tmp_path / "tuning").iterdir()} <= {path.name, path.with_suffix(".lock").name}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -10,9 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from filelock import FileLock
 
-from tritonstdp import Dense, OneToOne, registry
-from tritonstdp.autotune import cache, command
+from tritonstdp import Dense, OneToOne, registry, storage
+from tritonstdp.arguments import shape
+from tritonstdp.autotune import busy, cache, command
+from tritonstdp.autotune.shapes import SHAPES, free_bytes, make_topology, needed_bytes
 from tritonstdp.cli import main
 from tritonstdp.registry import register_kernel, serving_entry
 from tritonstdp.topology import Conv2d, Local2d, Sparse
@@ -42,6 +46,8 @@ def planted(case, config):
 def _own_cache_and_registry(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITONSTDP_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(busy, "cpu_share", lambda threads: 1.0)
+    monkeypatch.setattr(storage, "_warned", set())
     monkeypatch.setattr(registry, "_ENTRIES", list(registry._ENTRIES))
     register_kernel(
         planted, topology="one_to_one", backend="cpu", rule="stdp",
@@ -60,7 +66,7 @@ def tune(*arguments):
 def test_a_sweep_prints_what_it_found_and_keeps_it(capsys, tmp_path):
     picture = tmp_path / "landscape.png"
     bounds = ("--bound", "soft_bound", "no_bound")
-    assert tune(*bounds, "--shape", "64", "1000", "--rate", "2", "10%", "--plot", str(picture)) == 0
+    assert tune(*bounds, "--shape", "64", "1000", "--rate", "0.02", "0.1", "--plot", str(picture)) == 0
     printed = capsys.readouterr().out
     assert "configs/s" in printed
     for expected in ("stdp one_to_one soft_bound float32 64", "no_bound", "repeats=1", "speed-up", "spread"):
@@ -73,12 +79,12 @@ def test_a_sweep_prints_what_it_found_and_keeps_it(capsys, tmp_path):
         (bound, size) for bound in ("soft_bound", "no_bound") for size in (64, 1024)
     }
     assert all(e.config == {"repeats": 1, "wrong": False} for e in kept)
-    assert all(e.measured["rates_percent"] == [2, 10] for e in kept)
+    assert all(e.measured["rates"] == [0.02, 0.1] for e in kept)
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
 
 
 def test_what_is_kept_can_be_shown_exported_cleared_and_imported(capsys, tmp_path):
-    tune("--bound", "soft_bound", "--shape", "64", "--rate", "5")
+    tune("--bound", "soft_bound", "--shape", "64", "--rate", "0.05")
     capsys.readouterr()
     assert main(["tune", "--show"]) == 0
     shown = capsys.readouterr().out
@@ -95,7 +101,7 @@ def test_what_is_kept_can_be_shown_exported_cleared_and_imported(capsys, tmp_pat
 
 
 def test_a_setting_that_is_not_in_use_says_why(capsys):
-    tune("--bound", "soft_bound", "--shape", "64", "--rate", "5")
+    tune("--bound", "soft_bound", "--shape", "64", "--rate", "0.05")
     [entry] = cache.load_all()
     cache.clear()
     cache.save([entry._replace(key=entry.key._replace(torch="1.0", source="older"))])
@@ -112,7 +118,7 @@ def test_what_cannot_be_tuned_is_skipped_and_says_why(capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "kind", "weights"),
+    ("name", "text", "kind", "weights"),
     [
         ("dense", "8", Dense, (8, 8)),
         ("dense", "8x6", Dense, (8, 6)),
@@ -122,36 +128,164 @@ def test_what_cannot_be_tuned_is_skipped_and_says_why(capsys):
         ("sparse", "50x40x400", Sparse, None),
     ],
 )
-def test_shapes_stand_for_topologies(name, shape, kind, weights):
-    topology = command.make_topology(name, shape)
+def test_shapes_stand_for_topologies(name, text, kind, weights):
+    topology = make_topology(name, shape(text))
     assert isinstance(topology, kind)
     if weights:
         assert topology.weights_shape == weights
     else:
         assert topology.weights_shape[0] == pytest.approx(400, rel=0.2)
-    assert command.make_topology("one_to_one", "3x4") is None
+    assert make_topology("one_to_one", (3, 4)) is None
 
 
-@pytest.mark.parametrize("arguments", [["--shape", "4by4"], ["--rate", "0"], ["--rate", "often"], ["--rule", "hebb"]])
-def test_what_is_not_understood_is_refused(arguments, capsys):
-    with pytest.raises(SystemExit):
-        tune(*arguments)
-    assert "error" in capsys.readouterr().err
+def refused(arguments, capsys):
+    """What a command that can't be carried out says, on one line and before any time is spent."""
+    capsys.readouterr()
+    try:
+        status = main(["tune", *arguments])
+    except SystemExit as left:  # argparse prints its usage before that line
+        status = left.code
+    printed = capsys.readouterr()
+    assert status == 2 and printed.out == ""
+    *usage, message = printed.err.strip().splitlines()
+    assert "Traceback" not in printed.err and all(line.startswith(("usage:", "  ")) for line in usage)
+    return message
 
 
-def test_shapes_that_fit_nothing_and_half_of_an_offline_request_are_refused(capsys):
-    assert tune("--shape", "3x4x5") == 2
-    assert "no shape fits" in capsys.readouterr().err
-    assert tune("--offline", "--shape", "64") == 2
-    assert "go together" in capsys.readouterr().err
+@pytest.fixture
+def no_time_is_spent(monkeypatch):
+    for name in ("tune", "tuning_case", "make_topology"):
+        monkeypatch.setattr(command, name, lambda *arguments, **options: pytest.fail("time was spent"))
+
+
+@pytest.mark.usefixtures("no_time_is_spent")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shape", "4by4"], "as 4000x4000"),
+        (["--shape", "0"], "as 4000x4000"),
+        (["--rate", "0"], "the fraction of neurons"),
+        (["--rate", "2"], "2 % is 0.02"),
+        (["--rate", "10%"], "the fraction of neurons"),
+        (["--rate", "often"], "the fraction of neurons"),
+        (["--seconds", "nan"], "seconds above 0"),
+        (["--seconds", "-1"], "seconds above 0"),
+        (["--device", "abacus"], "abacus"),
+        (["--device", "cpu:7"], "cpu:7"),
+        (["--rule", "hebb"], "hebb"),
+        (["--bound", "rubber"], "rubber"),
+        (["--topology", "torus"], "torus"),
+        (["--dtype", "int8"], "int8"),
+        (["--import", "nowhere.json"], "there is no file"),
+        (["--import", "."], "no regular file"),
+        (["--export", "nowhere/settings.json"], "there is no folder"),
+        (["--plot", "nowhere/landscape.png"], "there is no folder"),
+        (["--offline"], "go together"),
+        (["--target", "sm_90"], "go together"),
+        (["--topology", "dense", "--shape", "1000000x1000000"], "GiB of memory"),
+        (["--topology", "sparse", "--shape", "1000000x1000000x1000"], "GiB of memory"),
+        (["--topology", "one_to_one", "--shape", "1000000000000"], "GiB of memory"),
+        (["--topology", "conv2d", "--shape", "1000x100000x100000x1000x5"], "GiB of memory"),
+        (["--topology", "local2d", "--shape", "64x1000x1000x64x5"], "GiB of memory"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line_before_any_time_is_spent(arguments, message, capsys):
+    assert message in refused(["--device", "cpu", *arguments], capsys)
+
+
+@pytest.mark.parametrize(
+    ("topology", "shape"), [("one_to_one", "3x4x5"), ("dense", "3x4x5"), ("conv2d", "1x8x8x4x9"), ("local2d", "1x8"),
+                            ("sparse", "3")],
+)  # fmt: skip
+def test_a_shape_that_fits_nothing_is_refused(topology, shape, capsys):
+    assert "no shape fits" in refused(["--device", "cpu", "--topology", topology, "--shape", shape], capsys)
+
+
+def test_a_plot_without_matplotlib_is_refused(monkeypatch, capsys, tmp_path, no_time_is_spent):
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'tritonstdp[plot]'" in refused(["--plot", str(tmp_path / "x.png")], capsys)
 
 
 def test_a_broken_import_is_refused(tmp_path, capsys):
     path = tmp_path / "x.json"
     path.write_text("[]")
-    assert main(["tune", "--import", str(path)]) == 1
-    assert "holds no exported settings" in capsys.readouterr().err
-    assert main(["tune", "--import", str(tmp_path / "nowhere.json")]) == 1
+    assert "holds no exported settings" in refused(["--import", str(path)], capsys)
+
+
+def test_own_shapes_that_memory_has_no_room_for_are_left_out(monkeypatch, capsys):
+    monkeypatch.setattr(command, "free_bytes", lambda device: 2**20)
+    tune("--bound", "no_bound")
+    assert {entry.key.synapses for entry in cache.load_all()} == {4**6}
+
+
+def test_the_memory_of_a_shape_is_no_less_than_its_weights_take():
+    for name, shapes in SHAPES.items():
+        for sizes in shapes[:1]:
+            topology = make_topology(name, sizes)
+            weights = 1
+            for size in topology.weights_shape:
+                weights *= size
+            assert needed_bytes(name, sizes, 4) >= 2 * 4 * weights
+    assert 2**20 < free_bytes("cpu") < 2**60
+
+
+def test_settings_of_every_dtype_and_bound_are_looked_after(capsys):
+    tune("--bound", "soft_bound", "--shape", "64", "--rate", "0.05")
+    [entry] = cache.load_all()
+    cache.save([entry._replace(key=entry.key._replace(dtype="float64", positive_bound="[/]", topology="torus"))])
+    capsys.readouterr()
+    assert main(["tune", "--show"]) == 0
+    assert "[/]" in capsys.readouterr().out
+    assert main(["tune", "--clear"]) == 0
+    assert cache.load_all() == []
+
+
+def test_a_busy_machine_ends_a_sweep_with_what_was_kept_before(monkeypatch, capsys):
+    shares = [0.5, *[1.0] * 3]
+    monkeypatch.setattr(busy, "cpu_share", lambda threads: shares.pop())
+    monkeypatch.setattr(command, "tune", functools.partial(command.tune, patience=0.0))
+    assert tune("--bound", "soft_bound", "--shape", "64", "1000", "--rate", "0.05") == 1
+    printed = capsys.readouterr()
+    [line] = [line for line in printed.err.splitlines() if line.startswith("tritonstdp tune:")]
+    assert "the machine is busy" in line and "tune again" in line
+    assert "kept in" in printed.out
+    assert {entry.key.synapses for entry in cache.load_all()} == {64}
+
+
+def test_a_case_that_fails_is_said_and_the_others_go_on(monkeypatch, capsys):
+    real = command.tune
+
+    def failing(formula, topology, **options):
+        if topology.n == 64:
+            raise RuntimeError("out of memory")
+        return real(formula, topology, **options)
+
+    monkeypatch.setattr(command, "tune", failing)
+    assert tune("--bound", "soft_bound", "--shape", "64", "1000", "--rate", "0.05") == 1
+    assert "tritonstdp tune: failed: stdp one_to_one 64 soft_bound: out of memory" in capsys.readouterr().err
+    assert {entry.key.synapses for entry in cache.load_all()} == {1024}
+
+
+def test_a_cache_that_cannot_be_written_is_said_before_any_time_is_spent(monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TRITONSTDP_CACHE_DIR", str(tmp_path / "file"))
+    monkeypatch.setattr(command, "tune", lambda *arguments, **options: pytest.fail("time was spent"))
+    assert tune("--bound", "soft_bound", "--shape", "64") == 1
+    assert capsys.readouterr().err.startswith("tritonstdp tune: [Errno")
+
+
+def test_a_lock_that_another_process_holds_ends_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(cache, "LOCK_SECONDS", 0.1)
+    tune("--bound", "soft_bound", "--shape", "64", "--rate", "0.05")
+    [entry] = cache.load_all()
+    path = cache.path_of(entry.key.device)
+    capsys.readouterr()
+    with FileLock(path.with_suffix(".lock")):
+        assert main(["tune", "--show"]) == 0
+        assert main(["tune", "--clear"]) == 1
+        assert "is held by another process" in capsys.readouterr().err
+        assert tune("--bound", "soft_bound", "--shape", "1000", "--rate", "0.05") == 1, "nothing was kept"
+    assert len(cache.load_all()) == 1
 
 
 def test_an_interrupted_sweep_keeps_what_is_done(monkeypatch, capsys):
@@ -164,7 +298,7 @@ def test_an_interrupted_sweep_keeps_what_is_done(monkeypatch, capsys):
         return calls[0]
 
     monkeypatch.setattr(command, "tune", interrupted)
-    tune("--bound", "soft_bound", "--shape", "64", "1000", "--rate", "5")
+    tune("--bound", "soft_bound", "--shape", "64", "1000", "--rate", "0.05")
     assert "interrupted: 1 of 2 cases are tuned and kept" in capsys.readouterr().out
     assert len(cache.load_all()) == 1
 
@@ -175,7 +309,7 @@ def test_without_a_gpu_triton_configurations_are_ranked_and_marked_as_an_estimat
     run = subprocess.run(  # a process of its own: Triton's interpreter can't be turned off in this one
         [
             sys.executable, "-c", program, "tune", "--rule", "stdp", "--topology", "one_to_one",
-            "--bound", "soft_bound", "--shape", "65536", "--rate", "2", "10",
+            "--bound", "soft_bound", "--shape", "65536", "--rate", "0.02", "0.1",
             "--offline", "--target", "sm_90", "--plot", str(picture),
         ],
         capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "0"},

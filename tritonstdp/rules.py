@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tritonstdp.source import CannotCompileError, captured_values, name_of, plain_function, read
+from tritonstdp.source import captured_values, content_of, name_of, plain_function
 
 __all__ = [
     "BOUNDS",
@@ -519,10 +519,7 @@ class _Itself(NamedTuple):
 
 
 def _meaning(function: Callable[..., Any]) -> Any:
-    try:
-        return read(function).text
-    except CannotCompileError:
-        return _Itself(id(function), captured_values(function))
+    return content_of(function) or _Itself(id(function), captured_values(function))
 
 
 def checked_bound(bound: Bound) -> Bound:

@@ -21,7 +21,16 @@ from typing import Any, NamedTuple
 
 from tritonstdp.vocabulary import WORDS
 
-__all__ = ["CannotCompileError", "NoSourceError", "Source", "captured_values", "name_of", "plain_function", "read"]
+__all__ = [
+    "CannotCompileError",
+    "NoSourceError",
+    "Source",
+    "captured_values",
+    "content_of",
+    "name_of",
+    "plain_function",
+    "read",
+]
 
 Function = Callable[..., Any]
 
@@ -164,6 +173,32 @@ def read(function: Function) -> Source:
     definition.type_params = []  # Python 3.12 asks for it
     module = ast.fix_missing_locations(ast.Module([definition], []))
     return Source(name, ast.unparse(module))
+
+
+def content_of(function: Function) -> str | None:
+    """What a formula says, as text.
+
+    Parameters
+    ----------
+    function : callable
+        The function.
+
+    Returns
+    -------
+    str or None
+        The same text for functions that say the same; None for what can't be read.
+
+    Examples
+    --------
+    >>> content_of(lambda w, w_min, w_max: 2 * w) == content_of(lambda w, w_min, w_max: 2 * w)
+    True
+    >>> content_of(max) is None
+    True
+    """
+    try:
+        return read(function).text
+    except CannotCompileError:
+        return None
 
 
 def _unwrapped(function: Function) -> tuple[Function, functools.partial[Any] | None]:

@@ -86,7 +86,7 @@ def draw(panels: Sequence[Panel], path: Path, title: str) -> None:
     bar.ax.set_yticklabels(["0.5", "0.7", "1 (default)", "1.4", "2"])
     bar.ax.minorticks_off()
     bar.set_label("time of a step over the default's")
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, format="png", dpi=130)
 
 
 def _draw_panel(axis: Any, panel: Panel, norm: Any) -> Any:
@@ -95,8 +95,8 @@ def _draw_panel(axis: Any, panel: Panel, norm: Any) -> Any:
     image = axis.imshow(values, norm=norm, cmap="RdYlGn_r", aspect="auto", interpolation="nearest")
     varied = [name for name in panel.default._fields if len({getattr(c, name) for c in configs}) > 1]
     axis.set_title(panel.title, fontsize=9)
-    axis.set_xticks(range(len(panel.rates)), [f"{100 * rate:g} %" for rate in panel.rates], fontsize=8)
-    axis.set_xlabel("neurons that spike", fontsize=8)
+    axis.set_xticks(range(len(panel.rates)), [f"{rate:g}" for rate in panel.rates], fontsize=8)
+    axis.set_xlabel("rate (the fraction of neurons that spike)", fontsize=8)
     axis.set_yticks(range(len(configs)), [_label(c, panel, varied) for c in configs], fontsize=7)
     if len(configs) * len(panel.rates) <= 120:
         for row, line in enumerate(values):

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import itertools
 import json
 import math
 import platform
 import re
-from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +19,8 @@ import torch
 
 from tritonstdp.autotune.cache import Key
 from tritonstdp.kernels.protocol import Case
-from tritonstdp.registry import Space, describe
+from tritonstdp.registry import Space
+from tritonstdp.source import content_of, name_of
 from tritonstdp.topology import Topology
 
 __all__ = ["candidates", "key_of", "rate_bucket", "size_bucket", "synapses_of"]
@@ -104,25 +103,33 @@ def size_bucket(topology: Topology) -> int:
 
 
 def rate_bucket(rate: float) -> float:
-    """The rate, in percent, to the nearest of 1, 2, 5, 10 and so on.
+    """The rate to the nearest of 0.01, 0.02, 0.05, 0.1 and so on.
 
     Examples
     --------
     >>> rate_bucket(0.018), rate_bucket(0.3)
-    (2.0, 20.0)
+    (0.02, 0.2)
     """
-    percent = max(100 * rate, 1e-3)
-    decade = 10.0 ** math.floor(math.log10(percent))
-    return min((decade * step for step in (1, 2, 5, 10)), key=lambda value: abs(math.log(value / percent)))
+    rate = max(rate, 1e-5)
+    decade = math.floor(math.log10(rate))
+    buckets = [float(f"{digit}e{decade}") for digit in (1, 2, 5, 10)]
+    return min(buckets, key=lambda bucket: abs(math.log(bucket / rate)))
 
 
-def key_of(space: Space, case: Case, backend: str, synapses: int, rate: float | None) -> Key:
-    """The key of a case in its size and rate bucket on this machine."""
-    named = describe(case)
-    fields = ("rule", "topology", "positive_bound", "negative_bound", "clamp", "dtype")
+def key_of(space: Space, case: Case, backend: str, synapses: int, rate: float | None) -> Key | None:
+    """The key of a case in its size and rate bucket on this machine; None where what it computes can't be told."""
+    source = _source_hash(space, case)
+    if source is None:
+        return None
+    formula = case.formula
     return Key(
-        **{name: named[name] for name in fields},
+        rule=_label(formula.rule.name),
+        topology=case.topology,
         backend=backend,
+        positive_bound=_label(name_of(formula.positive)),
+        negative_bound=_label(name_of(formula.negative)),
+        clamp=formula.clamp,
+        dtype=str(case.dtype).removeprefix("torch."),
         synapses=synapses,
         rate=rate,
         device=device_name(case.device),
@@ -130,9 +137,14 @@ def key_of(space: Space, case: Case, backend: str, synapses: int, rate: float | 
         torch=torch.__version__,
         triton=_version("triton"),
         numba=_version("numba"),
-        source=_source_hash(space, case),
-        space=_hash(json.dumps([space.default._asdict(), dict(space.values)])),
+        source=source,
+        space=_hash(json.dumps([space.default._asdict(), dict(space.values)], default=repr)),
     )
+
+
+def _label(name: str) -> str:
+    """A name as it can be kept: it is for people, and the source tells formulas apart."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)[:100]
 
 
 def device_name(kind: str) -> str:
@@ -177,20 +189,13 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _source_hash(space: Space, case: Case) -> str:
+def _source_hash(space: Space, case: Case) -> str | None:
     formula = case.formula
-    rule = formula.rule
-    functions = (rule.on_pre, rule.on_post, rule.change, rule.eligibility, formula.positive, formula.negative)
+    contents = [content_of(function) for function in (*formula.rule.functions, formula.positive, formula.negative)]
+    if None in contents:
+        return None
     shared = [_file_of(f"tritonstdp.kernels.{name}") for name in _SHARED_SOURCES]
-    return _hash(*map(_text_of, filter(None, functions)), _file_of(space.module), *shared)
-
-
-@cache
-def _text_of(function: Callable[..., Any]) -> str:
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):
-        return repr(getattr(function, "__code__", function))
+    return _hash(*map(str, contents), _file_of(space.module), *shared)
 
 
 @cache

@@ -15,14 +15,16 @@ from typing import Any
 import torch
 
 from tritonstdp.autotune import cache
+from tritonstdp.autotune.busy import check_idle, wait_until_idle
 from tritonstdp.autotune.space import candidates, key_of, rate_bucket, size_bucket, synapses_of
 from tritonstdp.autotune.timing import Scratch, Timing, error, paired_ratio, take_turns
 from tritonstdp.kernels.protocol import Case, Step
 from tritonstdp.registry import BACKENDS, KernelEntry, Space, forget_choices, serving_entry
 from tritonstdp.rules import Formula
+from tritonstdp.source import content_of, name_of
 from tritonstdp.topology import Topology
 
-__all__ = ["RATES", "Outcome", "all_candidates", "backend_of", "find", "tune", "tuning_case"]
+__all__ = ["RATES", "Outcome", "all_candidates", "backend_of", "find", "keep", "tune", "tuning_case"]
 
 logger = logging.getLogger("tritonstdp")
 
@@ -61,6 +63,8 @@ class Outcome:
         The default's time over the best's at each rate, from the same turns.
     rejected : dict
         Why a configuration was not timed: it does not build, fails, or computes something else.
+    kept : bool
+        Whether the cache has it.
     """
 
     key: cache.Key
@@ -73,6 +77,7 @@ class Outcome:
     best_times: dict[float, Timing]
     speedups: dict[float, Timing]
     rejected: dict[Any, str]
+    kept: bool = False
 
     @property
     def speedup(self) -> float:
@@ -89,7 +94,7 @@ class Outcome:
         """The outcome as the cache keeps it."""
         measured = {
             "shape": list(self.topology.weights_shape),
-            "rates_percent": [100 * rate for rate in self.rates],
+            "rates": list(self.rates),
             "default_us": [round(1e6 * self.default_times[rate].median, 2) for rate in self.rates],
             "best_us": [round(1e6 * self.best_times[rate].median, 2) for rate in self.rates],
             "speedup": round(self.speedup, 3),
@@ -116,7 +121,7 @@ def tuning_case(formula: Formula, topology: Topology, dtype: torch.dtype, device
     Raises
     ------
     ValueError
-        If the device's backend can't take the case, or its kernel has no configurations.
+        If the device's backend can't take the case, its kernel has no configurations, or it can't be known again.
     """
     kind = torch.device(device).type
     layout = "pre" if topology.name == "dense" else "contiguous"
@@ -128,6 +133,12 @@ def tuning_case(formula: Formula, topology: Topology, dtype: torch.dtype, device
     entry = serving_entry(case, name)
     if not _space_of(entry).values:
         raise ValueError(f"{formula.rule.name} on {topology.name}: the {name} kernel has nothing to tune")
+    unknown = [f for f in (*formula.rule.functions, formula.positive, formula.negative) if content_of(f) is None]
+    if unknown:
+        raise ValueError(
+            f"{formula.rule.name} on {topology.name} can't be tuned: {name_of(unknown[0])} uses more than its "
+            "arguments and numbers, so that its settings could not be known again"
+        )
     return entry, case
 
 
@@ -145,19 +156,17 @@ def tune(formula: Formula, topology: Topology, **options: Any) -> Outcome:
     topology : Topology
         The group.
     **options
-        ``dtype, device, rates, seconds, observe`` of :func:`find`.
+        ``dtype, device, rates, seconds, observe, patience`` of :func:`find`.
 
     Returns
     -------
     Outcome
-        What was found.
+        What was found. Where the cache can't be written, a warning says so, and the outcome is not ``kept``.
 
     Raises
     ------
     ValueError, RuntimeError
         As :func:`find`.
-    OSError
-        If the cache can't be written.
 
     Examples
     --------
@@ -168,9 +177,19 @@ def tune(formula: Formula, topology: Topology, **options: Any) -> Outcome:
     (Config(dense_pass_rate=0.05, parallel_work=1000000, rows_per_task=32), 1.08)
     """
     outcome = find(formula, topology, **options)
-    cache.save([outcome.entry])
+    keep(outcome)
     forget_choices()
     return outcome
+
+
+def keep(outcome: Outcome) -> None:
+    """Add an outcome to the cache, or say why that can't be done: what was found is worth more than an exception."""
+    try:
+        cache.save([outcome.entry])
+    except (OSError, TypeError) as error:  # a space of values that JSON does not know is a TypeError
+        logger.warning("a tuned setting can't be kept in %s: %s", cache.directory(), error)
+    else:
+        outcome.kept = True
 
 
 def find(
@@ -182,6 +201,7 @@ def find(
     rates: Sequence[float] = RATES,
     seconds: float = 4.0,
     observe: Observer = lambda done, best: None,
+    patience: float = 60.0,
 ) -> Outcome:
     """Time a kernel's configurations on a group of synapses.
 
@@ -202,20 +222,25 @@ def find(
         About how long to take turns for, after building and checking.
     observe : callable, optional
         Called as ``observe(done, best)`` with the share that is done and the best speed-up so far.
+    patience : float
+        The most seconds to wait for a machine that is busy with other work.
 
     Returns
     -------
     Outcome
-        What was found. The default stays the best unless another is faster over all rates, by 2 % and twice the
-        standard error at least, and at no rate slower, in three turns of four, by more than the spread.
+        What was found. The default stays the best unless another is faster over all rates, by 2 %, twice the standard
+        error and the spread at least, and at no rate slower, in three turns of four, by more than the spread.
 
     Raises
     ------
     ValueError
-        If the kernel of this case has no configurations.
+        If the kernel of this case has no configurations, or a rate is no fraction.
     RuntimeError
-        If the default configuration itself fails or computes something else than the reference.
+        If the default configuration itself fails or computes something else than the reference; a ``BusyError`` if
+        the machine is busy before, during or after the turns.
     """
+    if not rates or not all(0 < rate <= 1 for rate in rates):
+        raise ValueError(f"rates are {rates!r}: give fractions of spiking neurons, above 0 and up to 1")
     entry, case = tuning_case(formula, topology, dtype, device)
     space = _space_of(entry)
     configs = all_candidates(entry, topology)
@@ -227,17 +252,21 @@ def find(
     steps, rejected = _checked(entry, case, configs, scratch, lambda done: observe(0.4 * done, 1.0))
     if space.default in rejected:
         raise RuntimeError(f"the default configuration {space.default} was rejected: {rejected[space.default]}")
+    threads = torch.get_num_threads() if backend_of(device) == "cpu" else 1
+    wait_until_idle(threads, patience)
     scratch.calibrate(steps[space.default])
     samples = _screened(scratch, steps, space.default, seconds / 2, lambda done, best: observe(0.4 + 0.3 * done, best))
     ratios = {
         (config, rate): paired_ratio(samples[config, rate], samples[space.default, rate]) for config, rate in samples
     }
+    check_idle(threads)
     outcome = Outcome(
         _key(space, case, topology, device, rates), topology, tuple(rates), space.default, space.default,
         ratios, {}, {}, {}, rejected,
     )  # fmt: skip
     finalists = sorted(steps, key=lambda config: _mean_ratio(ratios, config, rates))[:_FINALISTS]
     _decide(outcome, scratch, {c: steps[c] for c in (space.default, *finalists)}, seconds / 2)
+    check_idle(threads)
     observe(1.0, outcome.speedup)
     return outcome
 
@@ -252,7 +281,9 @@ def all_candidates(entry: KernelEntry, topology: Topology) -> list[Any]:
 def _key(space: Space, case: Case, topology: Topology, device: str, rates: Sequence[float]) -> cache.Key:
     backend = backend_of(device)
     rate = None if backend == "cpu" else rate_bucket(statistics.geometric_mean(rates))
-    return key_of(space, case, backend, size_bucket(topology), rate)
+    key = key_of(space, case, backend, size_bucket(topology), rate)
+    assert key is not None  # tuning_case has seen to it
+    return key
 
 
 @lru_cache(maxsize=512)
@@ -285,7 +316,7 @@ def _checked(
             except Exception as problem:
                 reason = f"fails: {problem}"
             if reason:
-                rejected[config] = f"{reason} at a rate of {100 * rate:g} %"
+                rejected[config] = f"{reason} at a rate of {rate:g}"
                 del steps[config]
             observe((n + (k + 1) / max(len(configs), 1)) / len(scratch.rates))
     for config, reason in rejected.items():
@@ -340,7 +371,8 @@ def _decide(outcome: Outcome, scratch: Scratch, finalists: dict[Any, Step], seco
     def surely_faster(config: Any) -> bool:
         timings = speedups[config].values()
         doubt = math.sqrt(sum(timing.standard_error**2 for timing in timings)) / len(timings)
-        return math.log(mean(config)) > max(_WORTH_A_CHANGE, _SURE * doubt)
+        spread = max(timing.spread for timing in timings)
+        return math.log(mean(config)) > max(_WORTH_A_CHANGE, _SURE * doubt) and mean(config) - 1 >= spread
 
     better = [config for config in finalists if surely_faster(config) and never_slower(config)]
     outcome.best = max(better, key=mean, default=default)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+from argparse import ArgumentTypeError
 from typing import Any
 
 import torch
 
+from tritonstdp.arguments import rate
 from tritonstdp.autotune import cache
 from tritonstdp.autotune.space import device_name, key_of, size_bucket
 from tritonstdp.kernels.protocol import Case, Step
@@ -18,8 +20,8 @@ __all__ = ["configured_step", "look_up"]
 
 logger = logging.getLogger("tritonstdp")
 
-TYPICAL_RATE = 2.0
-"""The rate, in percent, for which a GPU's settings are looked up unless ``TRITONSTDP_RATE`` says another."""
+TYPICAL_RATE = 0.02
+"""The rate for which a GPU's settings are looked up unless ``TRITONSTDP_RATE`` says another."""
 
 
 def configured_step(entry: KernelEntry, space: Space, case: Case, autotune: bool = False) -> Step:
@@ -49,48 +51,47 @@ def configured_step(entry: KernelEntry, space: Space, case: Case, autotune: bool
 
 
 def look_up(entry: KernelEntry, space: Space, case: Case) -> dict[int, Any]:
-    """The cached configurations of a case on this machine, by size bucket."""
-    path = cache.path_of(device_name(case.device))
-    if not path.exists():
-        return {}
-    wanted = key_of(space, case, entry.backend, 0, None)
-    matching = [found for found in cache.load(path).values() if found.key._replace(synapses=0, rate=None) == wanted]
-    rate = declared_rate()
+    """The cached configurations of a case on this machine, by size bucket; none where it can't be known again."""
+    declared = declared_rate() if entry.backend == "triton" else TYPICAL_RATE
+    kept = cache.load(cache.path_of(device_name(case.device)))
+    wanted = key_of(space, case, entry.backend, 0, None) if kept else None
+    matching = [found for found in kept.values() if found.key._replace(synapses=0, rate=None) == wanted]
     # the nearest rate comes last and stays
-    matching.sort(key=lambda found: -abs((found.key.rate or rate) - rate))
+    matching.sort(key=lambda found: -abs((found.key.rate or declared) - declared))
     return {found.key.synapses: config for found in matching if (config := _restored(space, found)) is not None}
 
 
 def declared_rate() -> float:
-    """How much of a group spikes in a step, in percent, as ``TRITONSTDP_RATE`` says or as is typical.
+    """How much of a group spikes in a step, as a fraction, as ``TRITONSTDP_RATE`` says or as is typical.
 
     Raises
     ------
     ValueError
-        If it is no positive number.
+        If it is no fraction.
 
     Examples
     --------
     >>> declared_rate()
-    2.0
+    0.02
     """
     declared = os.environ.get("TRITONSTDP_RATE", str(TYPICAL_RATE))
     try:
-        rate = float(declared)
-    except ValueError:
-        rate = 0.0
-    if not rate > 0:
-        raise ValueError(f"TRITONSTDP_RATE is {declared!r}: set it to the percentage of neurons that spike in a step")
-    return rate
+        return rate(declared)
+    except ArgumentTypeError as error:
+        raise ValueError(f"TRITONSTDP_RATE: {error}") from None
 
 
 def _restored(space: Space, found: cache.Entry) -> Any:
-    allowed = all(value in space.values.get(name, ()) or value == getattr(space.default, name, None)
-                  for name, value in found.config.items())  # fmt: skip
-    if allowed and set(found.config) == set(space.default._fields):
-        return type(space.default)(**found.config)
+    default = space.default
+    allowed = {name: (*space.values.get(name, ()), getattr(default, name)) for name in default._fields}
+    if set(found.config) == set(allowed) and all(_is_among(found.config[name], allowed[name]) for name in allowed):
+        return type(default)(**found.config)
     logger.warning("a tuned setting is outside the kernel's space and is not used: %s", found.config)
     return None
+
+
+def _is_among(value: Any, allowed: tuple[Any, ...]) -> bool:
+    return any(type(value) is type(each) and value == each for each in allowed)  # 1, 1.0 and True are equal
 
 
 def _may_tune(entry: KernelEntry, space: Space, case: Case, asked: bool) -> bool:
@@ -105,7 +106,7 @@ def _step_by_size(entry: KernelEntry, space: Space, case: Case, tuned: dict[int,
 
     def build(config: Any) -> Step:
         if config not in built:
-            built[config] = entry.build(case, config)
+            built[config] = _build_or_default(entry, case, config, space.default)
         return built[config]
 
     def first_step(topology: Topology) -> Step:
@@ -125,20 +126,27 @@ def _step_by_size(entry: KernelEntry, space: Space, case: Case, tuned: dict[int,
     return step
 
 
+def _build_or_default(entry: KernelEntry, case: Case, config: Any, default: Any) -> Step:
+    try:
+        return entry.build(case, config)
+    except Exception as error:  # whatever a compiler raises: a setting is no reason for a step to fail
+        if config == default:
+            raise
+        logger.warning("a tuned setting can't be built, so the default is used: %s: %s", config, error)
+        return entry.build(case, default)
+
+
 def _tuned_now(case: Case, topology: Topology, space: Space) -> Any:
-    from tritonstdp.autotune.sweep import RATES, find  # much that is only needed here
+    from tritonstdp.autotune.sweep import RATES, find, keep  # much that is only needed here
 
     logger.info("tuning %s on %s for groups like %s", case.formula.rule.name, case.topology, topology)
-    rates = RATES if case.device == "cpu" else (declared_rate() / 100,)
+    rates = RATES if case.device == "cpu" else (declared_rate(),)
     try:
-        outcome = find(case.formula, topology, dtype=case.dtype, device=case.device, rates=rates)
-    except RuntimeError as error:
+        outcome = find(case.formula, topology, dtype=case.dtype, device=case.device, rates=rates, patience=0.0)
+    except Exception as error:  # whatever a compiler or a device raises: tuning is no reason for a step to fail
         logger.warning("tuning failed, so the default is used: %s", error)
         return space.default
-    try:
-        cache.save([outcome.entry])
-    except OSError as error:
-        logger.warning("a tuned setting is used but can't be kept in %s: %s", cache.directory(), error)
+    keep(outcome)
     return outcome.best
 
 
