@@ -75,13 +75,13 @@ def pack(p0, p1, p2, p3, N: tl.constexpr, REAL: tl.constexpr):
 
 @triton.jit
 def new_weight(
-    w, c, dopamine, potentiation, depression, positions, w_min, w_max, parameters, decay,
+    w, c, dopamine, potentiation, depression, divisor, w_min, w_max, parameters, decay,
     CHANGE: tl.constexpr, POSITIVE: tl.constexpr, NEGATIVE: tl.constexpr, ELIGIBILITY: tl.constexpr,
     CLAMP: tl.constexpr, BOUND_FIRST: tl.constexpr,
 ):  # fmt: skip
     """The new weight and eligibility: :func:`tritonstdp.kernels.compose.compose`, for blocks.
 
-    ``positions`` divides a change that was summed; a constexpr 1 leaves it out.
+    ``divisor`` divides a change that was summed; a constexpr 1 leaves it out.
     """
     positive = POSITIVE(w, w_min, w_max)
     negative = NEGATIVE(w, w_min, w_max)
@@ -89,8 +89,8 @@ def new_weight(
         dw = CHANGE(potentiation * positive, depression * negative, 1, 1, *parameters)
     else:
         dw = CHANGE(potentiation, depression, positive, negative, *parameters)
-    if positions != 1:
-        dw = quotient(dw, positions)
+    if divisor != 1:
+        dw = quotient(dw, divisor)
     if ELIGIBILITY is not None:
         c = ELIGIBILITY(c, dw, *decay)
         w = w + c * dopamine

@@ -103,7 +103,7 @@ def conv2d_sums_kernel(
 @triton.jit
 def conv2d_apply_kernel(
     w_ptr, c_ptr, sums_ptr, dopamine_ptr, total,
-    p0: fp64, p1: fp64, p2: fp64, p3: fp64, low: fp64, high: fp64, d0: fp64, d1: fp64, number: fp64, positions: fp64,
+    p0: fp64, p1: fp64, p2: fp64, p3: fp64, low: fp64, high: fp64, d0: fp64, d1: fp64, number: fp64, divisor: fp64,
     CHANGE: tl.constexpr, POSITIVE: tl.constexpr, NEGATIVE: tl.constexpr, ELIGIBILITY: tl.constexpr,
     CLAMP: tl.constexpr, N_PARAMETERS: tl.constexpr, N_DECAYS: tl.constexpr, REAL: tl.constexpr,
     DOPAMINE_IS_TENSOR: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr,
@@ -130,7 +130,7 @@ def conv2d_apply_kernel(
         if DOPAMINE_IS_TENSOR:
             dopamine = tl.load(dopamine_ptr).to(REAL)
     w, c = new_weight(
-        w, c, dopamine, potentiation, depression, tl.full([], positions, REAL), w_min, w_max, parameters, decay,
+        w, c, dopamine, potentiation, depression, tl.full([], divisor, REAL), w_min, w_max, parameters, decay,
         CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, True,
     )  # fmt: skip
     tl.store(w_ptr + synapse, w.to(w_ptr.dtype.element_ty), mask=inside)
@@ -173,7 +173,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             config.taps, config.chunk, num_warps=config.num_warps, **options,
         )  # fmt: skip
         conv2d_apply_kernel[(triton.cdiv(total, APPLY_BLOCK),)](
-            weights, weights if c is None else c, sums, pointer, total, *values, number, topology.positions,
+            weights, weights if c is None else c, sums, pointer, total, *values, number, float(topology.weight_divisor),
             *formula[2:], real, dopamine_is_tensor, config.splits, APPLY_BLOCK,
             num_warps=config.num_warps, **options,
         )  # fmt: skip
