@@ -1,6 +1,6 @@
 """What a rule and its bounds do at one synapse, composed once for torch tensors and for numba scalars.
 
-The Triton twin, which can't be a closure, is :func:`tritonstdp.kernels.device.new_weight`.
+The Triton twins, which can't be closures, are ``change`` and ``finish`` of :mod:`tritonstdp.kernels.device`.
 """
 
 from __future__ import annotations

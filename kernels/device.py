@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonstdp.kernels.formula_gpu import device_function, prove_reading, quotient
+from tritonstdp.kernels.formula_gpu import device_function, prove_reading
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.rules import Formula
 
@@ -76,31 +76,62 @@ def pack(p0, p1, p2, p3, N: tl.constexpr, REAL: tl.constexpr):
 
 
 @triton.jit
-def new_weight(
-    w, c, dopamine, potentiation, depression, positions, w_min, w_max, parameters, decay,
-    CHANGE: tl.constexpr, POSITIVE: tl.constexpr, NEGATIVE: tl.constexpr, ELIGIBILITY: tl.constexpr,
-    CLAMP: tl.constexpr, BOUND_FIRST: tl.constexpr,
-):  # fmt: skip
-    """The new weight and eligibility: :func:`tritonstdp.kernels.compose.compose`, for blocks.
+def counted(term, spike):
+    """A neuron's term, which does not exist where it is silent: 0 times an infinite trace would be NaN."""
+    return tl.where(spike != 0, term, 0.0)
 
-    ``positions`` divides a change that was summed; a constexpr 1 leaves it out.
-    """
+
+@triton.jit
+def change(
+    w, potentiation, depression, w_min, w_max, parameters,
+    CHANGE: tl.constexpr, POSITIVE: tl.constexpr, NEGATIVE: tl.constexpr, BOUND_FIRST: tl.constexpr,
+):  # fmt: skip
+    """The weight's change, bounds applied: :func:`tritonstdp.kernels.compose.compose`, for blocks."""
     positive = POSITIVE(w, w_min, w_max)
     negative = NEGATIVE(w, w_min, w_max)
     if BOUND_FIRST:
-        dw = CHANGE(potentiation * positive, depression * negative, 1, 1, *parameters)
+        return CHANGE(potentiation * positive, depression * negative, 1, 1, *parameters)
     else:
-        dw = CHANGE(potentiation, depression, positive, negative, *parameters)
-    if positions != 1:
-        dw = quotient(dw, positions)
+        return CHANGE(potentiation, depression, positive, negative, *parameters)
+
+
+@triton.jit
+def finish(w, dw, c, dopamine, w_min, w_max, decay, ELIGIBILITY: tl.constexpr, CLAMP: tl.constexpr):
+    """The new weight and eligibility: :func:`tritonstdp.kernels.compose.compose`, for blocks."""
     if ELIGIBILITY is not None:
         c = ELIGIBILITY(c, dw, *decay)
         w = w + c * dopamine
     else:
         w = w + dw
     if CLAMP:
-        w = tl.minimum(tl.maximum(w, w_min), w_max)
+        # comparisons keep NaN, which tl.maximum and tl.minimum drop, and the sign of a zero
+        w = tl.where(w < w_min, w_min, w)
+        w = tl.where(w > w_max, w_max, w)
     return w, c
+
+
+@triton.jit
+def updated(
+    w, c, dopamine, pre_spike, pre_trace, post_spike, post_trace, w_min, w_max, parameters, decay,
+    ON_PRE: tl.constexpr, ON_POST: tl.constexpr, CHANGE: tl.constexpr, POSITIVE: tl.constexpr, NEGATIVE: tl.constexpr,
+    ELIGIBILITY: tl.constexpr, CLAMP: tl.constexpr, BOUND_FIRST: tl.constexpr,
+):  # fmt: skip
+    """The new weight and eligibility of synapses, each with one pre and one post neuron.
+
+    What :mod:`tritonstdp.kernels.reference` says of silent neurons holds; ``c`` and ``dopamine`` count for a modulated
+    rule only.
+    """
+    potentiation = counted(ON_POST(pre_trace, post_spike, *parameters), post_spike)
+    depression = counted(ON_PRE(pre_spike, post_trace, *parameters), pre_spike)
+    dw = change(w, potentiation, depression, w_min, w_max, parameters, CHANGE, POSITIVE, NEGATIVE, BOUND_FIRST)
+    # an or of comparisons, which Triton's interpreter can't broadcast from a scalar
+    touched = tl.where(pre_spike != 0, True, post_spike != 0)
+    if ELIGIBILITY is not None:
+        dw = tl.where(touched, dw, 0.0)
+    new, c = finish(w, dw, c, dopamine, w_min, w_max, decay, ELIGIBILITY, CLAMP)
+    if ELIGIBILITY is None:
+        new = tl.where(touched, new, w)
+    return new, c
 
 
 fp64 = tl.constexpr("fp64")

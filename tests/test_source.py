@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import torch
 
-from tritonstdp.source import content_of, name_of
 from tritonstdp.rules import BOUNDS, RULES
+from tritonstdp.source import content_of, name_of
 
 SCALE = 0.3
 

@@ -115,9 +115,9 @@ def _compiled_step(inputs: Inputs, kind: str) -> Callable[..., None]:
 def _compile_step(inputs: Inputs) -> Callable[..., None]:
     workload = inputs.workload
     formula = _formula(workload)
-    pairing = importlib.import_module(f"tritonstdp.kernels.{workload.topology}.reference").PAIRING
+    pairing = importlib.import_module(f"tritonstdp.kernels.{workload.topology}.reference").PAIRING.plain()
     if workload.topology == "sparse":
-        pairing = Pairing(_gathered, pairing.touched)
+        pairing = Pairing(_gathered)
     reference = build_reference(pairing, formula)
     ends = _ends(inputs.topology)
     parameters, decay = _coefficients(formula.rule)

@@ -16,15 +16,18 @@ from torch import Tensor
 
 from tritonstdp.kernels.device import (
     PARAMETERS,
+    change,
+    counted,
     device_formula,
     dopamine_arguments,
+    finish,
     fp64,
     launch_options,
-    new_weight,
     pack,
     real_type,
     scalars,
 )
+from tritonstdp.kernels.formula_gpu import quotient
 from tritonstdp.kernels.protocol import Case, Step
 
 
@@ -90,11 +93,11 @@ def conv2d_sums_kernel(
         post_spike = tl.load(post_spike_ptr + post, mask=p < positions, other=0).to(REAL)
         if tl.max((post_spike != 0).to(tl.int32), axis=0) != 0:
             pre_trace = tl.load(pre_trace_ptr + pre, mask=seen, other=0.0).to(REAL)
-            potentiation += ON_POST(pre_trace, post_spike[None, :], *parameters)
+            potentiation += counted(ON_POST(pre_trace, post_spike[None, :], *parameters), post_spike[None, :])
         pre_spike = tl.load(pre_spike_ptr + pre, mask=seen, other=0).to(REAL)
         if tl.max(tl.max((pre_spike != 0).to(tl.int32), axis=1), axis=0) != 0:
             post_trace = tl.load(post_trace_ptr + post, mask=p < positions, other=0.0).to(REAL)
-            depression += ON_PRE(pre_spike, post_trace[None, :], *parameters)
+            depression += counted(ON_PRE(pre_spike, post_trace[None, :], *parameters), pre_spike)
     by_post = sums_ptr + (2 * split * c_out + channel).to(tl.int64) * taps + k
     tl.store(by_post, tl.sum(potentiation, axis=1), mask=k < taps)
     tl.store(by_post + tl.cast(c_out, tl.int64) * taps, tl.sum(depression, axis=1), mask=k < taps)
@@ -103,7 +106,7 @@ def conv2d_sums_kernel(
 @triton.jit
 def conv2d_apply_kernel(
     w_ptr, c_ptr, sums_ptr, dopamine_ptr, total,
-    p0: fp64, p1: fp64, p2: fp64, p3: fp64, low: fp64, high: fp64, d0: fp64, d1: fp64, number: fp64, positions: fp64,
+    p0: fp64, p1: fp64, p2: fp64, p3: fp64, low: fp64, high: fp64, d0: fp64, d1: fp64, number: fp64, divisor: fp64,
     CHANGE: tl.constexpr, POSITIVE: tl.constexpr, NEGATIVE: tl.constexpr, ELIGIBILITY: tl.constexpr,
     CLAMP: tl.constexpr, N_PARAMETERS: tl.constexpr, N_DECAYS: tl.constexpr, REAL: tl.constexpr,
     DOPAMINE_IS_TENSOR: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr,
@@ -129,10 +132,9 @@ def conv2d_apply_kernel(
         c = tl.load(c_ptr + synapse, mask=inside, other=0.0).to(REAL)
         if DOPAMINE_IS_TENSOR:
             dopamine = tl.load(dopamine_ptr).to(REAL)
-    w, c = new_weight(
-        w, c, dopamine, potentiation, depression, tl.full([], positions, REAL), w_min, w_max, parameters, decay,
-        CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, True,
-    )  # fmt: skip
+    dw = change(w, potentiation, depression, w_min, w_max, parameters, CHANGE, POSITIVE, NEGATIVE, True)
+    dw = quotient(dw, tl.full([], divisor, REAL))
+    w, c = finish(w, dw, c, dopamine, w_min, w_max, decay, ELIGIBILITY, CLAMP)
     tl.store(w_ptr + synapse, w.to(w_ptr.dtype.element_ty), mask=inside)
     if ELIGIBILITY is not None:
         tl.store(c_ptr + synapse, c.to(c_ptr.dtype.element_ty), mask=inside)
@@ -173,7 +175,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             config.taps, config.chunk, num_warps=config.num_warps, **options,
         )  # fmt: skip
         conv2d_apply_kernel[(triton.cdiv(total, APPLY_BLOCK),)](
-            weights, weights if c is None else c, sums, pointer, total, *values, number, topology.weight_divisor,
+            weights, weights if c is None else c, sums, pointer, total, *values, number, float(topology.weight_divisor),
             *formula[2:], real, dopamine_is_tensor, config.splits, APPLY_BLOCK,
             num_warps=config.num_warps, **options,
         )  # fmt: skip

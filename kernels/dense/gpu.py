@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 import triton
 import triton.language as tl
 
@@ -21,10 +20,10 @@ from tritonstdp.kernels.device import (
     dopamine_arguments,
     fp64,
     launch_options,
-    new_weight,
     pack,
     real_type,
     scalars,
+    updated,
 )
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -83,12 +82,6 @@ def row_program(
         minor_trace = tl.load(minor_trace_ptr + j, mask=inside, other=0.0).to(REAL)
         address = w_ptr + i.to(tl.int64) * w_major_stride + j.to(tl.int64) * w_minor_stride
         w = tl.load(address, mask=inside).to(REAL)
-        if PRE_IS_MAJOR:
-            potentiation = ON_POST(major_trace, minor_spike, *parameters)
-            depression = ON_PRE(spike, minor_trace, *parameters)
-        else:
-            potentiation = ON_POST(minor_trace, spike, *parameters)
-            depression = ON_PRE(minor_spike, major_trace, *parameters)
         if ELIGIBILITY is not None:
             c_address = c_ptr + i.to(tl.int64) * c_major_stride + j.to(tl.int64) * c_minor_stride
             c = tl.load(c_address, mask=inside).to(REAL)
@@ -100,10 +93,16 @@ def row_program(
         else:
             c = w
             dopamine = w_min
-        w, c = new_weight(
-            w, c, dopamine, potentiation, depression, 1, w_min, w_max, parameters, decay,
-            CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, False,
-        )  # fmt: skip
+        if PRE_IS_MAJOR:
+            w, c = updated(
+                w, c, dopamine, spike, major_trace, minor_spike, minor_trace, w_min, w_max, parameters, decay,
+                ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, False,
+            )  # fmt: skip
+        else:
+            w, c = updated(
+                w, c, dopamine, minor_spike, minor_trace, spike, major_trace, w_min, w_max, parameters, decay,
+                ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, False,
+            )  # fmt: skip
         tl.store(address, w.to(w_ptr.dtype.element_ty), mask=inside)
         if ELIGIBILITY is not None:
             tl.store(c_address, c.to(c_ptr.dtype.element_ty), mask=inside)
@@ -134,18 +133,15 @@ def column_program(
             w = tl.load(address, mask=mine).to(REAL)
             silent = tl.zeros([1, 1], REAL)
             if PRE_IS_MAJOR:
-                potentiation = ON_POST(major_trace, minor_spike, *parameters)
-                depression = silent
+                new, _ = updated(
+                    w, w, w_min, silent, major_trace, minor_spike, silent, w_min, w_max, parameters, (),
+                    ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, None, CLAMP, False,
+                )  # fmt: skip
             else:
-                potentiation = silent
-                depression = ON_PRE(minor_spike, major_trace, *parameters)
-            new, _ = new_weight(
-                w, w, w_min, potentiation, depression, 1, w_min, w_max, parameters, (),
-                CHANGE, POSITIVE, NEGATIVE, None, CLAMP, False,
-            )  # fmt: skip
-            if CLAMP:
-                # a clamp leaves alone what the step has not touched
-                new = tl.where(minor_spike != 0, new, w)
+                new, _ = updated(
+                    w, w, w_min, minor_spike, silent, silent, major_trace, w_min, w_max, parameters, (),
+                    ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, None, CLAMP, False,
+                )  # fmt: skip
             tl.store(address, new.to(w_ptr.dtype.element_ty), mask=mine)
 
 
@@ -187,7 +183,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     pre_is_major = case.layout != "post"
     modulated = case.formula.rule.modulated
     dopamine_is_tensor = case.dopamine != "number"
-    itemsize = torch.empty(0, dtype=case.dtype).element_size()
+    itemsize = case.dtype.itemsize
     group, columns = SECTOR_BYTES // itemsize, config.columns * FLOAT32_BYTES // itemsize
 
     def step(

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 import triton
 import triton.language as tl
 
@@ -23,10 +22,10 @@ from tritonstdp.kernels.device import (
     dopamine_arguments,
     fp64,
     launch_options,
-    new_weight,
     pack,
     real_type,
     scalars,
+    updated,
 )
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -116,16 +115,11 @@ def visit_groups(
     c = w
     if ELIGIBILITY is not None:
         c = tl.load(c_ptr + synapse, mask=inside, other=0.0).to(REAL)
-    potentiation = ON_POST(pre_trace, post_spike, *parameters)
-    depression = ON_PRE(pre_spike, post_trace, *parameters)
-    new, c = new_weight(
-        w, c, dopamine, potentiation, depression, 1, w_min, w_max, parameters, decay,
-        CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, True,
+    w, c = updated(
+        w, c, dopamine, pre_spike, pre_trace, post_spike, post_trace, w_min, w_max, parameters, decay,
+        ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, True,
     )  # fmt: skip
-    if CLAMP and ELIGIBILITY is None:
-        # a clamp leaves alone what the step has not touched
-        new = tl.where((pre_spike != 0) | (post_spike != 0), new, w)
-    tl.store(w_ptr + synapse, new.to(w_ptr.dtype.element_ty), mask=inside)
+    tl.store(w_ptr + synapse, w.to(w_ptr.dtype.element_ty), mask=inside)
     if ELIGIBILITY is not None:
         tl.store(c_ptr + synapse, c.to(c_ptr.dtype.element_ty), mask=inside)
 
@@ -258,7 +252,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     real, options = real_type(case.dtype), launch_options(case.dtype, case.device)
     modulated = case.formula.rule.modulated
     dopamine_is_tensor = case.dopamine != "number"
-    group = SECTOR_BYTES // torch.empty(0, dtype=case.dtype).element_size()
+    group = SECTOR_BYTES // case.dtype.itemsize
     (kh, kw), (sh, sw) = case.kernel_key
 
     def step(

@@ -12,10 +12,10 @@ from tritonstdp.kernels.device import (
     dopamine_arguments,
     fp64,
     launch_options,
-    new_weight,
     pack,
     real_type,
     scalars,
+    updated,
 )
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -71,9 +71,9 @@ def one_to_one_kernel(
             dopamine = tl.load(dopamine_ptr + i * dopamine_stride, mask=mine, other=0.0).to(REAL)
         else:
             dopamine = tl.full([], number, REAL)
-    w, c = new_weight(
-        w, c, dopamine, ON_POST(pre_trace, post_spike, *parameters), ON_PRE(pre_spike, post_trace, *parameters),
-        1, w_min, w_max, parameters, decay, CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, False,
+    w, c = updated(
+        w, c, dopamine, pre_spike, pre_trace, post_spike, post_trace, w_min, w_max, parameters, decay,
+        ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, False,
     )  # fmt: skip
     tl.store(w_ptr + i * w_stride, w.to(w_ptr.dtype.element_ty), mask=mine)
     if ELIGIBILITY is not None:

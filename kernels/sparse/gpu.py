@@ -21,10 +21,10 @@ from tritonstdp.kernels.device import (
     dopamine_arguments,
     fp64,
     launch_options,
-    new_weight,
     pack,
     real_type,
     scalars,
+    updated,
 )
 from tritonstdp.kernels.protocol import Case, Step
 from tritonstdp.topology import Sparse
@@ -142,20 +142,20 @@ def major_program(
             minor_spike = tl.load(minor_spike_ptr + i, mask=inside, other=0).to(REAL)
             spiking = tl.full([BLOCK], spike, REAL) != 0
             minor_trace = tl.load(minor_trace_ptr + i, mask=inside & spiking, other=0.0).to(REAL)
-            if POST_IS_MAJOR:
-                potentiation = ON_POST(minor_trace, spike, *parameters)
-                depression = ON_PRE(minor_spike, major_trace, *parameters)
-            else:
-                potentiation = ON_POST(major_trace, minor_spike, *parameters)
-                depression = ON_PRE(spike, minor_trace, *parameters)
             w = tl.load(w_ptr + k, mask=inside, other=0.0).to(REAL)
             c = w
             if ELIGIBILITY is not None:
                 c = tl.load(c_ptr + k, mask=inside, other=0.0).to(REAL)
-            w, c = new_weight(
-                w, c, dopamine, potentiation, depression, 1, w_min, w_max, parameters, decay,
-                CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, False,
-            )  # fmt: skip
+            if POST_IS_MAJOR:
+                w, c = updated(
+                    w, c, dopamine, minor_spike, minor_trace, spike, major_trace, w_min, w_max, parameters, decay,
+                    ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, False,
+                )  # fmt: skip
+            else:
+                w, c = updated(
+                    w, c, dopamine, spike, major_trace, minor_spike, minor_trace, w_min, w_max, parameters, decay,
+                    ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, False,
+                )  # fmt: skip
             tl.store(w_ptr + k, w.to(w_ptr.dtype.element_ty), mask=inside)
             if ELIGIBILITY is not None:
                 tl.store(c_ptr + k, c.to(c_ptr.dtype.element_ty), mask=inside)
@@ -184,15 +184,15 @@ def minor_program(
             w = tl.load(w_ptr + k, mask=mine, other=0.0).to(REAL)
             silent = tl.zeros([BLOCK], REAL)
             if POST_IS_MAJOR:
-                potentiation = silent
-                depression = ON_PRE(spike, major_trace, *parameters)
+                w, _ = updated(
+                    w, w, w_min, spike, silent, silent, major_trace, w_min, w_max, parameters, (),
+                    ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, None, CLAMP, False,
+                )  # fmt: skip
             else:
-                potentiation = ON_POST(major_trace, spike, *parameters)
-                depression = silent
-            w, _ = new_weight(
-                w, w, w_min, potentiation, depression, 1, w_min, w_max, parameters, (),
-                CHANGE, POSITIVE, NEGATIVE, None, CLAMP, False,
-            )  # fmt: skip
+                w, _ = updated(
+                    w, w, w_min, silent, major_trace, spike, silent, w_min, w_max, parameters, (),
+                    ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, None, CLAMP, False,
+                )  # fmt: skip
             tl.store(w_ptr + k, w.to(w_ptr.dtype.element_ty), mask=mine)
 
 

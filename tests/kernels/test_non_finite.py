@@ -1,0 +1,234 @@
+"""Infinities, NaN and signed zeros: every backend does what the reference does, and silent neurons do nothing."""
+
+from dataclasses import replace
+from importlib import import_module
+from math import inf, nan
+
+import pytest
+import torch
+
+from tritonstdp.inspection import gpu_module
+from tritonstdp.interpretation import swift_interpreter
+from tritonstdp.kernels import reference
+from tritonstdp.problems import make_problem, random_sparse
+from tritonstdp.registry import choose
+from tritonstdp.rules import RULES, Formula, hard_bound, no_bound, soft_bound
+from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne
+
+BACKENDS = ("triton", "cpu")
+GROUPS = {
+    "dense": Dense(7, 11),
+    "one_to_one": OneToOne(43),
+    "sparse": random_sparse(9, 13, 0.4),
+    "conv2d": Conv2d((2, 7, 6), (3, 4, 5), (3, 2), (2, 1), (1, 0)),
+    "local2d": Local2d((1, 3, 3), (2, 2, 2), (3, 2), (2, 1), (1, 0)),
+}
+FORMULAS = {
+    "soft": (soft_bound, soft_bound, False),
+    "soft-hard-clamp": (soft_bound, hard_bound, True),
+    "none-clamp": (no_bound, no_bound, True),
+    "hard-none": (hard_bound, no_bound, False),
+}
+COMPILED_ANEW = ("soft-hard-clamp",)
+"""The formulas for which the CPU's loops are compiled, which takes seconds each; Triton is interpreted."""
+COMPILED = [(b, f) for b in BACKENDS for f in FORMULAS if b != "cpu" or f in COMPILED_ANEW]
+PAIRINGS = {name: import_module(f"tritonstdp.kernels.{name}.reference").PAIRING for name in GROUPS}
+ELEMENTWISE = ("dense", "one_to_one", "sparse", "local2d")
+BUILD = {
+    "reference": lambda problem: reference.build(PAIRINGS[problem.topology.name], problem.formula),
+    "triton": lambda problem: gpu_module(problem.topology.name).build(problem.case),
+}
+
+topologies = pytest.mark.parametrize("topology", TOPOLOGIES)
+rules = pytest.mark.parametrize("rule", RULES)
+backends = pytest.mark.parametrize("backend", BACKENDS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _swift():
+    with swift_interpreter():
+        yield
+
+
+def scattered(tensor, *values):
+    """The tensor with each value at every fifth place; its strides stay."""
+    places = torch.arange(tensor.numel()).view(tensor.shape) % 5
+    for k, value in enumerate(values):
+        tensor = tensor.masked_fill(places == k, value)
+    return tensor
+
+
+def with_weights(problem):
+    return {"weights": scattered(problem.weights, nan, inf, -inf, -0.0)}
+
+
+def with_traces(problem, silent, spiking):
+    """Values for the traces of the first silent and of the first spiking neuron of either side."""
+    changes = {}
+    for side in ("pre", "post"):
+        spikes, trace = getattr(problem, f"{side}_spike") != 0, getattr(problem, f"{side}_trace").clone()
+        trace[spikes.int().argmin()], trace[spikes.int().argmax()] = silent, spiking
+        changes[f"{side}_trace"] = trace
+    return changes
+
+
+def with_eligibility(problem):
+    return {} if problem.c is None else {"c": scattered(problem.c, nan, inf, -inf, -0.0)}
+
+
+EXTREMES = {
+    "weights": with_weights,
+    "an infinite trace, silent": lambda problem: with_traces(problem, inf, 0.5),
+    "an infinite trace, spiking": lambda problem: with_traces(problem, -inf, inf),
+    "nan traces": lambda problem: with_traces(problem, nan, nan),
+    "no limits": lambda problem: {"limits": (-inf, inf), **with_weights(problem)},
+    "no upper limit": lambda problem: {"limits": (0.0, inf), **with_weights(problem)},
+}
+MODULATED = {
+    "nan dopamine": lambda problem: {"dopamine": nan},
+    "infinite dopamine": lambda problem: {"dopamine": -inf, **with_weights(problem)},
+    "eligibility": with_eligibility,
+}
+
+
+def extremes(problem):
+    """The problem with each kind of value that is not finite, and the kind's name."""
+    kinds = EXTREMES if problem.c is None else EXTREMES | MODULATED
+    return [(kind, replace(problem, **change(problem))) for kind, change in kinds.items()]
+
+
+def run(problem, backend):
+    return problem.copy().run(choose(problem.case, backend).step)
+
+
+def silenced(problem, *sides):
+    return replace(problem, **{f"{side}_spike": torch.zeros_like(getattr(problem, f"{side}_spike")) for side in sides})
+
+
+def formula_of(rule, bounds):
+    return Formula.of(RULES[rule], *FORMULAS[bounds])
+
+
+def assert_same(got, expected, case):
+    # conv2d sums in another order
+    tolerance = 1e-6 if got.topology.name == "conv2d" else 0.0
+    for name, tensor in expected.outputs.items():
+        torch.testing.assert_close(
+            got.outputs[name], tensor, rtol=tolerance, atol=tolerance, equal_nan=True,
+            msg=lambda difference: f"{case}, {name}: {difference}",  # noqa: B023
+        )  # fmt: skip
+
+
+def assert_bits(tensor, expected, case):
+    assert torch.equal(tensor.contiguous().view(torch.int32), expected.contiguous().view(torch.int32)), case
+
+
+@pytest.mark.parametrize(("backend", "bounds"), COMPILED)
+@rules
+@topologies
+def test_a_value_that_is_not_finite_does_what_the_reference_says(topology, rule, bounds, backend):
+    problem = make_problem(formula_of(rule, bounds), GROUPS[topology])
+    for case, changed in extremes(problem):
+        assert_same(run(changed, backend), run(changed, "reference"), case)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@rules
+def test_dense_weights_of_either_layout_meet_what_is_not_finite_alike(rule, transposed):
+    options = {"transposed": transposed, "float_spikes": True, "dopamine": "column"}
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        problem = make_problem(formula_of(rule, "soft-hard-clamp"), GROUPS["dense"], dtype=dtype, **options)
+        for case, changed in extremes(problem):
+            assert_same(run(changed, "triton"), run(changed, "reference"), case)
+
+
+@pytest.mark.parametrize("bounds", ["soft", "soft-hard-clamp"])
+@pytest.mark.parametrize("backend", ("reference", *BACKENDS))
+@pytest.mark.parametrize("topology", ELEMENTWISE)
+def test_the_weight_of_a_silent_synapse_keeps_its_bits(topology, backend, bounds):
+    if backend == "cpu" and bounds not in COMPILED_ANEW:
+        pytest.skip("compiled for one of the formulas")
+    problem = make_problem(formula_of("stdp", bounds), GROUPS[topology], rate=0.1)
+    silent = ~PAIRINGS[topology].touched(problem.topology, problem.pre_spike.float(), problem.post_spike.float())
+    assert silent.any()
+    silent = silent.expand(problem.weights.shape)
+    for case, changed in extremes(problem):
+        assert_bits(run(changed, backend).weights[silent], changed.weights[silent], case)
+
+
+@pytest.mark.parametrize("side", ["pre", "post"])
+@pytest.mark.parametrize("backend", ("reference", *BACKENDS))
+@rules
+@topologies
+def test_a_trace_that_no_spike_reads_does_not_matter(topology, rule, backend, side):
+    """Of either side, the trace is read by the spikes of the other."""
+    problem = make_problem(formula_of(rule, "soft-hard-clamp"), GROUPS[topology])
+    problem = silenced(problem, "post" if side == "pre" else "pre")
+    expected = run(problem, backend)
+    for value in (nan, inf):
+        trace = {f"{side}_trace": torch.full_like(getattr(problem, f"{side}_trace"), value)}
+        assert_same(run(replace(problem, **trace), backend), expected, value)
+
+
+@rules
+def test_a_convolution_sums_an_infinite_trace_only_where_it_is_read(rule):
+    problem = make_problem(formula_of(rule, "hard-none"), GROUPS["conv2d"])
+    fired = torch.zeros(problem.topology.dst_shape, dtype=torch.bool)
+    fired[0, 2, 3] = fired[1, 0, 0] = True
+    trace = problem.pre_trace.view(problem.topology.src_shape).clone()
+    trace[0, 3, 3] = inf  # the first map's patch at (2, 3) covers rows 3 to 5 and columns 3 to 4
+    changed = replace(silenced(problem, "pre"), pre_trace=trace.view(-1), post_spike=fired.view(-1))
+    for backend in ("reference", "triton"):
+        wild = ~run(changed, backend).weights.isfinite()
+        assert wild.nonzero().tolist() == [[0, 0, 0, 0]], backend
+
+
+class TestReference:
+    """What the reference promises, held against the formula written out synapse by synapse."""
+
+    def test_terms_of_silent_neurons_do_not_exist(self):
+        problem = make_problem(Formula.of(RULES["stdp"], no_bound, soft_bound), Dense(6, 7), dtype=torch.float64)
+        problem.pre_trace[::2], problem.post_trace[::3] = inf, nan
+        problem.weights[2] = nan
+        a_plus, a_minus = problem.parameters
+        low, high = problem.limits
+        got = run(problem, "reference").weights
+        for i in range(6):
+            for j in range(7):
+                w = problem.weights[i, j].item()
+                s, q = bool(problem.pre_spike[i]), bool(problem.post_spike[j])
+                potentiation = problem.pre_trace[i].item() * a_plus if q else 0.0
+                depression = problem.post_trace[j].item() * a_minus * ((w - low) * (high - w)) if s else 0.0
+                expected = w + (potentiation - depression) if s or q else w
+                torch.testing.assert_close(got[i, j].item(), expected, equal_nan=True)
+
+    @pytest.mark.parametrize("rule", ["stdp", "rstdp"])
+    @topologies
+    def test_a_step_records_no_history(self, topology, rule):
+        problem = make_problem(formula_of(rule, "soft"), GROUPS[topology])
+        problem.pre_trace.requires_grad_(), problem.post_trace.requires_grad_()
+        for tensor in run(problem, "reference").outputs.values():
+            assert tensor.grad_fn is None and not tensor.requires_grad
+
+    @rules
+    @topologies
+    def test_signals_may_have_any_strides(self, topology, rule):
+        problem = make_problem(formula_of(rule, "soft"), GROUPS[topology])
+        signals = ("pre_spike", "pre_trace", "post_spike", "post_trace")
+        spread = {name: torch.stack([getattr(problem, name)] * 2, 1)[:, 0] for name in signals}
+        assert_same(run(replace(problem, **spread), "reference"), run(problem, "reference"), "strides")
+
+    @pytest.mark.parametrize("backend", ["reference", "triton"])
+    @rules
+    @topologies
+    def test_the_default_device_does_not_matter(self, topology, rule, backend):
+        problem = make_problem(formula_of(rule, "soft-hard-clamp"), GROUPS[topology])
+        expected = run(problem, backend)
+        result = problem.copy()
+        torch.set_default_device("meta")
+        try:
+            step = BUILD[backend](problem)
+            result.run(step)
+        finally:
+            torch.set_default_device(None)
+        assert_same(result, expected, "meta")
