@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
-from tritonstdp import __version__, cli, terminal
+from tritonstdp import __version__, terminal
 from tritonstdp.cli import COMMANDS, main
-from tritonstdp.terminal import Progress, UserError
+from tritonstdp.terminal import Parser, Progress, UserError
 
 WITHOUT_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 NO_FOLDER = "there is no folder 'nowhere'"
@@ -146,8 +148,8 @@ def test_a_triton_that_is_not_installed_is_named(monkeypatch, capsys):
 def test_help_says_what_each_option_is(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
-    options = cli.argparse.ArgumentParser()
-    cli.importlib.import_module(COMMANDS[command].module).add_arguments(options)
+    options = Parser()
+    importlib.import_module(COMMANDS[command].module).add_arguments(options)
     assert stop.value.code == 0
     assert [action.dest for action in options._actions if not action.help] == []
     assert "Traceback" not in capsys.readouterr().out
@@ -252,3 +254,49 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch):
     for _ in Progress("checking", ["dense", "sparse"]):
         pass
     assert "checking" in screen.getvalue() and "1/2" in screen.getvalue()
+
+
+# the benchmarks
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+BENCHMARKS_REFUSED = [
+    ("benchmarks", "fly", "unknown part 'fly': use some of steps"),
+    ("benchmarks", "--suite none", "invalid choice: 'none'"),
+    ("benchmarks", "--seconds nan", "seconds above 0"),
+    ("benchmarks", "--largest nan", "'nan' must be a number of synapses"),
+    ("benchmarks", "--results a_file", "File exists"),
+    ("benchmarks.gate", "--fast", "unrecognized arguments"),
+    ("benchmarks.steps", "--threads 0", "whole number from 1 to"),
+    ("benchmarks.steps", "--providers nobody", "unknown provider 'nobody': use some of"),
+    ("benchmarks.steps", "--out nowhere/rows.json", NO_FOLDER),
+    ("benchmarks.growth", "--largest 10", "'10' must be a number of synapses, 10000 or more"),
+    ("benchmarks.simulations", "z", "unknown simulation 'z': use some of a b"),
+    ("benchmarks.simulations", "--steps 0", "whole number from 1 to"),
+    ("benchmarks.tuning", "", "required: table"),
+    ("benchmarks.tuning", "nowhere/table.md", NO_FOLDER),
+    ("benchmarks.tuning", "table.md --side 0", "whole number from 1 to"),
+]
+
+
+@pytest.mark.parametrize(("module", "arguments", "words"), BENCHMARKS_REFUSED)
+def test_benchmarks_refuse_in_one_line_too(module, arguments, words, folder, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(CHECKOUT))
+    benchmark = importlib.import_module(f"{module}.__main__" if module == "benchmarks" else module)
+    monkeypatch.setattr(sys, "argv", [module, *arguments.split()])
+    monkeypatch.setattr(f"{benchmark.__name__}.restart_pinned", lambda *arguments, **named: None, raising=False)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main()
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out, err.count("\n")) == (2, "", 1) and err.startswith(f"python -m {module}: ")
+    assert words in err
+
+
+@pytest.mark.parametrize("module", ["benchmarks", "benchmarks.gate"])
+def test_benchmarks_start_in_a_checkout(module, tmp_path):
+    """Beside whatever is installed: Python puts the folder where it starts first."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-m", module, "--help"]
+    done = subprocess.run(command, env=environment, cwd=CHECKOUT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

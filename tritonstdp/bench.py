@@ -42,7 +42,7 @@ from tritonstdp.rules import BOUNDS, RULES, Formula, Rule
 from tritonstdp.terminal import Progress, UserError, require_memory, whole
 from tritonstdp.topology import TOPOLOGIES, Sparse, Topology
 
-__all__ = ["add_arguments", "compare", "own_providers", "run", "tables_of"]
+__all__ = ["add_arguments", "compare", "own_providers", "rows_file", "run", "tables_of"]
 
 SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     "dense": ((1000, 1000), (4000, 4000)),
@@ -309,7 +309,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--no-torch", action="store_true", help="leave out torch.compile, which takes long to compile")
     how.add_argument(
-        "--out", nargs="+", type=_rows_file, default=[], metavar="FILE", help="write rows to .json or .csv files"
+        "--out", nargs="+", type=rows_file, default=[], metavar="FILE", help="write rows to .json or .csv files"
     )
     how.add_argument(
         "--compare", type=existing_file, metavar="OLD.json",
@@ -324,7 +324,14 @@ def _topologies_by_form() -> dict[str, list[str]]:
     return forms
 
 
-def _rows_file(text: str) -> Path:
+def rows_file(text: str) -> Path:
+    """A file to write rows to, as a type of argument.
+
+    Examples
+    --------
+    >>> rows_file("rows.csv").name
+    'rows.csv'
+    """
     path = output_file(text)
     if path.suffix not in (".json", ".csv"):
         raise argparse.ArgumentTypeError(f"{text} is no file of rows: its name must end in .json or .csv")

@@ -8,10 +8,10 @@ import os
 import signal
 import sys
 import warnings
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from tritonstdp import __version__
-from tritonstdp.terminal import UserError
+from tritonstdp.terminal import Parser, UserError
 
 __all__ = ["main"]
 
@@ -32,13 +32,6 @@ COMMANDS = {
     "verify": Command("tritonstdp.verification", "check every kernel on this machine, and write a report"),
     "explain": Command("tritonstdp.explanation", "say which backend serves a case, and why not the others"),
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, instead of below a screen of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
-    parser = _Parser(prog="tritonstdp", description="Event-driven synaptic plasticity for torch.")
+    parser = Parser(prog="tritonstdp", description="Event-driven synaptic plasticity for torch.")
     parser.add_argument("--version", action="version", version=f"tritonstdp {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():

@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from rich import progress as rich_progress
 from rich.console import Console
 
-__all__ = ["Progress", "UserError", "free_memory", "require_memory", "whole"]
+__all__ = ["Parser", "Progress", "UserError", "free_memory", "require_memory", "whole"]
 
 LINE_SECONDS = 5.0
 """Where nobody watches, progress is one line about so often."""
@@ -30,6 +30,19 @@ class UserError(Exception):
     Traceback (most recent call last):
     tritonstdp.terminal.UserError: no shape fits sparse: give N_PRExN_POSTxSYNAPSES
     """
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, instead of below a screen of usage.
+
+    Examples
+    --------
+    >>> Parser(prog="squaring").parse_args([])
+    Namespace()
+    """
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
