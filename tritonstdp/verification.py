@@ -23,7 +23,7 @@ from tritonstdp.measurement import OURS, Row, Workload, machine, measure
 from tritonstdp.problems import Problem, make_problem, random_sparse
 from tritonstdp.registry import BACKENDS, choose, describe
 from tritonstdp.rules import BOUNDS, RULES, Formula, soft_bound
-from tritonstdp.terminal import Progress, UserError, require_memory
+from tritonstdp.terminal import Progress, UserError
 from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne, Topology
 
 __all__ = ["Check", "add_arguments", "checks", "run"]
@@ -250,8 +250,6 @@ def timings(device: str, seconds: float) -> list[Row]:
         for topology, shape in _TIMED.items()
         for rule in RULES
     ]
-    for workload in workloads:
-        require_memory(workload.name, workload.bytes_needed, device)
     return [row for workload in Progress("timing", workloads) for row in measure(workload, providers, seconds)]
 
 
