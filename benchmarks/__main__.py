@@ -8,14 +8,19 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 
 from benchmarks.environment import run_pinned
 from benchmarks.figures import draw
 from benchmarks.gate import gate_providers, lead_of
+from benchmarks.growth import LARGEST_HELP, synapses
+from benchmarks.steps import SUITES
+from tritonstdp.arguments import seconds
 from tritonstdp.bench import is_other
 from tritonstdp.measurement import OURS, Row, read_rows, write_rows
+from tritonstdp.terminal import Parser
 
 HERE = Path(__file__).parent
 PARTS = ("steps", "full", "threads", "growth", "simulations", "figures")
@@ -41,25 +46,47 @@ def summary(rows: list[Row]) -> str:
 
 def main() -> int:
     """Run the parts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("parts", nargs="*", default=PARTS, help=f"some of {', '.join(PARTS)}; all by default")
-    parser.add_argument("--suite", default="headline", help="quick, headline or full")
-    parser.add_argument("--seconds", default="1", help="for each workload")
-    parser.add_argument("--largest", default="4e8", help="synapses of the largest network; 4e8 take 22 GB")
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--figures", type=Path, default=HERE / "figures")
+    parser.add_argument(
+        "--suite", choices=SUITES, default="headline", help="the workloads of the part steps (default: headline)"
+    )
+    parser.add_argument("--seconds", type=seconds, default=1.0, help="for each workload (default: 1)")
+    parser.add_argument("--largest", type=synapses, default="4e8", help=LARGEST_HELP)
+    parser.add_argument(
+        "--results", type=Path, default=HERE / "results", metavar="FOLDER", help="of rows (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--figures", type=Path, default=HERE / "figures", metavar="FOLDER", help="of pictures (default: %(default)s)"
+    )
     arguments = parser.parse_args()
-    others = [name for name in gate_providers() if name != OURS]
-    results, seconds = arguments.results, ["--seconds", arguments.seconds]
     for part in arguments.parts:
         if part not in PARTS:
             parser.error(f"unknown part {part!r}: use some of {', '.join(PARTS)}")
+    try:
+        for folder in (arguments.results, arguments.figures):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(str(error))
+    try:
+        run_parts(arguments)
+    except subprocess.CalledProcessError as error:  # which has said why
+        return error.returncode
+    return 0
+
+
+def run_parts(arguments: argparse.Namespace) -> None:
+    """Measure and draw what is asked for."""
+    others = [name for name in gate_providers() if name != OURS]
+    results, duration = arguments.results, ["--seconds", str(arguments.seconds)]
 
     def out(name: str) -> list[str]:
         return ["--out", str(results / f"{name}.json")]
 
     if "steps" in arguments.parts:
-        suite = ["-m", "benchmarks.steps", "--suite", arguments.suite, *seconds]
+        suite = ["-m", "benchmarks.steps", "--suite", arguments.suite, *duration]
         run_pinned([*suite, *out("tuned")])
         untuned = [*suite, "--providers", "CoNeX", "--allocator-as-it-comes", *out("untuned")]
         run_pinned(untuned, tuned_allocator=False)
@@ -76,9 +103,9 @@ def main() -> int:
         (results / "full.json").unlink()
     if "threads" in arguments.parts:
         two = ["-m", "benchmarks.steps", "--suite", "quick", "--threads", "2", "--providers", *others]
-        run_pinned([*two, *seconds, *out("threads")], threads=2)
+        run_pinned([*two, *duration, *out("threads")], threads=2)
     if "growth" in arguments.parts:
-        run_pinned(["-m", "benchmarks.growth", "--largest", arguments.largest, *seconds, *out("growth")])
+        run_pinned(["-m", "benchmarks.growth", "--largest", str(arguments.largest), *duration, *out("growth")])
     if "simulations" in arguments.parts:
         run_pinned(["-m", "benchmarks.simulations", *out("simulations")])
     if "figures" in arguments.parts:
@@ -86,7 +113,6 @@ def main() -> int:
             print(path)
     if (results / "steps.json").exists():
         print(summary(read_rows(results / "steps.json")))
-    return 0
 
 
 if __name__ == "__main__":

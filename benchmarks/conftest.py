@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from rich.console import Console
 
@@ -11,9 +9,12 @@ from benchmarks.environment import MARK, restart_pinned, settings
 
 
 def pytest_addoption(parser):
+    from tritonstdp.arguments import seconds
+    from tritonstdp.bench import rows_file
+
     parser.addoption("--full", action="store_true", help="every rule, topology, bound, size and rate")
-    parser.addoption("--seconds", type=float, default=0.5, help="for each workload")
-    parser.addoption("--out", type=Path, nargs="+", default=[], help="write rows to .json or .csv files")
+    parser.addoption("--seconds", type=seconds, default=0.5, help="for each workload")
+    parser.addoption("--out", type=rows_file, nargs="+", default=[], help="write rows to .json or .csv files")
 
 
 def pytest_configure(config):

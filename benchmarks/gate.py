@@ -17,6 +17,7 @@ from typing import NamedTuple
 from benchmarks.environment import restart_pinned
 from tritonstdp.bench import is_other
 from tritonstdp.measurement import OURS, Provider, Row, Workload, measure
+from tritonstdp.terminal import Parser
 
 FLOORS = Path(__file__).parent / "floors.json"
 
@@ -115,7 +116,9 @@ def gate_providers() -> dict[str, Provider]:
 
 def main() -> int:
     """Judge every workload, or propose floors."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="python -m benchmarks.gate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--propose", action="store_true", help=f"write new floors to {FLOORS.name}")
     arguments = parser.parse_args()
     restart_pinned()

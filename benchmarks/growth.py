@@ -4,19 +4,41 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import torch
 
 from benchmarks.environment import restart_pinned
+from tritonstdp.arguments import seconds
+from tritonstdp.bench import rows_file
 from tritonstdp.measurement import OURS, Workload, measure, write_rows
+from tritonstdp.terminal import Parser, free_memory
 
 SIDES = (100, 316, 1000, 3162, 10_000, 20_000)
 """Neurons on each side: 1e4 to 4e8 synapses."""
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 SIDE_FOR_RATES = 3162
+BYTES_A_SYNAPSE = 55
+"""What the hungriest provider takes, which is CoNeX."""
+
+LARGEST_HELP = "synapses of the largest network, 1e4 or more (default: 4e8, which take 22 GB)"
 PROVIDERS_SHOWN = (OURS, "CoNeX", "torch.compile, float spikes", "indexed torch", "JAX")
+
+
+def synapses(text: str) -> int:
+    """A number of synapses that fits in memory, as a type of argument."""
+    try:
+        number = int(float(text))
+    except (ValueError, OverflowError):
+        number = 0
+    if number < SIDES[0] ** 2:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of synapses, {SIDES[0] ** 2:g} or more")
+    largest = max(n * n for n in SIDES if n * n <= number)
+    free = free_memory()
+    if free is not None and largest * BYTES_A_SYNAPSE > free:
+        needed = f"{largest * BYTES_A_SYNAPSE / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free"
+        raise argparse.ArgumentTypeError(f"{largest:g} synapses take {needed}: give less, as 1e7")
+    return number
 
 
 def against_size(largest: int) -> list[Workload]:
@@ -31,10 +53,12 @@ def against_rate() -> list[Workload]:
 
 def main() -> int:
     """Measure both and write the rows."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each workload")
-    parser.add_argument("--largest", type=float, default=4e8, help="synapses; 4e8 take 22 GB with CoNeX")
-    parser.add_argument("--out", nargs="+", type=Path, default=[], help="write rows to .json or .csv files")
+    parser = Parser(prog="python -m benchmarks.growth", description=__doc__)
+    parser.add_argument("--seconds", type=seconds, default=1.0, help="for each workload (default: 1)")
+    parser.add_argument("--largest", type=synapses, default="4e8", help=LARGEST_HELP)
+    parser.add_argument(
+        "--out", nargs="+", type=rows_file, default=[], metavar="FILE", help="write rows to .json or .csv files"
+    )
     arguments = parser.parse_args()
     restart_pinned()
     torch.set_num_threads(1)
@@ -42,7 +66,7 @@ def main() -> int:
 
     providers = {name: PROVIDERS[name] for name in PROVIDERS_SHOWN}
     rows = []
-    for workload in against_size(int(arguments.largest)) + against_rate():
+    for workload in against_size(arguments.largest) + against_rate():
         measured = measure(workload, providers, arguments.seconds, VERSIONS)
         rows += measured
         times = ", ".join(f"{r.provider} {r.median_us:.4g} us" if r.median_us else r.provider for r in measured)

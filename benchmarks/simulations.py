@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -26,7 +26,9 @@ from rich.table import Table
 from benchmarks.environment import restart_pinned
 from tests.support import import_conex
 from tritonstdp import behaviors as ours
+from tritonstdp.arguments import output_file
 from tritonstdp.measurement import machine
+from tritonstdp.terminal import Parser, whole
 
 RATE = 0.02
 TAU = 25.0
@@ -316,12 +318,19 @@ def table_of(results: list[Result]) -> Table:
 
 def main() -> int:
     """Run the simulations that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="python -m benchmarks.simulations",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("names", nargs="*", default=list(SIMULATIONS), help="some of a b c d e; all by default")
-    parser.add_argument("--steps", type=int, help="of each network; each simulation's own number by default")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="write results to a .json file")
+    parser.add_argument("--steps", type=whole(1), help="of each network (default: each simulation's own number)")
+    parser.add_argument("--threads", type=whole(1, os.cpu_count() or 1), default=1, help="of the CPU (default: 1)")
+    parser.add_argument("--out", type=output_file, help="write results to a .json file")
     arguments = parser.parse_args()
+    for name in arguments.names:
+        if name not in SIMULATIONS:
+            parser.error(f"unknown simulation {name!r}: use some of {' '.join(SIMULATIONS)}")
     restart_pinned(arguments.threads)
     torch.set_num_threads(arguments.threads)
     console, results = Console(), []
@@ -330,7 +339,6 @@ def main() -> int:
         console.print(table_of(results[-2:]))
     if arguments.out:
         where = {f"machine_{key}": value for key, value in machine().items()}
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps([asdict(r) | where for r in results], indent=1) + "\n")
     return 0
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
 from itertools import product
-from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from benchmarks.environment import restart_pinned
-from tritonstdp.bench import tables_of
+from tritonstdp.arguments import seconds
+from tritonstdp.bench import rows_file, tables_of
 from tritonstdp.measurement import OURS, Workload, measure, write_rows
+from tritonstdp.terminal import Parser, whole
 
 RATES = (0.005, 0.02, 0.1)
 
@@ -64,18 +65,23 @@ AS_IT_COMES = "CoNeX, allocator as it comes"
 
 def main() -> int:
     """Measure a suite with every provider, or with some."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--suite", choices=SUITES, default="quick")
+    parser = Parser(prog="python -m benchmarks.steps", description=__doc__)
+    parser.add_argument("--suite", choices=SUITES, default="quick", help="which steps (default: quick)")
     parser.add_argument("--providers", nargs="+", help=f"beside {OURS}; all by default")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=whole(1, os.cpu_count() or 1), default=1, help="of the CPU (default: 1)")
     parser.add_argument("--allocator-as-it-comes", action="store_true", help="not at its best for eager torch")
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each workload")
-    parser.add_argument("--out", nargs="+", type=Path, default=[], help="write rows to .json or .csv files")
+    parser.add_argument("--seconds", type=seconds, default=1.0, help="for each workload (default: 1)")
+    parser.add_argument(
+        "--out", nargs="+", type=rows_file, default=[], metavar="FILE", help="write rows to .json or .csv files"
+    )
     arguments = parser.parse_args()
     restart_pinned(arguments.threads, tuned_allocator=not arguments.allocator_as_it_comes)
     torch.set_num_threads(arguments.threads)
     from benchmarks.providers import PROVIDERS, VERSIONS
 
+    for name in arguments.providers or ():
+        if name not in PROVIDERS:
+            parser.error(f"unknown provider {name!r}: use some of {', '.join(PROVIDERS)}")
     chosen = [OURS, *(arguments.providers or [name for name in PROVIDERS if name != OURS])]
     providers = {name: PROVIDERS[name] for name in chosen}
     versions = dict(VERSIONS)

@@ -20,12 +20,14 @@ import torch
 
 from benchmarks.environment import restart_pinned
 from tritonstdp import Dense, autotune
+from tritonstdp.arguments import output_file, seconds
 from tritonstdp.autotune.space import device_name
 from tritonstdp.autotune.sweep import tuning_case
 from tritonstdp.autotune.timing import Scratch, Timing, paired_ratio, take_turns
 from tritonstdp.autotune.use import configured_step
 from tritonstdp.measurement import machine
 from tritonstdp.rules import BOUNDS, RULES, Formula
+from tritonstdp.terminal import Parser, whole
 
 SIDES = (256, 512, 1024, 2048, 4096, 8192)
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -111,13 +113,17 @@ def measured(formula: Formula, sides: Sequence[int], seconds: float, table: Path
 
 def main() -> int:
     """Measure, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", type=Path, help="the Markdown file to write")
-    parser.add_argument("--rule", choices=sorted(RULES), default="stdp")
-    parser.add_argument("--bound", choices=sorted(BOUNDS), default="soft_bound")
-    parser.add_argument("--side", type=int, nargs="+", default=SIDES)
-    parser.add_argument("--seconds", type=float, default=6.0, help="about how long to time each shape")
-    parser.add_argument("--threads", type=int, default=1)
+    parser = Parser(
+        prog="python -m benchmarks.tuning", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", type=output_file, help="the Markdown file to write")
+    parser.add_argument("--rule", choices=sorted(RULES), default="stdp", help="default: stdp")
+    parser.add_argument("--bound", choices=sorted(BOUNDS), default="soft_bound", help="default: soft_bound")
+    parser.add_argument(
+        "--side", type=whole(1, 2**16), nargs="+", default=SIDES, help=f"neurons (default: {' '.join(map(str, SIDES))})"
+    )
+    parser.add_argument("--seconds", type=seconds, default=6.0, help="about how long to time each shape (default: 6)")
+    parser.add_argument("--threads", type=whole(1, os.cpu_count() or 1), default=1, help="of the CPU (default: 1)")
     arguments = parser.parse_args()
     restart_pinned(arguments.threads)
     torch.set_num_threads(arguments.threads)

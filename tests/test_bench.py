@@ -76,12 +76,37 @@ def test_the_spikes_of_large_groups_stay_in_the_cache():
     assert sum(s.nbytes + q.nbytes for s, q in inputs.float_spikes) <= SPIKE_BYTES
 
 
-def test_sparse_inputs_have_the_wanted_number_of_distinct_synapses():
-    weights = Inputs.of(Workload("stdp", "sparse", "no_bound", (50, 60, 400), 0.1)).weights
-    assert weights.values().numel() == 400
-    assert weights.to_sparse_coo().coalesce().values().numel() == 400
-    with pytest.raises(ValueError, match="too dense"):
-        Inputs.of(Workload("stdp", "sparse", "no_bound", (10, 10, 99), 0.1))
+@pytest.mark.parametrize("shape", [(50, 60, 400), (10, 10, 99), (10, 10, 100)])
+def test_sparse_inputs_have_the_wanted_number_of_distinct_synapses(shape):
+    weights = Inputs.of(Workload("stdp", "sparse", "no_bound", shape, 0.1)).weights
+    assert weights.values().numel() == shape[-1]
+    assert weights.to_sparse_coo().coalesce().values().numel() == shape[-1]
+
+
+@pytest.mark.parametrize(
+    ("topology", "shape", "words"),
+    [
+        ("dense", (10,), "10 is no shape of dense: give N_PRExN_POST"),
+        ("one_to_one", (10, 10), "10x10 is no shape of one_to_one: give N"),
+        ("sparse", (10, 10), "give N_PRExN_POSTxSYNAPSES"),
+        ("sparse", (10, 10, 101), "100 pairs, too few for 101 synapses"),
+        ("conv2d", (8, 64, 64), "give C_INxHEIGHTxWIDTHxC_OUTxKERNEL"),
+        ("local2d", (8, 4, 64, 8, 5), "a kernel of 5 does not fit into 4 x 64"),
+    ],
+)
+def test_a_shape_that_is_none_of_the_topology_says_its_form(topology, shape, words):
+    with pytest.raises(ValueError, match=words):
+        Workload("stdp", topology, "no_bound", shape, 0.1)
+
+
+@pytest.mark.parametrize("rule", ["stdp", "rstdp"])
+@pytest.mark.parametrize("shape", [(300, 400), (70_000,), (3000, 3000, 90_000), (8, 40, 40, 16, 5)])
+def test_inputs_take_no_less_memory_than_is_foreseen(shape, rule):
+    topology = {2: "dense", 1: "one_to_one", 3: "sparse", 5: "local2d"}[len(shape)]
+    workload = Workload(rule, topology, "no_bound", shape, 0.1)
+    inputs = Inputs.of(workload)
+    held = [inputs.values, inputs.c, inputs.pre_trace, inputs.post_trace, *inputs.spikes[0] * 4, *inputs.expected]
+    assert sum(tensor.nbytes for tensor in held if tensor is not None) < workload.bytes_needed
 
 
 def test_bytes_that_must_move_are_those_of_the_lines_that_hold_a_changing_weight():

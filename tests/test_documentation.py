@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
-import tritonstdp
+import tritonstdp.kernels
 
 ROOT = Path(__file__).parents[1]
-MODULES = sorted(module.name for module in pkgutil.walk_packages(tritonstdp.__path__, "tritonstdp."))
+
+# the package's own folder and that of its kernels; a checkout has more beside them
+FOLDERS = {"tritonstdp.": tritonstdp.__path__[:1], "tritonstdp.kernels.": tritonstdp.kernels.__path__}
+MODULES = sorted({module.name for prefix, path in FOLDERS.items() for module in pkgutil.walk_packages(path, prefix)})
 
 DOCTESTS = """
 import doctest, importlib, sys

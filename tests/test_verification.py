@@ -13,7 +13,7 @@ from tritonstdp.cli import main
 from tritonstdp.interpretation import swift_interpreter
 from tritonstdp.registry import Choice
 from tritonstdp.rules import RULES, soft_bound
-from tritonstdp.topology import OneToOne
+from tritonstdp.topology import TOPOLOGIES, OneToOne
 
 
 @pytest.fixture
@@ -128,3 +128,15 @@ def test_a_device_that_is_not_there_is_named(report, capsys):
     assert main(["verify", "--device", "cuda", "--report", str(report)]) == 2
     assert "no CUDA device" in capsys.readouterr().err
     assert not report.exists()
+
+
+def test_quick_checks_each_rule_and_topology_and_says_in_lines_how_far_it_is(report, monkeypatch, capsys):
+    monkeypatch.setattr(verification, "_backends", lambda problem, device: ["reference"])
+    monkeypatch.setattr("tritonstdp.terminal.LINE_SECONDS", 0.0)
+    status, written = verify(report, "--quick", "--timings", "9")
+    cases = [(check["name"], check["case"].get("rule"), check["case"]["topology"]) for check in written["checks"]]
+    made = {case for case in cases if case[0] == "accuracy" and case[-1] != "trace"}
+    assert status == 0 and made == set(itertools.product(("accuracy",), RULES, TOPOLOGIES))
+    assert {check["case"].get("dtype") for check in written["checks"] if check["case"].get("rule")} == {"float32"}
+    assert written["timings"] == []
+    assert "checking 6 of 6: trace" in capsys.readouterr().err

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
 from tritonstdp import __version__
-from tritonstdp.functional import step_
+from tritonstdp.arguments import device, existing_file, output_file, rate, seconds, shape
+from tritonstdp.functional import explain, step_
 from tritonstdp.kernels.reference import Pairing
 from tritonstdp.kernels.reference import build as build_reference
 from tritonstdp.measurement import (
     DOPAMINE,
+    FORMS,
     OURS,
     PARAMETERS,
     W_MAX,
@@ -36,9 +39,10 @@ from tritonstdp.measurement import (
     write_rows,
 )
 from tritonstdp.rules import BOUNDS, RULES, Formula, Rule
+from tritonstdp.terminal import Progress, UserError, require_memory, whole
 from tritonstdp.topology import TOPOLOGIES, Sparse, Topology
 
-__all__ = ["add_arguments", "compare", "own_providers", "run", "tables_of"]
+__all__ = ["add_arguments", "compare", "own_providers", "rows_file", "run", "tables_of"]
 
 SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     "dense": ((1000, 1000), (4000, 4000)),
@@ -50,6 +54,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
 """The shapes that the command times where none are asked for."""
 
 RATES = (0.005, 0.02, 0.1)
+DTYPES = ("float32", "float64")
 SLOWER = 1.25
 
 
@@ -155,8 +160,11 @@ def own_providers(device: str) -> dict[str, Provider]:
     >>> list(own_providers("cpu"))
     ['tritonstdp', 'tritonstdp reference']
     """
-    kernel = "cpu" if device == "cpu" else "triton"
-    return {OURS: _tritonstdp(kernel), f"{OURS} reference": _tritonstdp("reference")}
+    return {OURS: _tritonstdp(_kernel_of(device)), f"{OURS} reference": _tritonstdp("reference")}
+
+
+def _kernel_of(device: str) -> str:
+    return "cpu" if torch.device(device).type == "cpu" else "triton"
 
 
 def torch_providers() -> dict[str, Provider]:
@@ -267,40 +275,82 @@ def is_other(row: Row) -> bool:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--rule", nargs="+", choices=sorted(RULES), default=["stdp"])
-    parser.add_argument("--topology", nargs="+", choices=sorted(TOPOLOGIES), default=["dense"])
-    parser.add_argument("--bound", nargs="+", choices=sorted(BOUNDS), default=["soft_bound"])
-    parser.add_argument("--shape", nargs="+", type=_shape, help="as 4000x4000; the topology's own by default")
-    parser.add_argument("--rate", nargs="+", type=float, default=list(RATES), help="fractions that spike in a step")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU (one: figures that can be repeated)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each workload")
-    parser.add_argument("--no-torch", action="store_true", help="leave out torch.compile, which takes long to compile")
-    parser.add_argument("--out", nargs="+", type=Path, default=[], help="write rows to .json or .csv files")
-    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="exit with 1 where a lead has shrunk by 1.25x")
+    forms = "; ".join(f"{' and '.join(names)} {form}" for form, names in _topologies_by_form().items())
+    what = parser.add_argument_group("what is timed (every combination)")
+    for name, values, default, note in (
+        ("rule", RULES, "stdp", ""),
+        ("topology", TOPOLOGIES, "dense", ""),
+        ("bound", BOUNDS, "soft_bound", ", of potentiation and depression alike"),
+    ):
+        what.add_argument(
+            f"--{name}", nargs="+", choices=list(values), default=[default], metavar=name.upper(),
+            help=f"some of {', '.join(values)}{note} (default: {default})",
+        )  # fmt: skip
+    what.add_argument(
+        "--shape", nargs="+", type=shape, metavar="AxB",
+        help=f"whole numbers with x between: {forms}. Each shape goes to the topologies of its form "
+        "(default: one or two shapes of each topology, dense 1000x1000 and 4000x4000)",
+    )  # fmt: skip
+    what.add_argument(
+        "--rate", nargs="+", type=rate, default=list(RATES),
+        help="the share of neurons that spike in a step, above 0 and up to 1 (default: 0.005 0.02 0.1)",
+    )  # fmt: skip
+    what.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default: float32)")
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--device", type=device, default="cpu", help="where tensors live: cpu, cuda, cuda:1 (default: cpu)"
+    )
+    how.add_argument(
+        "--threads", type=whole(1, os.cpu_count() or 1), default=1,
+        help="threads of the CPU (default: 1, whose times can be repeated)",
+    )  # fmt: skip
+    how.add_argument(
+        "--seconds", type=seconds, default=1.0, help="for how many seconds each workload is timed (default: 1)"
+    )
+    how.add_argument("--no-torch", action="store_true", help="leave out torch.compile, which takes long to compile")
+    how.add_argument(
+        "--out", nargs="+", type=rows_file, default=[], metavar="FILE", help="write rows to .json or .csv files"
+    )
+    how.add_argument(
+        "--compare", type=existing_file, metavar="OLD.json",
+        help=f"say what has changed since --out wrote this; exit with 1 where a lead has shrunk by {SLOWER}x",
+    )  # fmt: skip
 
 
-def _shape(text: str) -> tuple[int, ...]:
-    return tuple(int(n) for n in text.split("x"))
+def _topologies_by_form() -> dict[str, list[str]]:
+    forms: dict[str, list[str]] = {}
+    for topology, form in FORMS.items():
+        forms.setdefault(form, []).append(topology)
+    return forms
+
+
+def rows_file(text: str) -> Path:
+    """A file to write rows to, as a type of argument.
+
+    Examples
+    --------
+    >>> rows_file("rows.csv").name
+    'rows.csv'
+    """
+    path = output_file(text)
+    if path.suffix not in (".json", ".csv"):
+        raise argparse.ArgumentTypeError(f"{text} is no file of rows: its name must end in .json or .csv")
+    return path
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Time the workloads, print and write them, and compare them with an earlier run."""
+    workloads = _workloads(arguments)
+    past = _past(arguments.compare, workloads)
+    for workload in workloads:
+        require_memory(workload.name, workload.bytes_needed, workload.device)
+    _require_kernels(arguments)
     torch.set_num_threads(arguments.threads)
     providers = {OURS: own_providers(arguments.device)[OURS]} | ({} if arguments.no_torch else torch_providers())
-    workloads = [
-        Workload(rule, topology, bound, shape, rate, arguments.dtype, arguments.device)
-        for topology in arguments.topology
-        for shape in arguments.shape or SHAPES[topology]
-        for rule in arguments.rule
-        for bound in arguments.bound
-        for rate in arguments.rate
-    ]
     console = Console()
     began = time.perf_counter()
     rows: list[Row] = []
-    for workload in track(workloads, "measuring", console=console, transient=True):
+    for workload in Progress("timing", workloads):
         rows += measure(workload, providers, arguments.seconds, versions())
     console.print(*tables_of(rows), sep="\n")
     console.print(f"{len(workloads)} workloads in {time.perf_counter() - began:.0f} s")
@@ -308,6 +358,63 @@ def run(arguments: argparse.Namespace) -> int:
         write_rows(rows, path)
     if arguments.compare is None:
         return 0
-    table, worse = compare(rows, read_rows(arguments.compare))
+    table, worse = compare(rows, past)
     console.print(table)
     return 1 if worse else 0
+
+
+def _workloads(arguments: argparse.Namespace) -> list[Workload]:
+    try:
+        return [
+            Workload(rule, topology, bound, shape, rate, arguments.dtype, arguments.device)
+            for topology, shapes in _shapes(arguments.topology, arguments.shape).items()
+            for shape in shapes
+            for rule in arguments.rule
+            for bound in arguments.bound
+            for rate in arguments.rate
+        ]
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _require_kernels(arguments: argparse.Namespace) -> None:
+    """Refuse where the device has no kernel to time."""
+    dtype, backend = getattr(torch, arguments.dtype), _kernel_of(arguments.device)
+    try:
+        for rule, topology in product(arguments.rule, arguments.topology):
+            explain(rule, topology, dtype=dtype, device=arguments.device, backend=backend)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _shapes(
+    topologies: Sequence[str], shapes: Sequence[tuple[int, ...]] | None
+) -> dict[str, Sequence[tuple[int, ...]]]:
+    """The shapes for each topology: its usual ones, or those of the wanted ones that have its form."""
+    if shapes is None:
+        return {topology: SHAPES[topology] for topology in topologies}
+    forms = {topology: FORMS[topology] for topology in topologies}
+    fitting: dict[str, Sequence[tuple[int, ...]]] = {
+        topology: [shape for shape in shapes if len(shape) == len(form.split("x"))] for topology, form in forms.items()
+    }
+    for topology in topologies:
+        if not fitting[topology]:
+            raise UserError(f"--shape has none for {topology}: give {forms[topology]}")
+    for sizes in shapes:
+        if not any(sizes in taken for taken in fitting.values()):
+            wanted = " or ".join(dict.fromkeys(forms.values()))
+            raise UserError(f"--shape {'x'.join(map(str, sizes))} fits no topology that is timed: give {wanted}")
+    return fitting
+
+
+def _past(path: Path | None, workloads: Sequence[Workload]) -> list[Row]:
+    """The rows to compare with, of which some must be about what is to be timed."""
+    if path is None:
+        return []
+    try:
+        rows = read_rows(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--compare: {error}") from error
+    if not {workload.name for workload in workloads} & set(_leads(rows)):
+        raise UserError(f"--compare: {path} has no time of any workload that is to be timed")
+    return rows

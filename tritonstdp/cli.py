@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import signal
 import sys
+import warnings
 from typing import NamedTuple
+
+from tritonstdp import __version__
+from tritonstdp.terminal import Parser, UserError
 
 __all__ = ["main"]
 
@@ -39,7 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status.
+        The exit status: 0 where all went well, 1 where what was checked does not hold, 2 where what was asked for can't
+        be had, which one line on stderr says, and 130 after an interrupt.
 
     Examples
     --------
@@ -49,11 +56,46 @@ def main(arguments: list[str] | None = None) -> int:
     0
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(prog="tritonstdp", description="Event-driven synaptic plasticity for torch.")
-    subparsers = parser.add_subparsers(dest="command", required=True)
+    prog = " ".join(["tritonstdp", *(name for name in arguments[:1] if name in COMMANDS)])
+    try:
+        with warnings.catch_warnings():
+            # torch announces that they are new, which is no news to whoever runs a command
+            warnings.filterwarnings("ignore", message="Sparse CS", category=UserWarning)
+            return _run(_parsed(arguments))
+    except UserError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        return _unread()
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # so rich ends a process whose output nobody reads
+            return _unread()
+        raise
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    parser = Parser(prog="tritonstdp", description="Event-driven synaptic plasticity for torch.")
+    parser.add_argument("--version", action="version", version=f"tritonstdp {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=command.help, description=command.help)
+        subparser = subparsers.add_parser(
+            name, help=command.help, description=f"{command.help[0].upper()}{command.help[1:]}."
+        )
         if arguments[:1] == [name]:
             importlib.import_module(command.module).add_arguments(subparser)
-    parsed = parser.parse_args(arguments)
-    return importlib.import_module(COMMANDS[parsed.command].module).run(parsed)
+    return parser.parse_args(arguments)
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    status = importlib.import_module(COMMANDS[parsed.command].module).run(parsed)
+    sys.stdout.flush()  # or what is left of it fails when Python ends, out of our reach
+    return status
+
+
+def _unread() -> int:
+    """End quietly where nobody reads the output any more, as programs do that the system ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141  # 128 and the number of SIGPIPE, which not every system has

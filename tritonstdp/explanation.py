@@ -17,12 +17,30 @@ DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--rule", choices=sorted(RULES), default="stdp")
-    parser.add_argument("--topology", choices=sorted(TOPOLOGIES), default="dense")
-    parser.add_argument("--bound", choices=sorted(BOUNDS), default="no_bound", help="both bounds")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--clamp", action="store_true")
+    parser.add_argument("--rule", choices=sorted(RULES), default="stdp", help="default: stdp")
+    parser.add_argument("--topology", choices=sorted(TOPOLOGIES), default="dense", help="default: dense")
+    parser.add_argument("--bound", choices=sorted(BOUNDS), default="no_bound", help="both bounds (default: no_bound)")
+    for sign, change in (("positive", "potentiation"), ("negative", "depression")):
+        parser.add_argument(
+            f"--{sign}-bound", choices=sorted(BOUNDS), help=f"the bound of {change} alone (default: --bound's)"
+        )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default: float32)")
+    parser.add_argument(
+        "--device", type=_device, default="cpu",
+        help="where the weights would be, as cpu or cuda; it need not be there (default: cpu)",
+    )  # fmt: skip
+    parser.add_argument("--clamp", action="store_true", help="with weights clipped to their limits (default: without)")
+
+
+def _device(text: str) -> str:
+    """A device that torch knows by name, whether or not this machine has one."""
+    try:
+        kind = torch.device(text).type
+    except RuntimeError:
+        kind = ""
+    if kind in ("", "meta"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no device: give one such as cpu, cuda, cuda:1 or xpu")
+    return text
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,8 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.topology,
         dtype=getattr(torch, arguments.dtype),
         device=arguments.device,
-        positive_bound=arguments.bound,
-        negative_bound=arguments.bound,
+        positive_bound=arguments.positive_bound or arguments.bound,
+        negative_bound=arguments.negative_bound or arguments.bound,
         clamp=arguments.clamp,
     )
     print(choice)

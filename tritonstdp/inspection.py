@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import itertools
 import json
 import os
@@ -22,16 +23,22 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from tritonstdp.arguments import existing_file
+from tritonstdp.arguments import rate as fraction
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.kernels.trace import TraceCase
 from tritonstdp.machine_code import TARGETS, Target, Widths, accesses, address_bits, occupancy, usage
 from tritonstdp.problems import Problem, make_problem, random_sparse
 from tritonstdp.rules import BOUNDS, RULES, Formula
+from tritonstdp.terminal import UserError
 from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne, Topology
 
 __all__ = ["Inspection", "Launch", "add_arguments", "compile_launch", "inspect_kernel", "launches", "run", "worse"]
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
+RATES = (0.005, 0.02, 0.1)
+
+INTERPRETED = "TRITON_INTERPRET=1 is set, and Triton's interpreter compiles nothing: unset it to inspect"
 
 _GROUPS: dict[str, Callable[[], Topology]] = {
     "dense": lambda: Dense(64, 64),
@@ -70,7 +77,7 @@ def _recording() -> Iterator[list[Launch]]:
     from triton.runtime.jit import JITFunction
 
     if triton.knobs.runtime.interpret:
-        raise RuntimeError("TRITON_INTERPRET=1 is set, and Triton's interpreter compiles nothing: unset it to inspect")
+        raise RuntimeError(INTERPRETED)
     recorded: list[Launch] = []
 
     def record(kernel: Any, *arguments: Any, grid: tuple[int, ...], warmup: bool, **options: Any) -> None:
@@ -336,29 +343,32 @@ _KINDS = (*TOPOLOGIES, "trace")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    choices: tuple[tuple[str, Any, list[str]], ...] = (
-        ("rule", RULES, list(RULES)),
-        ("topology", _KINDS, list(_KINDS)),
-        ("bound", BOUNDS, ["soft_bound"]),
-        ("dtype", DTYPES, ["float32"]),
-        ("target", TARGETS, ["sm_90"]),
+    choices: tuple[tuple[str, Any, list[str], str], ...] = (
+        ("rule", RULES, ["all"], "rules"),
+        ("topology", _KINDS, ["all"], "topologies, or trace for spike traces"),
+        ("bound", BOUNDS, ["soft_bound"], "of potentiation and depression alike"),
+        ("dtype", DTYPES, ["float32"], "of the weights"),
+        ("target", TARGETS, ["sm_90"], "GPUs to compile for"),
     )
-    for name, values, default in choices:
+    for name, values, default, what in choices:
         parser.add_argument(
-            f"--{name}", nargs="+", choices=[*values, "all"], default=default, help=f"default: {' '.join(default)}"
-        )
+            f"--{name}", nargs="+", choices=[*values, "all"], default=default, metavar=name.upper(),
+            help=f"{what}: {', '.join(values)} or all (default: {' '.join(default)})",
+        )  # fmt: skip
     parser.add_argument(
-        "--config", default="default", help='"default", "all", or changes to the default such as columns=256,rows=32'
-    )
+        "--config", default="default", metavar="CONFIG",
+        help='"default", "all", or changes to the default such as columns=256,rows=32 (default: default)',
+    )  # fmt: skip
     parser.add_argument(
-        "--traffic",
-        nargs="*",
-        type=float,
-        metavar="RATE",
-        help="count memory traffic in Triton's interpreter instead, at these spike rates (default: 0.005 0.02 0.1)",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--diff", type=Path, metavar="OLD.json", help="say what got worse since; exit with 1 if it did")
+        "--traffic", nargs="*", type=fraction, metavar="RATE",
+        help="instead, count memory traffic in Triton's interpreter where this share of the neurons spikes, above 0 "
+        f"and up to 1 (where none is given: {' '.join(map(str, RATES))})",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--diff", type=existing_file, metavar="OLD.json",
+        help="say what got worse since --json printed this; exit with 1 if something did",
+    )  # fmt: skip
 
 
 def configs(topology: str, wanted: str) -> list[Any]:
@@ -367,17 +377,20 @@ def configs(topology: str, wanted: str) -> list[Any]:
     Raises
     ------
     ValueError
-        If it names a field that the topology's ``Config`` does not have.
+        If it names a field that the topology's ``Config`` does not have, or a value that none can have.
     """
     module = gpu_module(topology)
     if wanted == "default":
         return [module.DEFAULT]
     if wanted == "all":
         return [module.DEFAULT._replace(**dict(zip(module.SPACE, c, strict=True))) for c in _product(module.SPACE)]
-    changes = dict(part.split("=", 1) for part in wanted.split(","))
+    changes = dict(part.partition("=")[::2] for part in wanted.split(","))
     unknown = sorted(set(changes) - set(module.DEFAULT._fields))
     if unknown:
         raise ValueError(f"{topology} has no {', '.join(unknown)}; it has {', '.join(module.DEFAULT._fields)}")
+    for name, value in changes.items():
+        if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**20):
+            raise ValueError(f"{name}={value} is no setting: give a positive whole number")
     return [module.DEFAULT._replace(**{name: int(value) for name, value in changes.items()})]
 
 
@@ -400,35 +413,68 @@ def selected(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str, str
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what was asked for; 1 if something got worse since ``--diff``, 2 if it could not be done, 0 otherwise."""
+    """Print what was asked for; 1 if something got worse since ``--diff``, 0 otherwise."""
+    if importlib.util.find_spec("triton") is None:
+        raise UserError("Triton, which compiles the kernels, is not installed: pip install triton")
+    past = [] if arguments.diff is None else _report(arguments.diff)
     try:
         rows = _rows(arguments) if arguments.traffic is None else _traffic_rows(arguments)
-    except (ValueError, RuntimeError, CannotCompileError) as error:
-        print(f"tritonstdp inspect: {error}", file=sys.stderr)
-        return 2
+    except CannotCompileError as error:
+        raise UserError(f"a kernel does not compile: {_reason(error)}") from error
     if arguments.json:
         print(json.dumps(rows, indent=1))
     else:
         Console(width=None if sys.stdout.isatty() else 240).print(_table(rows))
-    if arguments.diff is None:
-        return 0
-    lines = worse(json.loads(arguments.diff.read_text()), rows)
+    lines = worse(past, rows)
     for line in lines:
         print(f"worse: {line}", file=sys.stderr)
     return 1 if lines else 0
 
 
+def _report(path: Path) -> list[dict[str, Any]]:
+    """The rows of an earlier ``--json``."""
+    numbers = (*_MORE_IS_WORSE, *_LESS_IS_WORSE)
+    try:
+        rows = json.loads(path.read_text())
+        if all(isinstance(row["key"], str) and _are_numbers(row.get(name) for name in numbers) for row in rows):
+            return rows
+        problem = "its figures are not numbers"
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        problem = str(error)
+    raise UserError(f"--diff: {path} holds no report of tritonstdp inspect --json ({problem})")
+
+
+def _are_numbers(values: Iterable[Any]) -> bool:
+    return all(value is None or isinstance(value, int | float) for value in values)
+
+
+def _reason(error: BaseException) -> str:
+    """Why something does not compile: what came first says it, and those after it quote source."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().splitlines()[-1]
+
+
+def _configs_of(topology: str, wanted: str) -> list[Any]:
+    try:
+        return configs(topology, wanted)
+    except ValueError as error:
+        raise UserError(f"--config: {error}") from error
+
+
 def _rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     import triton
 
+    cases = [(case, config) for case in selected(arguments) for config in _configs_of(case[1], arguments.config)]
+    if triton.knobs.runtime.interpret:
+        raise UserError(INTERPRETED)
     release = ".".join(triton.__version__.split(".")[:2])
     targets = list(TARGETS) if "all" in arguments.target else arguments.target
     inspections = [
         inspection
-        for rule, topology, bound, dtype in selected(arguments)
-        for config in configs(topology, arguments.config)
+        for case, config in cases
         for target in targets
-        for inspection in inspect_kernel(rule, topology, bound, dtype, target, config)
+        for inspection in inspect_kernel(*case, target, config)
     ]
     return [{"key": inspection.key, "triton": release, **asdict(inspection)} for inspection in inspections]
 
@@ -446,14 +492,14 @@ def _traffic_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     os.environ["TRITON_INTERPRET"] = "1"
     from tritonstdp.traffic import measure_traffic
 
+    if set(arguments.topology) == {"trace"}:
+        raise UserError("--traffic counts what synapses cost: give another --topology than trace")
     rows = []
     for rule, topology, bound, dtype in selected(arguments):
         if topology == "trace":
             continue
         formula, group = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound]), _METERED[topology]()
-        for config, rate in itertools.product(
-            configs(topology, arguments.config), arguments.traffic or (0.005, 0.02, 0.1)
-        ):
+        for config, rate in itertools.product(_configs_of(topology, arguments.config), arguments.traffic or RATES):
             names = {"rule": rule, "topology": topology, "bound": bound, "dtype": dtype}
             names |= {"config": _config_name(config, gpu_module(topology).DEFAULT), "rate": f"{rate:g}"}
             problem = make_problem(formula, group, dtype=getattr(torch, dtype), rate=rate)

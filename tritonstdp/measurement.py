@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import math
 import os
 import platform
 import statistics
@@ -29,6 +30,7 @@ from tritonstdp.topology import TOPOLOGIES, Dense, OneToOne, Sparse, Topology
 
 __all__ = [
     "DOPAMINE",
+    "FORMS",
     "OURS",
     "PARAMETERS",
     "POOL",
@@ -64,6 +66,15 @@ PARAMETERS: dict[str, dict[str, float]] = {
 }
 """What the rules are run with: large enough to show in a proof, and in balance, so that weights stay where they are."""
 
+FORMS = {
+    "dense": "N_PRExN_POST",
+    "one_to_one": "N",
+    "sparse": "N_PRExN_POSTxSYNAPSES",
+    "conv2d": "C_INxHEIGHTxWIDTHxC_OUTxKERNEL",
+    "local2d": "C_INxHEIGHTxWIDTHxC_OUTxKERNEL",
+}
+"""How the shape of a workload is written, by topology."""
+
 DOPAMINE = 0.1
 W_MIN, W_MAX = 0.0, 1.0
 _SHARED_BYTES = 2**29
@@ -94,6 +105,11 @@ class Workload:
     device : str
         Where the tensors live.
 
+    Raises
+    ------
+    ValueError
+        If the shape is none of the topology.
+
     Examples
     --------
     >>> Workload("stdp", "dense", "soft_bound", (256, 512), 0.02).name
@@ -108,10 +124,46 @@ class Workload:
     dtype: str = "float32"
     device: str = "cpu"
 
+    def __str__(self) -> str:
+        return self.name
+
+    def __post_init__(self) -> None:
+        form = FORMS[self.topology]
+        if len(self.shape) != len(form.split("x")):
+            raise ValueError(f"{self.shape_text} is no shape of {self.topology}: give {form}")
+        try:
+            _weights_and_neurons(self)
+        except ValueError as error:
+            raise ValueError(f"{self.shape_text} is no shape of {self.topology}: {error}") from error
+
+    @property
+    def shape_text(self) -> str:
+        """The shape as it is written."""
+        return "x".join(map(str, self.shape))
+
+    @property
+    def bytes_needed(self) -> int:
+        """About the least memory that measuring one provider takes, known before any is allocated.
+
+        Examples
+        --------
+        >>> Workload("stdp", "dense", "no_bound", (10**6, 10**6), 0.02).bytes_needed // 10**12
+        20
+        """
+        n_weights, n_neurons = _weights_and_neurons(self)
+        item = getattr(torch, self.dtype).itemsize
+        # drawn, and copied for the provider; what is expected, in float64, and its temporaries unless made in parts
+        synapse = 4 + 2 * item + (8 if self.topology == "dense" else 40)
+        if self.rule == "rstdp":
+            synapse *= 2
+        if self.topology == "sparse":
+            synapse += 40  # pairs of neurons in int64, sorted
+        return n_weights * synapse + n_neurons * (16 + 4 * (1 + item)) + 16 * _windows(self)
+
     @property
     def name(self) -> str:
         """The workload in words; unique but for dtype and device, which are added where they are not the usual."""
-        parts = [self.topology, self.rule, self.bound, "x".join(map(str, self.shape)), f"{self.rate * 100:g}%"]
+        parts = [self.topology, self.rule, self.bound, self.shape_text, f"{self.rate * 100:g}%"]
         return " ".join(parts + [x for x in (self.dtype, self.device) if x not in ("float32", "cpu")])
 
 
@@ -253,26 +305,49 @@ class Inputs:
 def _connect(
     workload: Workload, generator: torch.Generator, uniform: Callable[..., Tensor], dtype: Any, device: Any
 ) -> tuple[Topology, Tensor]:
-    shape = workload.shape
-    kind = TOPOLOGIES[workload.topology]
-    if kind is Sparse:
-        weights = _random_csc(*shape, generator=generator, uniform=uniform).to(device, dtype)
+    if workload.topology == "sparse":
+        weights = _random_csc(*workload.shape, generator=generator, uniform=uniform).to(device, dtype)
         return Sparse.of(weights), weights
-    topology: Topology
-    if kind in (Dense, OneToOne):
-        topology = kind(*shape)
-    else:
-        c_in, height, width, c_out, k = shape
-        topology = kind((c_in, height, width), (c_out, height - k + 1, width - k + 1), k)  # type: ignore[call-arg]
+    topology = _group(workload)
     return topology, (uniform(*topology.weights_shape).mul_(0.6).add_(0.2)).to(device, dtype)
+
+
+def _group(workload: Workload) -> Topology:
+    """The topology of a workload that is not sparse."""
+    kind: Any = TOPOLOGIES[workload.topology]
+    if kind in (Dense, OneToOne):
+        return kind(*workload.shape)
+    c_in, height, width, c_out, k = workload.shape
+    if k > min(height, width):
+        raise ValueError(f"a kernel of {k} does not fit into {height} x {width}")
+    return kind((c_in, height, width), (c_out, height - k + 1, width - k + 1), k)
+
+
+def _weights_and_neurons(workload: Workload) -> tuple[int, int]:
+    """How many weights and neurons there are; ValueError where there can't be such a group."""
+    if workload.topology != "sparse":
+        group = _group(workload)
+        return math.prod(group.weights_shape), group.pre_shape[0] + group.post_shape[0]
+    n_pre, n_post, synapses = workload.shape
+    if synapses > n_pre * n_post:
+        raise ValueError(f"{n_pre} and {n_post} neurons have {n_pre * n_post} pairs, too few for {synapses} synapses")
+    return synapses, n_pre + n_post
+
+
+def _windows(workload: Workload) -> int:
+    """The numbers in what all windows of a convolution see, which the reference lays out."""
+    if workload.topology != "conv2d":
+        return 0
+    c_in, height, width, _, k = workload.shape
+    return c_in * k * k * (height - k + 1) * (width - k + 1)
 
 
 def _random_csc(
     n_pre: int, n_post: int, synapses: int, *, generator: torch.Generator, uniform: Callable[..., Tensor]
 ) -> Tensor:
     drawn = torch.randint(n_pre * n_post, (synapses + synapses // 8 + 16,), generator=generator).unique()
-    if len(drawn) < synapses:
-        raise ValueError(f"{synapses} synapses between {n_pre} and {n_post} neurons are too dense to draw: use dense")
+    if len(drawn) < synapses:  # so dense that many were drawn twice
+        drawn = torch.randperm(n_pre * n_post, generator=generator)
     kept = drawn[torch.randperm(len(drawn), generator=generator)[:synapses]].sort().values
     column_start = torch.searchsorted(kept, torch.arange(n_post + 1) * n_pre)
     return _csc(column_start, kept % n_pre, 0.2 + 0.6 * uniform(synapses), (n_pre, n_post))
@@ -530,7 +605,7 @@ def _rows(
     rows = []
     for name in names:
         common = {
-            "workload": workload.name, **described, "shape": "x".join(map(str, workload.shape)),
+            "workload": workload.name, **described, "shape": workload.shape_text,
             "threads": torch.get_num_threads(), "provider": name, "version": versions.get(name, ""),
         }  # fmt: skip
         if name in problems:
@@ -598,6 +673,19 @@ def write_rows(rows: list[Row], path: str | Path) -> None:
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """Read the rows of a JSON file that :func:`write_rows` wrote."""
+    """Read the rows of a JSON file that :func:`write_rows` wrote.
+
+    Raises
+    ------
+    ValueError
+        If the file holds something else.
+    """
     names = Row.__dataclass_fields__
-    return [Row(**{k: v for k, v in row.items() if k in names}) for row in json.loads(Path(path).read_text())]
+    try:
+        rows = [Row(**{k: v for k, v in row.items() if k in names}) for row in json.loads(Path(path).read_text())]
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} holds no rows of tritonstdp bench ({error})") from error
+    for row in rows:
+        if not all(time is None or isinstance(time, int | float) for time in (row.median_us, row.ratio)):
+            raise ValueError(f"{path} holds times that are not numbers, of {row.workload}")
+    return rows

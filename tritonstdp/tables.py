@@ -1,16 +1,17 @@
-"""``tritonstdp list``: what is registered, as tables."""
+"""``tritonstdp list``: what is registered, on one screen."""
 
 from __future__ import annotations
 
 import argparse
 
 import torch
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.registry import BACKENDS, entries
-from tritonstdp.rules import BOUNDS, RULES, Formula
+from tritonstdp.rules import BOUNDS, RULES, Formula, Rule
 from tritonstdp.topology import TOPOLOGIES, example_topology
 
 __all__ = ["add_arguments", "run"]
@@ -21,21 +22,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the tables."""
-    console = Console()
-    table = Table(title="kernels: (rule, topology, bound) -> backend")
-    for heading in ("rule", "topology", "parameters", "bounds", *(backend.name for backend in BACKENDS)):
+    """Print a row a rule, and what it goes with."""
+    table = Table(box=SIMPLE, pad_edge=False)
+    for heading in ("rule", "parameters", *(f"on {backend.name}" for backend in BACKENDS)):
         table.add_column(heading)
     for rule in RULES.values():
-        for name in TOPOLOGIES:
-            case = Case(Formula.of(rule), name, example_topology(name).kernel_key, "contiguous", torch.float32, "cpu")
-            served = [
-                "yes" if any(entry.serves(case, backend.name) for entry in entries()) else "" for backend in BACKENDS
-            ]
-            parameters = ", ".join((*rule.parameters, *rule.eligibility_parameters))
-            table.add_row(rule.name, name, parameters, ", ".join(sorted(BOUNDS)) + " or a function", *served)
+        parameters = ", ".join((*rule.parameters, *rule.eligibility_parameters))
+        table.add_row(rule.name, parameters, *(_served(rule, backend.name) for backend in BACKENDS))
+    console = Console(highlight=False)
     console.print(table)
-    specific = [entry for entry in entries() if entry.specificity]
-    for entry in specific:
-        console.print(f"also: {entry.backend} on {entry.topology} for rule={entry.rule or 'any'}, bound={entry.bound}")
+    console.print(f"topologies (all): {', '.join(TOPOLOGIES)}")
+    console.print(f"bounds: {', '.join(sorted(BOUNDS))}, or a function of (w, w_min, w_max)")
+    console.print(f"backends: {', '.join(backend.name for backend in BACKENDS)}; the first that can takes a case, and")
+    console.print("          `tritonstdp explain` says which that is, and why")
+    for entry in entries():
+        if entry.specificity:
+            console.print(
+                f"also: {entry.backend} on {entry.topology} for rule={entry.rule or 'any'}, bound={entry.bound}"
+            )
     return 0
+
+
+def _served(rule: Rule, backend: str) -> str:
+    """The topologies on which a backend has a rule."""
+
+    def serves(topology: str) -> bool:
+        case = Case(
+            Formula.of(rule), topology, example_topology(topology).kernel_key, "contiguous", torch.float32, "cpu"
+        )
+        return any(entry.serves(case, backend) for entry in entries())
+
+    served = [topology for topology in TOPOLOGIES if serves(topology)]
+    return "all" if len(served) == len(TOPOLOGIES) else ", ".join(served)

@@ -9,27 +9,27 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from tritonstdp.arguments import output_file, seconds
 from tritonstdp.bench import own_providers, tables_of, torch_providers
 from tritonstdp.functional import trace_
 from tritonstdp.measurement import OURS, Row, Workload, machine, measure
 from tritonstdp.problems import Problem, make_problem, random_sparse
 from tritonstdp.registry import BACKENDS, choose, describe
 from tritonstdp.rules import BOUNDS, RULES, Formula, soft_bound
+from tritonstdp.terminal import Progress, UserError
 from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne, Topology
 
 __all__ = ["Check", "add_arguments", "checks", "run"]
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-RUNS = 100
+RUNS, QUICK_RUNS = 100, 10
 REPLAYS = 3
 
 _GROUPS: dict[str, Topology] = {
@@ -78,7 +78,7 @@ class Check:
     note: str = ""
 
 
-def checks(device: str, topology: str) -> Iterator[Check]:
+def checks(device: str, topology: str, quick: bool = False) -> Iterator[Check]:
     """Check one topology, or "trace", on every backend that serves a device.
 
     Parameters
@@ -87,6 +87,8 @@ def checks(device: str, topology: str) -> Iterator[Check]:
         "cpu" or "cuda".
     topology : str
         A name in :data:`tritonstdp.topology.TOPOLOGIES`, or "trace".
+    quick : bool
+        Whether to check each rule in one case alone, and to repeat it less often.
 
     Yields
     ------
@@ -101,15 +103,25 @@ def checks(device: str, topology: str) -> Iterator[Check]:
     if topology == "trace":
         yield from _trace_checks(device)
         return
-    for problem in _problems(topology):
+    for problem in _typical(topology) if quick else _problems(topology):
         yield from _parity(problem, device)
-    for rule in RULES.values():
-        problem = make_problem(Formula.of(rule, soft_bound, soft_bound), _GROUPS[topology])
+    for problem in _typical(topology):
         for backend in _backends(problem, device):
             case = {**describe(problem.case), "device": device}
-            yield _checked("repeatability", backend, case, partial(_repeats, problem, backend, device))
+            yield _checked(
+                "repeatability",
+                backend,
+                case,
+                partial(_repeats, problem, backend, device, QUICK_RUNS if quick else RUNS),
+            )
             if device == "cuda" and backend == "triton":
                 yield _checked("graph", backend, case, partial(_replays, problem))
+
+
+def _typical(topology: str) -> Iterator[Problem]:
+    """Each rule as it is mostly used."""
+    for rule in RULES.values():
+        yield make_problem(Formula.of(rule, soft_bound, soft_bound), _GROUPS[topology])
 
 
 def _problems(topology: str) -> Iterator[Problem]:
@@ -176,11 +188,11 @@ def _checked(name: str, backend: str, case: dict[str, Any], check: Callable[[], 
     return Check(name, backend, case, passed, note=note)
 
 
-def _repeats(problem: Problem, backend: str, device: str) -> bool:
+def _repeats(problem: Problem, backend: str, device: str, runs: int) -> bool:
     start = problem.to(device=device)
     step = _step(start, backend)
     first = start.copy().run(step).outputs
-    again = (start.copy().run(step).outputs for _ in range(RUNS - 1))
+    again = (start.copy().run(step).outputs for _ in range(runs - 1))
     return all(torch.equal(tensor, first[name]) for outputs in again for name, tensor in outputs.items())
 
 
@@ -238,27 +250,52 @@ def timings(device: str, seconds: float) -> list[Row]:
         for topology, shape in _TIMED.items()
         for rule in RULES
     ]
-    return [row for workload in workloads for row in measure(workload, providers, seconds)]
+    return [row for workload in Progress("timing", workloads) for row in measure(workload, providers, seconds)]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", choices=("cuda", "cpu"), default=default, help=f"here: {default}")
-    parser.add_argument("--topology", nargs="+", choices=(*TOPOLOGIES, "trace"), default=[*TOPOLOGIES, "trace"])
+    every = [*TOPOLOGIES, "trace"]
     parser.add_argument(
-        "--timings", type=float, metavar="SECONDS", default=0.5 if default == "cuda" else 0.0,
-        help="time each kernel beside torch.compile for so long; 0 for no times (default: 0.5 on cuda, 0 on cpu)",
+        "--device", choices=("cuda", "cpu"), default=default,
+        help=f"what to check (default: cuda where torch sees a GPU; here {default}). On cpu, TRITON_INTERPRET=1 in the "
+        "environment checks the Triton kernels as well, in Triton's interpreter",
     )  # fmt: skip
-    parser.add_argument("--report", type=Path, default=Path("tritonstdp-verify.json"), help="default: %(default)s")
+    parser.add_argument(
+        "--topology",
+        nargs="+",
+        choices=every,
+        default=every,
+        metavar="TOPOLOGY",
+        help=f"some of {', '.join(every)}, which stands for spike traces (default: all)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true",
+        help=f"in less than a minute: each rule and topology in float32 with soft_bound only, repeated {QUICK_RUNS} "
+        f"times instead of {RUNS}. It leaves out the other dtypes and bounds, clamps, dopamine that is a tensor, "
+        "spikes that carry values, weights in transposed memory, low rates, and all timings",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timings", type=_timing, metavar="SECONDS", default=0.5 if default == "cuda" else 0.0,
+        help="for how many seconds each kernel is timed beside torch.compile; 0 for no times (default: 0.5 on cuda, "
+        "0 on cpu)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--report", type=output_file, default="tritonstdp-verify.json", metavar="FILE",
+        help="where the report is written, as JSON (default: %(default)s)",
+    )  # fmt: skip
+
+
+def _timing(text: str) -> float:
+    return 0.0 if text == "0" else seconds(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check, print and write the report; 0 if everything held, 1 if not, 2 if the device is not there."""
+    """Check, print and write the report; 0 if everything held, 1 if not."""
     device = arguments.device
     if device == "cuda" and not torch.cuda.is_available():
-        print("tritonstdp verify: torch sees no CUDA device here", file=sys.stderr)
-        return 2
+        raise UserError("torch sees no CUDA device here: give --device cpu, or install a torch that was built for CUDA")
     console = Console(width=None if sys.stdout.isatty() else 140)
     done: list[Check] = []
     with ExitStack() as stack:
@@ -266,9 +303,12 @@ def run(arguments: argparse.Namespace) -> int:
             from tritonstdp.interpretation import swift_interpreter
 
             stack.enter_context(swift_interpreter())
-        for topology in track(arguments.topology, "checking", console=Console(stderr=True)):
-            done += checks(device, topology)
-    rows = timings(device, arguments.timings) if arguments.timings else []
+        progress = Progress("checking", arguments.topology)
+        for topology in progress:
+            for check in checks(device, topology, arguments.quick):
+                done.append(check)
+                progress.note(f"({len(done)} checks)")
+    rows = timings(device, arguments.timings) if arguments.timings and not arguments.quick else []
     failed = [check for check in done if not check.passed]
     console.print(_table(done, device))
     for table in tables_of(rows):

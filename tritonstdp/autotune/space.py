@@ -156,7 +156,8 @@ def device_name(kind: str) -> str:
     True
     """
     if kind != "cpu":
-        return getattr(torch, kind).get_device_name()
+        backend = getattr(torch, kind)
+        return backend.get_device_name() if backend.is_available() else f"no {kind} device"
     threads = torch.get_num_threads()
     return f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
 

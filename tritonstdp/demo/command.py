@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -13,74 +12,67 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from tritonstdp.arguments import device
 from tritonstdp.demo import reward, unsupervised
 from tritonstdp.demo.digits import N_DIGITS, Digits, load
 from tritonstdp.functional import explain
 from tritonstdp.registry import BACKENDS
+from tritonstdp.terminal import UserError, require_memory, whole
 
 __all__ = ["add_arguments", "run"]
 
 EXTRAS = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 FEWEST_SAMPLES = 50
 PLAIN = "reference"
+BYTES_A_NEURON = 4 * (4 * 128 + N_DIGITS)
+"""Its weights, some copies of them, and its answer to every digit."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
+    fewest, *_, most = sorted(task.neurons for task in reward.TASKS)
     parser.add_argument("--reward", action="store_true", help="learn two-choice tasks by rstdp, from reward alone")
     parser.add_argument(
         "--backend",
         choices=[backend.name for backend in BACKENDS],
         help="what computes plasticity (default: the fastest)",
     )
-    parser.add_argument("--device", type=_device, default="cpu", help="where the network lives (default: cpu)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, spikes and order (default: 0)")
+    parser.add_argument("--device", type=device, default="cpu", help="where the network lives (default: cpu)")
+    parser.add_argument(
+        "--seed", type=whole(0), default=0, help="of weights, spikes and order, a whole number (default: 0)"
+    )
     parser.add_argument(
         "--neurons",
-        type=_positive,
-        help=f"competing neurons (default: {unsupervised.N_NEURONS}); with --reward, neurons for each action",
+        type=whole(1),
+        help=f"how many neurons compete (default: {unsupervised.N_NEURONS}); with --reward, how many for an action "
+        f"(default: {fewest} to {most}, by task)",
     )
     parser.add_argument(
-        "--samples", type=_samples, default=N_DIGITS, help=f"digits to use in all (default: all {N_DIGITS})"
+        "--samples",
+        type=whole(FEWEST_SAMPLES, N_DIGITS),
+        default=N_DIGITS,
+        help=f"how many digits to use in all, {FEWEST_SAMPLES} or more (default: all {N_DIGITS})",
     )
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the picture (default: ./out)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out"), metavar="FOLDER", help="of the picture (default: ./out)"
+    )
     parser.add_argument(
         "--compare", action="store_true", help="run the plain torch formulas as well: print both times, compare weights"
     )
-
-
-def _device(text: str) -> str:
-    try:
-        torch.empty(0, device=text)
-    except (AssertionError, NotImplementedError, RuntimeError) as error:
-        raise argparse.ArgumentTypeError(f"{text} can't be used: {str(error).splitlines()[0]}") from None
-    return text
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not positive")
-    return number
-
-
-def _samples(text: str) -> int:
-    number = int(text)
-    if not FEWEST_SAMPLES <= number <= N_DIGITS:
-        raise argparse.ArgumentTypeError(f"there are {N_DIGITS} digits: use from {FEWEST_SAMPLES} to all of them")
-    return number
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a demo; print how it did and where its picture is."""
     missing = [package for module, package in EXTRAS.items() if find_spec(module) is None]
     if missing:
-        print(f"the demo needs {' and '.join(missing)}: pip install 'tritonstdp[demo]'", file=sys.stderr)
-        return 1
-    backend = (
-        arguments.backend
-        or explain("rstdp" if arguments.reward else "stdp", "dense", device=arguments.device, clamp=True).backend
-    )
+        raise UserError(f"the demo needs {' and '.join(missing)}: pip install 'tritonstdp[demo]'")
+    backend = _backend(arguments)
+    neurons = arguments.neurons or unsupervised.N_NEURONS
+    require_memory(f"a network of {neurons:,} neurons", neurons * BYTES_A_NEURON, arguments.device)
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {arguments.out} can't be a folder: {error.strerror}") from error
     demo = _rewarded if arguments.reward else _unsupervised
     threads = torch.get_num_threads()
     # tensors this small are done before a second thread has started
@@ -90,6 +82,14 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         torch.set_num_threads(threads)
     return 0
+
+
+def _backend(arguments: argparse.Namespace) -> str:
+    rule = "rstdp" if arguments.reward else "stdp"
+    try:
+        return explain(rule, "dense", device=arguments.device, clamp=True, backend=arguments.backend).backend
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _unsupervised(arguments: argparse.Namespace, backend: str, digits: Digits, console: Console) -> None:

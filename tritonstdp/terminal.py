@@ -1,0 +1,168 @@
+"""What commands share to serve their user: errors that are the user's to mend, and progress that a file can take."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from rich import progress as rich_progress
+from rich.console import Console
+
+__all__ = ["Parser", "Progress", "UserError", "free_memory", "require_memory", "whole"]
+
+LINE_SECONDS = 5.0
+"""Where nobody watches, progress is one line about so often."""
+
+
+class UserError(Exception):
+    """Something that was asked for and can't be had; the message says in one line what, and what to do.
+
+    :func:`tritonstdp.cli.main` prints it and exits with 2. Every other exception is a fault, and shows its traceback.
+
+    Examples
+    --------
+    >>> raise UserError("no shape fits sparse: give N_PRExN_POSTxSYNAPSES")
+    Traceback (most recent call last):
+    tritonstdp.terminal.UserError: no shape fits sparse: give N_PRExN_POSTxSYNAPSES
+    """
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, instead of below a screen of usage.
+
+    Examples
+    --------
+    >>> Parser(prog="squaring").parse_args([])
+    Namespace()
+    """
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """A type of argument: whole numbers within limits.
+
+    Examples
+    --------
+    >>> whole(1)("12")
+    12
+    >>> whole(1)("0")
+    Traceback (most recent call last):
+    argparse.ArgumentTypeError: '0' must be a whole number from 1 to 2147483647
+    """
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {least} to {most}")
+        return number
+
+    return parse
+
+
+def free_memory(device: str = "cpu") -> int | None:
+    """The bytes of memory that a device has to offer now, or None where that is not known.
+
+    Examples
+    --------
+    >>> free = free_memory()
+    >>> free is None or free > 0
+    True
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    info = Path("/proc/meminfo")
+    if not info.exists():
+        return None
+    facts = dict(line.split(":", 1) for line in info.read_text().splitlines())
+    return int(facts["MemAvailable"].split()[0]) * 1024
+
+
+def require_memory(what: str, needed: int, device: str = "cpu") -> None:
+    """Refuse what would fill a device's memory, before any of it is taken.
+
+    Parameters
+    ----------
+    what : str
+        What needs the memory.
+    needed : int
+        About the least number of bytes that it takes.
+    device : str
+        Where.
+
+    Raises
+    ------
+    UserError
+        If so much is not free.
+
+    Examples
+    --------
+    >>> require_memory("a small network", 1000)
+    """
+    free = free_memory(device)
+    if free is not None and needed > free:
+        raise UserError(
+            f"{what} takes about {needed / 2**30:,.1f} GiB of memory, and {device} has {free / 2**30:,.1f} GiB free"
+        )
+
+
+class Progress:
+    """How far a command is, on stderr: a live bar on a terminal, and plain lines at a steady rate anywhere else.
+
+    Parameters
+    ----------
+    title : str
+        What is being done.
+    steps : sequence
+        What there is to do; iterating over the progress goes through it. The text of a step names it.
+
+    Examples
+    --------
+    >>> [n * n for n in Progress("squaring", [1, 2, 3])]
+    [1, 4, 9]
+    """
+
+    def __init__(self, title: str, steps: Sequence[Any]) -> None:
+        self.title, self.steps = title, steps
+        self.began = self.said = time.monotonic()
+        self.console = Console(stderr=True)
+        self.bar = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}"),
+            rich_progress.BarColumn(bar_width=24),
+            rich_progress.MofNCompleteColumn(),
+            rich_progress.TimeElapsedColumn(),
+            rich_progress.TextColumn("{task.fields[note]}"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        task = self.bar.add_task(self.title, total=len(self.steps), note="")
+        with self.bar:
+            for at, step in enumerate(self.steps):
+                self.at = at
+                self.bar.update(task, completed=at, note=str(step))
+                self.note("")
+                yield step
+
+    def note(self, text: str) -> None:
+        """Say how far the present step is, if it is time to."""
+        if self.console.is_terminal:
+            self.bar.update(self.bar.task_ids[0], note=f"{self.steps[self.at]} {text}")
+            return
+        now = time.monotonic()
+        if now - self.said < LINE_SECONDS:
+            return
+        self.said = now
+        words = f"{self.title} {self.at + 1} of {len(self.steps)}: {self.steps[self.at]} {text}".rstrip()
+        print(f"{words} ({now - self.began:.0f} s)", file=sys.stderr, flush=True)
