@@ -30,14 +30,14 @@ class Pairing(NamedTuple):
         ``touched(topology, pre_spike, post_spike)``: whether a neuron of a synapse has spiked; broadcasts likewise.
     bound_first : bool
         See :func:`tritonstdp.kernels.compose.compose`.
-    positions : callable
-        ``positions(topology)``: what a summed change is divided by; 1 where nothing is summed.
+    divisor : callable
+        ``divisor(topology)``: what a summed change is divided by; None where nothing is summed.
     """
 
     terms: Callable[..., tuple[Tensor, Tensor]]
     touched: Callable[..., Tensor]
     bound_first: bool = False
-    positions: Callable[[Any], int] | None = None
+    divisor: Callable[[Any], float] | None = None
 
 
 def weight_change(
@@ -58,7 +58,7 @@ def weight_change(
     potentiation, depression = pairing.terms(rule, topology, pre_spike, pre_trace, post_spike, post_trace, parameters)
     functions = compose(formula, pairing.bound_first)
     dw = functions.change(weights, potentiation, depression, w_min, w_max, parameters)
-    return dw if pairing.positions is None else dw / pairing.positions(topology)
+    return dw if pairing.divisor is None else dw / pairing.divisor(topology)
 
 
 def build(pairing: Pairing, formula: Formula) -> Step:

@@ -175,7 +175,7 @@ class Conv2d(_Patches):
         ``(kh, kw)``.
     stride, padding : int or tuple of int
         As for :class:`torch.nn.Conv2d`.
-    divisor : int, optional
+    divisor : float, optional
         What the changes summed over positions are divided by; the number of positions by default.
 
     Raises
@@ -190,15 +190,20 @@ class Conv2d(_Patches):
     """
 
     name: ClassVar[str] = "conv2d"
-    divisor: int | None = None
+    divisor: float | None = None
 
     def _shape_of_weights(self) -> tuple[int, ...]:
         return (self.dst_shape[0], self.src_shape[0], *self.kernel_size)
 
     @property
     def positions(self) -> int:
-        """What a summed change is divided by: CoNeX's ``weight_divisor``, the number of output positions."""
-        return self.dst_shape[1] * self.dst_shape[2] if self.divisor is None else self.divisor
+        """The number of output positions."""
+        return self.dst_shape[1] * self.dst_shape[2]
+
+    @property
+    def weight_divisor(self) -> float:
+        """What a summed change is divided by, as CoNeX's ``weight_divisor``: the given divisor, or else positions."""
+        return self.positions if self.divisor is None else self.divisor
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,4 +39,4 @@ def _touched(topology: Any, s: Tensor, q: Tensor) -> Tensor:
     return torch.ones((), dtype=torch.bool, device=s.device)
 
 
-PAIRING = Pairing(_terms, _touched, bound_first=True, positions=lambda topology: topology.positions)
+PAIRING = Pairing(_terms, _touched, bound_first=True, divisor=lambda topology: topology.weight_divisor)
