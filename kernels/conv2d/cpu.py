@@ -220,7 +220,7 @@ def _compile(case: Case) -> Any:
             block = max(1, min(trace_channels, n_weights // (rows * extent)))
             # a tap that looks outside the map sees a trace of 0; outside it there is no post neuron
             outside = contribution(real(0), parameters) if post_spikes else real(0)
-            seen = np.empty(rows * block * extent + vector, real)
+            seen = np.empty(rows * block * extent + vector - columns_met, real)
             seen[:] = outside
             origin = -pad_h if post_spikes else pad_h // sh - rows + 1
             for first_channel in range(0, trace_channels, block):
