@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from tritonstdp.kernels.compose import SynapseFunctions, compose
-from tritonstdp.kernels.native import REAL, njit, njit_part
+from tritonstdp.kernels.native import REAL, njit_part
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.rules import BOUNDS, RULES, Formula
 
@@ -78,13 +78,7 @@ def _check_bound(bound: Callable[..., Any], compiled: Any, real: type, dtype: to
         raise CannotCompileError(f"{bound!r} gives other values weight by weight than on the whole tensor")
 
 
-FINITE = {"nnan", "ninf", "nsz"}
-"""Lets a product with a constant 0 be left out; no rounding changes."""
-
-
-def synapse_functions(
-    formula: Formula, dtype: torch.dtype, bound_first: bool, one_sided: bool = False
-) -> SynapseFunctions:
+def synapse_functions(formula: Formula, dtype: torch.dtype, bound_first: bool) -> SynapseFunctions:
     """Compile a formula's functions for scalars of one dtype.
 
     Parameters
@@ -95,8 +89,6 @@ def synapse_functions(
         The weights' dtype.
     bound_first : bool
         See :func:`tritonstdp.kernels.compose.compose`.
-    one_sided : bool
-        Compile ``change`` for calls in which one contribution is a constant 0.
 
     Raises
     ------
@@ -107,8 +99,7 @@ def synapse_functions(
 
     def compile_formula(function: Callable[..., Any]) -> Any:
         written = function if function in _own_formulas() else _with_weak_literals(function, real)
-        finite = one_sided and function is formula.rule.change
-        return njit(written, forceinline=True, fastmath=FINITE if finite else False)
+        return njit_part(written)
 
     for bound in {formula.positive, formula.negative} - _own_formulas():
         if not inspect.isfunction(bound):
@@ -121,6 +112,7 @@ def synapse_functions(
 
     @njit_part
     def clip(w, w_min, w_max):  # type: ignore[no-untyped-def]
+        # of equals and of what can't be compared, the first stays: NaN, and the zero that equals a limit, as in torch
         return min(max(w, w_min), w_max)
 
     return compose(formula, bound_first, compile_formula, njit_part, cast, clip)

@@ -146,18 +146,16 @@ def _compile(case: Case, parallel: bool) -> Any:
 
 def _synapse_updates(case: Case) -> tuple[Any, Any]:
     """What a step does to one synapse: of a spiking major neuron, and of a silent one where the minor has spiked."""
-    on_pre, on_post, change, finish = synapse_functions(case.formula, case.dtype, bound_first=False)
-    one_sided_change = synapse_functions(case.formula, case.dtype, bound_first=False, one_sided=True).change
+    functions = synapse_functions(case.formula, case.dtype, bound_first=False)
+    on_pre, on_post, change, finish = functions
+    of_post, of_pre = native.contributions(functions, case.dtype, case.bool_spikes)
     real = native.REAL[case.dtype]
 
     if case.layout == "post":
 
         @native.njit_part
         def terms(major_spike, major_trace, minor_spike, minor_trace, parameters):  # type: ignore[no-untyped-def]
-            return (
-                on_post(minor_trace, major_spike, *parameters),
-                on_pre(minor_spike, major_trace, *parameters),
-            )
+            return of_post(minor_trace, major_spike, parameters), of_pre(minor_spike, major_trace, parameters)
 
         @native.njit_part
         def one_sided_terms(major_trace, minor_spike, parameters):  # type: ignore[no-untyped-def]
@@ -166,10 +164,7 @@ def _synapse_updates(case: Case) -> tuple[Any, Any]:
 
         @native.njit_part
         def terms(major_spike, major_trace, minor_spike, minor_trace, parameters):  # type: ignore[no-untyped-def]
-            return (
-                on_post(major_trace, minor_spike, *parameters),
-                on_pre(major_spike, minor_trace, *parameters),
-            )
+            return of_post(major_trace, minor_spike, parameters), of_pre(major_spike, minor_trace, parameters)
 
         @native.njit_part
         def one_sided_terms(major_trace, minor_spike, parameters):  # type: ignore[no-untyped-def]
@@ -184,7 +179,7 @@ def _synapse_updates(case: Case) -> tuple[Any, Any]:
     @native.njit_part
     def update_silent(w, c, trace, minor_spike, touched, dopamine, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
         potentiation, depression = one_sided_terms(trace, minor_spike, parameters)
-        dw = one_sided_change(w, potentiation, depression, w_min, w_max, parameters)
+        dw = change(w, potentiation, depression, w_min, w_max, parameters)
         return finish(w, dw if touched else real(0), c, dopamine, w_min, w_max, decay)
 
     return update, update_silent

@@ -93,11 +93,12 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 
 @native.while_used
 def _compile(case: Case, parallel: bool) -> Any:
-    on_pre, on_post, change, finish = synapse_functions(case.formula, case.dtype, bound_first=True)
+    functions = synapse_functions(case.formula, case.dtype, bound_first=True)
+    _, _, change, finish = functions
+    of_post, of_pre = native.contributions(functions, case.dtype, case.bool_spikes)
     real = native.REAL[case.dtype]
     spike_type = np.bool_ if case.bool_spikes else real
     modulated = case.formula.rule.modulated
-    clamp = case.formula.clamp
     (kh, kw), (sh, sw) = case.kernel_key
     list_row, at_once = native.row_lister(case.dtype, case.bool_spikes), native.AT_ONCE
     copy_run: Any = _run_copier(kw, real)
@@ -107,10 +108,10 @@ def _compile(case: Case, parallel: bool) -> Any:
 
     @native.njit_part
     def update(w, c, s, x, q, y, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
-        potentiation = on_post(x, q, *parameters)
-        depression = on_pre(s, y, *parameters)
+        potentiation, depression = of_post(x, q, parameters), of_pre(s, y, parameters)
         dw = change(w, potentiation, depression, w_min, w_max, parameters)
-        return finish(w, dw, c, dopamine, w_min, w_max, decay)
+        touched = s != 0 or q != 0
+        return finish(w, dw if touched or not modulated else real(0), c, dopamine, w_min, w_max, decay)
 
     @native.njit_part
     def visit_patch(w, c, s, x, q, y, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
@@ -119,8 +120,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                 w[k], c[k] = update(w[k], c[k], s[k], x[k], q, y, parameters, w_min, w_max, decay, dopamine)
             else:
                 new, _ = update(w[k], dopamine, s[k], x[k], q, y, parameters, w_min, w_max, decay, dopamine)
-                # a clamp leaves alone what the step has not touched
-                w[k] = w[k] if clamp and q == 0 and s[k] == 0 else new
+                w[k] = w[k] if q == 0 and s[k] == 0 else new
 
     @native.njit_part
     def visit_events(

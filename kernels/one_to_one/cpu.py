@@ -32,7 +32,9 @@ FEW = 64
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
-    on_pre, on_post, change, finish = synapse_functions(case.formula, case.dtype, bound_first=False)
+    functions = synapse_functions(case.formula, case.dtype, bound_first=False)
+    _, _, change, finish = functions
+    of_post, of_pre = native.contributions(functions, case.dtype, case.bool_spikes)
     real = native.REAL[case.dtype]
     spike_type = np.bool_ if case.bool_spikes else real
     modulated = case.formula.rule.modulated
@@ -46,16 +48,15 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 
     @native.njit_part
     def visit(w, c, k, m, pre_spike, pre_trace, post_spike, post_trace, dopamine, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
-        s, q = real(pre_spike), real(post_spike)
-        potentiation = on_post(pre_trace, q, *parameters)
-        depression = on_pre(s, post_trace, *parameters)
+        potentiation, depression = of_post(pre_trace, post_spike, parameters), of_pre(pre_spike, post_trace, parameters)
         dw = change(w[k], potentiation, depression, w_min, w_max, parameters)
+        touched = pre_spike != 0 or post_spike != 0
         if modulated:
-            w[k], c[m] = finish(w[k], dw, c[m], dopamine, w_min, w_max, decay)
+            w[k], c[m] = finish(w[k], dw if touched else real(0), c[m], dopamine, w_min, w_max, decay)
         else:
             new, _ = finish(w[k], dw, dopamine, dopamine, w_min, w_max, decay)
-            # without a branch, so that neighbours are computed at once; a clamp leaves alone what was not touched
-            w[k] = new if s != 0 or q != 0 else w[k]
+            # without a branch, so that neighbours are computed at once
+            w[k] = new if touched else w[k]
 
     @native.njit_part
     def visit_all(

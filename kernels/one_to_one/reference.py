@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from tritonstdp.kernels.reference import elementwise
 
-from torch import Tensor
-
-from tritonstdp.kernels.reference import Pairing
-from tritonstdp.rules import Rule
-
-
-def _terms(
-    rule: Rule, topology: Any, s: Tensor, x: Tensor, q: Tensor, y: Tensor, parameters: Sequence[Any]
-) -> tuple[Tensor, Tensor]:
-    return rule.on_post(x, q, *parameters), rule.on_pre(s, y, *parameters)
-
-
-def _touched(topology: Any, s: Tensor, q: Tensor) -> Tensor:
-    return (s != 0) | (q != 0)
-
-
-PAIRING = Pairing(_terms, _touched)
+PAIRING = elementwise(
+    lambda topology, values: values,
+    lambda topology, values: values,
+)

@@ -87,11 +87,13 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 
 @native.while_used
 def _compile(case: Case, parallel: bool) -> Any:
-    on_pre, on_post, change, finish = synapse_functions(case.formula, case.dtype, bound_first=False)
+    functions = synapse_functions(case.formula, case.dtype, bound_first=False)
+    _, _, change, finish = functions
+    of_post, of_pre = native.contributions(functions, case.dtype, case.bool_spikes)
     real = native.REAL[case.dtype]
     itemsize = np.dtype(real).itemsize
     spike_type = np.bool_ if case.bool_spikes else real
-    modulated, clamp = case.formula.rule.modulated, case.formula.clamp
+    modulated = case.formula.rule.modulated
     post_is_major, wide = case.kernel_key
     # indices are read as unsigned, which spares the test for negative ones
     neuron, position = np.uint32, np.uint64 if wide else np.uint32
@@ -105,18 +107,12 @@ def _compile(case: Case, parallel: bool) -> Any:
 
         @native.njit_part
         def terms(major_spike, major_trace, minor_spike, minor_trace, parameters):  # type: ignore[no-untyped-def]
-            return (
-                on_post(minor_trace, major_spike, *parameters),
-                on_pre(minor_spike, major_trace, *parameters),
-            )
+            return of_post(minor_trace, major_spike, parameters), of_pre(minor_spike, major_trace, parameters)
     else:
 
         @native.njit_part
         def terms(major_spike, major_trace, minor_spike, minor_trace, parameters):  # type: ignore[no-untyped-def]
-            return (
-                on_post(major_trace, minor_spike, *parameters),
-                on_pre(major_spike, minor_trace, *parameters),
-            )
+            return of_post(major_trace, minor_spike, parameters), of_pre(major_spike, minor_trace, parameters)
 
     @native.njit_part
     def starts_of(events, start):  # type: ignore[no-untyped-def]
@@ -143,7 +139,8 @@ def _compile(case: Case, parallel: bool) -> Any:
     def update(w, c, spike, trace, minor_spike, minor_trace, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
         potentiation, depression = terms(spike, trace, minor_spike, minor_trace, parameters)
         dw = change(w, potentiation, depression, w_min, w_max, parameters)
-        return finish(w, dw, c, dopamine, w_min, w_max, decay)
+        touched = spike != 0 or minor_spike != 0
+        return finish(w, dw if touched or not modulated else real(0), c, dopamine, w_min, w_max, decay)
 
     @native.njit_part
     def visit_row(
@@ -164,14 +161,18 @@ def _compile(case: Case, parallel: bool) -> Any:
                         w_part[k], c_part[k], spike, trace, s_part[k], x_part[k],
                         parameters, w_min, w_max, decay, dopamine,
                     )  # fmt: skip
+        elif silent:
+            for k in range(len(w)):
+                s = minor_spike[minor_of[k]]
+                new, _ = update(
+                    w[k], dopamine, real(0), trace, s, real(0), parameters, w_min, w_max, decay, dopamine
+                )  # fmt: skip
+                w[k] = w[k] if s == 0 else new
         else:
             for k in range(len(w)):
                 i = minor_of[k]
-                s = real(minor_spike[i])
-                x = real(0) if silent else minor_trace[i]
-                new, _ = update(w[k], dopamine, spike, trace, s, x, parameters, w_min, w_max, decay, dopamine)
-                # a clamp leaves alone what the step has not touched
-                w[k] = w[k] if clamp and silent and s == 0 else new
+                s, x = minor_spike[i], minor_trace[i]
+                w[k], _ = update(w[k], dopamine, spike, trace, s, x, parameters, w_min, w_max, decay, dopamine)
 
     @native.njit_part
     def visit_minor(

@@ -14,6 +14,7 @@ def build(case: TraceCase) -> TraceStep:
     # half precision is computed in float32 and rounded once, where it is stored
     compute = torch.float32 if case.dtype in HALF else case.dtype
 
+    @torch.no_grad()
     def step(trace, spikes, scale, tau, dt):  # type: ignore[no-untyped-def]
         trace.copy_(updated_trace(trace.to(compute), spikes.to(compute), scale, tau, dt))
 
