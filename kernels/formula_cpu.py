@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tritonstdp.kernels.compose import SynapseFunctions, compose
-from tritonstdp.kernels.native import REAL, njit, njit_part
+from tritonstdp.kernels.native import REAL, njit_part
 from tritonstdp.rules import Formula, Signature, is_own
 from tritonstdp.source import CannotCompileError, NoSourceError, name_of, read
 
@@ -113,13 +113,7 @@ def _reason(error: BaseException) -> str:
     return "; ".join(told[:2]) or type(error).__name__
 
 
-FINITE = {"nnan", "ninf", "nsz"}
-"""Lets a product with a constant 0 be left out; no rounding changes."""
-
-
-def synapse_functions(
-    formula: Formula, dtype: torch.dtype, bound_first: bool, one_sided: bool = False
-) -> SynapseFunctions:
+def synapse_functions(formula: Formula, dtype: torch.dtype, bound_first: bool) -> SynapseFunctions:
     """Compile a formula's functions for scalars of one dtype.
 
     Parameters
@@ -130,8 +124,6 @@ def synapse_functions(
         The weights' dtype.
     bound_first : bool
         See :func:`tritonstdp.kernels.compose.compose`.
-    one_sided : bool
-        Compile ``change`` for calls in which one contribution is a constant 0.
 
     Raises
     ------
@@ -141,11 +133,10 @@ def synapse_functions(
     real = REAL[dtype]
 
     def compile_formula(function: Callable[..., Any]) -> Any:
-        finite = one_sided and function is formula.rule.change
-        return njit(_as_numba_reads_it(function, real), forceinline=True, fastmath=FINITE if finite else False)
+        return njit_part(_as_numba_reads_it(function, real))
 
     for signature in {id(signature.function): signature for signature in formula.signatures}.values():
-        if not is_own(signature.function) and not one_sided:
+        if not is_own(signature.function):
             _prove(signature, compile_formula(signature.function), dtype)
 
     @njit_part
@@ -154,6 +145,7 @@ def synapse_functions(
 
     @njit_part
     def clip(w, w_min, w_max):  # type: ignore[no-untyped-def]
+        # of equals and of what can't be compared, the first stays: NaN, and the zero that equals a limit, as in torch
         return min(max(w, w_min), w_max)
 
     return compose(formula, bound_first, compile_formula, njit_part, cast, clip)

@@ -1,10 +1,16 @@
-"""What the CPU kernels share: finding spikes, compiling loops, and calling them at little cost."""
+"""What the CPU kernels share: finding spikes, compiling loops, and calling them at little cost.
+
+A loop sees memory as arrays of their exact extent, and whatever reads more at once than an array's elements takes the
+array and looks at its length. So every loop can also be compiled with checked bounds: see :func:`bounds_checked`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, wraps
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numba
 import numpy as np
@@ -15,6 +21,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tritonstdp.kernels import object_cache
+from tritonstdp.kernels.compose import SynapseFunctions
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.rules import Formula
 
@@ -78,9 +85,60 @@ def _count_bits(typing_context, word):  # type: ignore[no-untyped-def]
 count_bits: Any = _count_bits
 
 
+_asked_for_checks = False
+
+
+@contextmanager
+def bounds_checked() -> Iterator[None]:
+    """Have the loops that are built meanwhile raise ``IndexError`` where they leave an array; they are slow.
+
+    ``NUMBA_BOUNDSCHECK=1`` in the environment asks for it everywhere. Such loops run serially, but in the parts that
+    threads would take, and are not kept on disk.
+
+    Examples
+    --------
+    >>> with bounds_checked():
+    ...     is_checked()
+    True
+    """
+    global _asked_for_checks
+    before, _asked_for_checks = _asked_for_checks, True
+    try:
+        yield
+    finally:
+        _asked_for_checks = before
+
+
+def is_checked() -> bool:
+    """Whether loops are compiled with checked bounds now."""
+    config: Any = numba.config
+    return _asked_for_checks or config.BOUNDSCHECK == 1
+
+
+def cached(make: Callable[..., Any]) -> Callable[..., Any]:
+    """As :func:`functools.cache`, apart for loops with checked bounds."""
+    made = cache(lambda checked, *arguments: make(*arguments))
+    return wraps(make)(lambda *arguments: made(is_checked(), *arguments))
+
+
+def while_used(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a thing once for all that use it at the same time, and let go of it with the last of them."""
+    made: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()
+
+    @wraps(make)
+    def remembered(*arguments: Any) -> Any:
+        key = (is_checked(), *arguments)
+        found = made.get(key)
+        if found is None:
+            found = made[key] = make(*arguments)
+        return found
+
+    return remembered
+
+
 def njit(function: Callable[..., Any], **options: Any) -> Any:
     """Compile as every loop here is: the numpy error model lets divisions vectorise; no fast-math, so bits stay."""
-    return numba.njit(function, error_model="numpy", nogil=True, **options)
+    return numba.njit(function, error_model="numpy", nogil=True, boundscheck=is_checked() or None, **options)
 
 
 def njit_part(function: Callable[..., Any]) -> Any:
@@ -88,21 +146,41 @@ def njit_part(function: Callable[..., Any]) -> Any:
     return njit(function, forceinline=True)
 
 
+@cached
+def range_check() -> Any:
+    """``check(array, first, count)``, compiled: raise where a range leaves a vector, if bounds are checked."""
+    checked = is_checked()
+
+    @njit_part
+    def check(array, first, count):  # type: ignore[no-untyped-def]
+        if checked and count > 0 and (first < 0 or first + count > len(array)):
+            raise IndexError("a range leaves its array")
+
+    return check
+
+
+@njit_part
+def _extent(n, stride, m, other_stride):  # type: ignore[no-untyped-def]
+    """How many elements lie between the first and the last of ``n`` times ``m``, both counted."""
+    return (n - 1) * stride + (m - 1) * other_stride + 1 if n > 0 and m > 0 else 0
+
+
+extent: Any = _extent
+
 WORD = 64
 """Neurons whose spikes are seen at one glance, as the bits of a word."""
 
 
-@cache
+@cached
 def spike_packer(dtype: torch.dtype, bool_spikes: bool) -> Any:
-    """``pack(address, n, readable)``, compiled: which of the first ``n`` neurons at an address spiked, as bits.
+    """``pack(spikes, first, n)``, compiled: which of ``n`` neurons from ``first`` on spiked, as bits.
 
     At most ``WORD`` are seen. One comparison of vectors does it, which a loop over bits would not become; where fewer
-    than ``WORD`` are ``readable``, it takes several.
+    than ``WORD`` are left in ``spikes``, it takes several.
     """
     spike_type = np.bool_ if bool_spikes else REAL[dtype]
     itemsize = np.dtype(spike_type).itemsize
-    carray: Any = numba.carray
-    pointer = as_pointer
+    check = range_check()
 
     def packer_of(lanes: int) -> Any:
         @intrinsic
@@ -122,17 +200,20 @@ def spike_packer(dtype: torch.dtype, bool_spikes: bool) -> Any:
     pack_word, pack_eight = packer_of(WORD), packer_of(8)
 
     @njit_part
-    def pack(address, n, readable):  # type: ignore[no-untyped-def]
-        if readable >= WORD:
+    def pack(spikes, first, n):  # type: ignore[no-untyped-def]
+        check(spikes, first, min(n, WORD))
+        address = np.int64(spikes.ctypes.data) + first * itemsize
+        left = len(spikes) - first
+        if left >= WORD:
             word = pack_word(address)
             return word if n >= WORD else word & ((np.uint64(1) << np.uint64(max(n, 0))) - np.uint64(1))
         word = np.uint64(0)
-        eights = max(n, 0) // 8
+        n = max(min(n, left), 0)
+        eights = n // 8
         for k in range(eights):
             word |= pack_eight(address + 8 * k * itemsize) << np.uint64(8 * k)
-        spikes = carray(pointer(address), WORD, spike_type)
         for k in range(8 * eights, n):
-            word |= np.uint64(spikes[k] != 0) << np.uint64(k)
+            word |= np.uint64(spikes[first + k] != 0) << np.uint64(k)
         return word
 
     return pack
@@ -142,56 +223,56 @@ AT_ONCE = 4
 """Spikes of a word that are listed without a branch, which could not be foretold; few words have more."""
 
 
-@njit_part
-def _list_spikes(spikes, first, events, count):  # type: ignore[no-untyped-def]
-    """Append the positions of a word's spikes, and return how many are listed; ``events`` has ``AT_ONCE`` to spare."""
-    end = count + count_bits(spikes)
-    for k in range(AT_ONCE):
-        events[count + k] = first + lowest_bit(spikes)
-        spikes &= spikes - np.uint64(1)
-    for k in range(count + AT_ONCE, end):
-        events[k] = first + lowest_bit(spikes)
-        spikes &= spikes - np.uint64(1)
-    return end
+@cached
+def spike_lister() -> Any:
+    """``list_spikes(spikes, first, events, count)``, compiled: append the positions of a word's spikes.
 
-
-list_spikes: Any = _list_spikes
-
-
-@cache
-def row_lister(dtype: torch.dtype, bool_spikes: bool) -> Any:
-    """``list_row(address, n, readable, events, count)``, compiled: append which of the ``n`` neurons of a row spiked.
-
-    Returns how many are listed; ``events`` has ``AT_ONCE`` to spare. A row is seen at one glance where more than its
-    ``n`` are ``readable``.
+    Returns how many are listed; ``events`` has ``AT_ONCE`` to spare.
     """
-    itemsize = np.dtype(np.bool_ if bool_spikes else REAL[dtype]).itemsize
-    pack = spike_packer(dtype, bool_spikes)
 
     @njit_part
-    def list_row(address, n, readable, events, count):  # type: ignore[no-untyped-def]
-        for first in range(0, n, WORD):
-            word = pack(address + first * itemsize, n - first, readable - first)
-            count = list_spikes(word, first, events, count)
+    def list_spikes(spikes, first, events, count):  # type: ignore[no-untyped-def]
+        end = count + count_bits(spikes)
+        for k in range(AT_ONCE):
+            events[count + k] = first + lowest_bit(spikes)
+            spikes &= spikes - np.uint64(1)
+        for k in range(count + AT_ONCE, end):
+            events[k] = first + lowest_bit(spikes)
+            spikes &= spikes - np.uint64(1)
+        return end
+
+    return list_spikes
+
+
+@cached
+def row_lister(dtype: torch.dtype, bool_spikes: bool) -> Any:
+    """``list_row(spikes, first, n, events, count)``, compiled: append which of the ``n`` neurons of a row spiked.
+
+    The row starts at ``first`` and is seen at one glance where more than its ``n`` are left in ``spikes``. Returns how
+    many are listed; ``events`` has ``AT_ONCE`` to spare.
+    """
+    pack, list_spikes = spike_packer(dtype, bool_spikes), spike_lister()
+
+    @njit_part
+    def list_row(spikes, first, n, events, count):  # type: ignore[no-untyped-def]
+        for at in range(0, n, WORD):
+            count = list_spikes(pack(spikes, first + at, n - at), at, events, count)
         return count
 
     return list_row
 
 
-@cache
+@cached
 def event_finder(dtype: torch.dtype, bool_spikes: bool) -> Any:
-    """``find_events(address, n)``, compiled: the neurons at an address that spiked, in order, as ``uint32``."""
+    """``find_events(spikes)``, compiled: the neurons that spiked, in order, as ``uint32``."""
     list_row = row_lister(dtype, bool_spikes)
 
     @njit_part
-    def find_events(address, n):  # type: ignore[no-untyped-def]
-        events = np.empty(n + AT_ONCE, np.uint32)
-        return events[: list_row(address, n, n, events, 0)]
+    def find_events(spikes):  # type: ignore[no-untyped-def]
+        events = np.empty(len(spikes) + AT_ONCE, np.uint32)
+        return events[: list_row(spikes, 0, len(spikes), events, 0)]
 
     return find_events
-
-
-_kept: list[Any] = []
 
 
 def entry(
@@ -210,27 +291,55 @@ def entry(
     parallel : bool
         Whether ``prange`` runs on several threads.
 
+    Returns
+    -------
+    callable
+        The compiled loop, which keeps alive what it needs.
+
     Raises
     ------
     CannotCompileError
         If numba can't compile it.
     """
-    key = object_cache.key_of(loop, recipe._replace(values=(*recipe.values, parallel)))
+    checked = is_checked()
+    key = None if checked else object_cache.key_of(loop, recipe._replace(values=(*recipe.values, parallel)))
     compiled: Any = None if key is None else object_cache.load(key)
     if compiled is None:
         signature = types.void(*arguments)
         if key is not None:
             # symbols must not meet those of another loop from the same place when both are loaded from disk
             loop.__qualname__ = f"{loop.__qualname__}_{key}"
+        # an error in one of several threads would be lost, so that a checked loop has one
+        options = {"parallel": parallel and not checked, "boundscheck": checked or None}
         try:
-            dispatcher = numba.njit(signature, error_model="numpy", nogil=True, parallel=parallel)(loop)
+            dispatcher = numba.njit(signature, error_model="numpy", nogil=True, **options)(loop)
         except numba.core.errors.NumbaError as error:
             raise CannotCompileError(f"numba can't compile it: {str(error).strip().splitlines()[0]}") from error
         compiled = dispatcher.overloads[signature.args]
         if key is not None:
             object_cache.save(key, compiled)
-    _kept.append(compiled)
     return compiled.entry_point
+
+
+def contributions(functions: SynapseFunctions, dtype: torch.dtype, bool_spikes: bool) -> tuple[Any, Any]:
+    """``potentiation(trace, spike, parameters)`` and ``depression(spike, trace, parameters)``, compiled.
+
+    What a silent neuron contributes is 0, whatever the trace: 0 times an infinite one would be NaN. It is chosen, not
+    branched to, so that neighbours are computed at once; a spike that is bool counts 1 without being multiplied.
+    """
+    real, on_pre, on_post = REAL[dtype], functions.on_pre, functions.on_post
+
+    @njit_part
+    def potentiation(trace, spike, parameters):  # type: ignore[no-untyped-def]
+        value = real(on_post(trace, real(1) if bool_spikes else real(spike), *parameters))
+        return value if spike != 0 else real(0)
+
+    @njit_part
+    def depression(spike, trace, parameters):  # type: ignore[no-untyped-def]
+        value = real(on_pre(real(1) if bool_spikes else real(spike), trace, *parameters))
+        return value if spike != 0 else real(0)
+
+    return potentiation, depression
 
 
 def scalars(formula: Formula, dtype: torch.dtype) -> tuple[Any, ...]:
@@ -239,36 +348,3 @@ def scalars(formula: Formula, dtype: torch.dtype) -> tuple[Any, ...]:
     rule = formula.rule
     tuples = [types.UniTuple(real, len(names)) for names in (rule.parameters, rule.eligibility_parameters)]
     return tuples[0], real, real, tuples[1], real
-
-
-def max_threads() -> int:
-    """The number of threads that numba started with; more can't be asked for."""
-    config: Any = numba.config
-    return config.NUMBA_NUM_THREADS
-
-
-def by_work(compile_loop: Callable[[bool], Callable[..., None]], parallel_work: float) -> Callable[[int], Any]:
-    """Choose between the serial and the parallel variant of a loop.
-
-    Parameters
-    ----------
-    compile_loop : callable
-        ``compile_loop(parallel)``; the parallel variant is compiled when it is first needed.
-    parallel_work : float
-        Synapses above which it is needed, where torch may use several threads.
-
-    Returns
-    -------
-    callable
-        ``choose(synapses)`` returns the loop.
-    """
-    serial = compile_loop(False)
-
-    def choose(synapses: int) -> Callable[..., None]:
-        threads = torch.get_num_threads()
-        if synapses <= parallel_work or threads == 1:
-            return serial
-        numba.set_num_threads(min(threads, max_threads()))
-        return compile_loop(True)
-
-    return choose

@@ -8,12 +8,10 @@ at a time, so that memory stays in proportion to the weights.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -21,6 +19,7 @@ from numba.extending import intrinsic
 
 from tritonstdp.kernels import native
 from tritonstdp.kernels.formula_cpu import synapse_functions
+from tritonstdp.kernels.memory import address
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -67,19 +66,21 @@ def _reaches(case: Case) -> tuple[Reach, Reach]:
     return Reach(kh, kw, (1, 1)), Reach(-(-kh // sh), -(-kw // sw), (sh, sw))
 
 
-@cache
+@native.cached
 def _run_adder(reach: Reach, real: type, weighted: bool) -> Any:
-    """``add_runs(target, source, row_size, first, places, factors, count)``: add what some spikes meet to their sums.
+    """``add_runs(sums, at, seen, start, row_size, first, places, factors, count)``: add what some spikes meet.
 
-    All but the counts are addresses. Row ``k`` of the target gets the sum over the spikes ``e`` of the run that starts
-    at ``places[e]`` in row ``(first + k) % reach.rows`` of the source, times ``factors[e]`` if ``weighted``. Vectors do
-    it, where a loop over so few lanes would stay scalar.
+    Row ``k`` of the sums from ``at`` on gets the sum over the spikes ``e`` of the run that starts at ``places[e]`` in
+    row ``(first + k) % reach.rows`` of the traces seen, of which row 0 starts at ``start``; times ``factors[e]`` if
+    ``weighted``. Vectors do it, where a loop over so few lanes would stay scalar.
     """
     number = numba.from_dtype(np.dtype(real))
     itemsize = np.dtype(real).itemsize
+    checked, check = native.is_checked(), native.range_check()
+    rows, vector = reach.rows, reach.vector
 
     @intrinsic
-    def add_runs(typing_context, target, source, row_size, first, places, factors, count):  # type: ignore[no-untyped-def]
+    def add(typing_context, target, source, row_size, first, places, factors, count):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             target, source, row_size, first, places, factors, count = arguments
             scalar, index, integer = context.get_value_type(number), ir.IntType(32), ir.IntType(64)
@@ -116,28 +117,36 @@ def _run_adder(reach: Reach, real: type, weighted: bool) -> Any:
 
         return types.void(*[types.int64] * 7), codegen
 
+    @native.njit_part
+    def add_runs(sums, at, seen, start, row_size, first, places, factors, count):  # type: ignore[no-untyped-def]
+        if checked:
+            check(sums, at, rows * vector)
+            check(places, 0, count)
+            check(factors, 0, count)
+            for e in range(count):
+                for k in range(rows):
+                    check(seen, start + k * row_size + np.int64(places[e]), vector)
+        add(
+            sums.ctypes.data + at * itemsize, seen.ctypes.data + start * itemsize, row_size * itemsize, first,
+            places.ctypes.data, factors.ctypes.data, count,
+        )  # fmt: skip
+
     return add_runs
 
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     run = _compile(case)
-    of_post, of_pre = _reaches(case)
-    most_sums, rows, vector = max(of_post.sums, of_pre.sums), of_post.rows, of_post.vector
 
     def step(
         topology, weights, pre_spike, pre_trace, post_spike, post_trace,
         parameters, w_min, w_max, c, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
-        (c_in, _, width), (c_out, _, out_width), pad_w = topology.src_shape, topology.dst_shape, topology.padding[1]
-        n, widest = weights.numel(), max(width, out_width)
-        sums = c_in * c_out * most_sums
-        seen = max(n, rows * (widest + 2 * pad_w + vector))
-        scratch = torch.empty(n + sums + seen + vector + 3 * (widest + native.AT_ONCE), dtype=weights.dtype)
         run(
-            weights.data_ptr(), 0 if c is None else c.data_ptr(), pre_spike.data_ptr(), pre_trace.data_ptr(),
-            post_spike.data_ptr(), post_trace.data_ptr(), scratch.data_ptr(), n, sums, seen,
-            topology.src_shape, topology.dst_shape, topology.padding, topology.weight_divisor,
+            address("weights", weights), 0 if c is None else address("c", c),
+            address("pre_spike", pre_spike), address("pre_trace", pre_trace),
+            address("post_spike", post_spike), address("post_trace", post_trace),
+            topology.src_shape, topology.dst_shape, topology.padding, float(topology.weight_divisor),
             parameters, w_min, w_max, decay, dopamine,
         )  # fmt: skip
 
@@ -147,10 +156,8 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 def _compile(case: Case) -> Any:
     on_pre, on_post, change, finish = synapse_functions(case.formula, case.dtype, bound_first=True)
     real = native.REAL[case.dtype]
-    itemsize = np.dtype(real).itemsize
     bool_spikes, modulated = case.bool_spikes, case.formula.rule.modulated
     spike_type = np.bool_ if bool_spikes else real
-    spike_size = np.dtype(spike_type).itemsize
     (kh, kw), (sh, sw) = case.kernel_key
     of_post, of_pre = _reaches(case)
     pre_rows, pre_columns, pre_vector, pre_sums = of_pre.rows, of_pre.columns, of_pre.vector, of_pre.sums
@@ -195,26 +202,13 @@ def _compile(case: Case) -> Any:
             return count
 
         @native.njit_part
-        def add_up(
-            sums_address, spike_address, spike_shape, trace_address, trace_shape, padding,
-            seen_address, n_seen, lists_address, parameters,
-        ):  # type: ignore[no-untyped-def]  # fmt: skip
+        def add_up(spike, spike_shape, trace, trace_shape, padding, n_weights, parameters):  # type: ignore[no-untyped-def]
             channels, height, width = spike_shape
             trace_channels, trace_height, trace_width = trace_shape
             pad_h, pad_w = padding
-            spike = carray(pointer(spike_address), channels * height * width, spike_type)
-            trace = carray(pointer(trace_address), trace_channels * trace_height * trace_width, real)
-            sums = carray(pointer(sums_address), channels * trace_channels * n_sums, real)
-            sums[:] = real(0)
-            seen = carray(pointer(seen_address), n_seen, real)
-            # a tap that looks outside the map sees a trace of 0; outside it there is no post neuron
-            outside = contribution(real(0), parameters) if post_spikes else real(0)
-            seen[:] = outside
-            listed = width + at_once
-            places_address, factors_address = lists_address + listed * itemsize, lists_address + 2 * listed * itemsize
-            columns = carray(pointer(lists_address), listed, np.uint32)
-            places = carray(pointer(places_address), listed, np.uint32)
-            factors = carray(pointer(factors_address), listed, real)
+            sums = np.zeros(channels * trace_channels * n_sums, real)
+            columns, places = np.empty(width + at_once, np.uint32), np.empty(width, np.uint32)
+            factors = np.empty(width, real)
 
             if post_spikes:
                 margin, extent = pad_w, trace_width + 2 * pad_w
@@ -223,7 +217,11 @@ def _compile(case: Case) -> Any:
                 margin = columns_met - 1
                 extent = margin + max(trace_width, (width - 1 + pad_w) // sw + 1)
                 channel_step, trace_channel_step = n_sums, channels * n_sums
-            block = max(1, min(trace_channels, n_seen // (rows * extent)))
+            block = max(1, min(trace_channels, n_weights // (rows * extent)))
+            # a tap that looks outside the map sees a trace of 0; outside it there is no post neuron
+            outside = contribution(real(0), parameters) if post_spikes else real(0)
+            seen = np.empty(rows * block * extent + vector - columns_met, real)
+            seen[:] = outside
             origin = -pad_h if post_spikes else pad_h // sh - rows + 1
             for first_channel in range(0, trace_channels, block):
                 n_channels = min(block, trace_channels - first_channel)
@@ -242,20 +240,20 @@ def _compile(case: Case) -> Any:
                     laid_out = begin + rows
                     for channel in range(channels):
                         at = (channel * height + row) * width
-                        found = list_row(spike_address + at * spike_size, width, len(spike) - at, columns, 0)
+                        found = list_row(spike, at, width, columns, 0)
                         if found == 0:
                             continue
                         for residue in range(column_stride):
-                            count = select(columns[:found], residue, pad_w, spike[at:], places, factors)
+                            count = select(columns[:found], residue, pad_w, spike[at : at + width], places, factors)
                             target = channel * channel_step + first_channel * trace_channel_step
                             if not post_spikes:
                                 target += ((row + pad_h) % sh * sw + residue) * rows * vector
                             for k in range(n_channels):
                                 add_runs(
-                                    sums_address + (target + k * trace_channel_step) * itemsize,
-                                    seen_address + k * extent * itemsize, block * extent * itemsize,
-                                    (begin - origin) % rows, places_address, factors_address, count,
+                                    sums, target + k * trace_channel_step, seen, k * extent, block * extent,
+                                    (begin - origin) % rows, places, factors, count,
                                 )  # fmt: skip
+            return sums
 
         return add_up
 
@@ -263,41 +261,33 @@ def _compile(case: Case) -> Any:
     post_vector = of_post.vector
 
     def loop(
-        w_address, c_address, s_address, x_address, q_address, y_address, scratch_address, n, n_sums, n_seen,
-        pre_shape, post_shape, padding, weight_divisor, parameters, w_min, w_max, decay, dopamine,
+        w_address, c_address, s_address, x_address, q_address, y_address,
+        pre_shape, post_shape, padding, divisor, parameters, w_min, w_max, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
-        divisor = real(weight_divisor)
-        potentiation = carray(pointer(scratch_address), n, real)
-        sums_address = scratch_address + n * itemsize
-        sums = carray(pointer(sums_address), n_sums, real)
-        seen_address = sums_address + n_sums * itemsize
-        lists_address = seen_address + (n_seen + post_vector) * itemsize
+        n_pre, n_post = pre_shape[0] * pre_shape[1] * pre_shape[2], post_shape[0] * post_shape[1] * post_shape[2]
+        pre_spike = carray(pointer(s_address), n_pre, spike_type)
+        pre_trace = carray(pointer(x_address), n_pre, real)
+        post_spike = carray(pointer(q_address), n_post, spike_type)
+        post_trace = carray(pointer(y_address), n_post, real)
+        n = post_shape[0] * pre_shape[0] * kh * kw
         w = carray(pointer(w_address), n, real)
-        c = carray(pointer(c_address), n, real)
-        add_up_post(
-            sums_address, q_address, post_shape, x_address, pre_shape, padding,
-            seen_address, n_seen, lists_address, parameters,
-        )  # fmt: skip
-        for row in range(n // kw):
-            for j in range(kw):
-                potentiation[row * kw + j] = sums[row * post_vector + j]
-        add_up_pre(
-            sums_address, s_address, pre_shape, y_address, post_shape, padding,
-            seen_address, n_seen, lists_address, parameters,
-        )  # fmt: skip
+        c = carray(pointer(c_address), n if modulated else 0, real)
+        potentiations = add_up_post(post_spike, post_shape, pre_trace, pre_shape, padding, n, parameters)
+        depressions = add_up_pre(pre_spike, pre_shape, post_trace, post_shape, padding, n, parameters)
         for row in range(n // kw):
             i = row % kh
             for j in range(kw):
                 k = row * kw + j
                 met = (i % sh * sw + j % sw) * pre_rows + pre_rows - 1 - i // sh
-                depression = sums[row // kh * pre_sums + met * pre_vector + pre_columns - 1 - j // sw]
-                dw = change(w[k], potentiation[k], depression, w_min, w_max, parameters) / divisor
+                potentiation = potentiations[row * post_vector + j]
+                depression = depressions[row // kh * pre_sums + met * pre_vector + pre_columns - 1 - j // sw]
+                dw = change(w[k], potentiation, depression, w_min, w_max, parameters) / divisor
                 if modulated:
                     w[k], c[k] = finish(w[k], dw, c[k], dopamine, w_min, w_max, decay)
                 else:
                     w[k], _ = finish(w[k], dw, dopamine, dopamine, w_min, w_max, decay)
 
     shape = types.UniTuple(types.int64, 3)
-    geometry = shape, shape, types.UniTuple(types.int64, 2), types.float64
+    geometry = shape, shape, types.UniTuple(types.int64, 2), numba.from_dtype(np.dtype(real))
     scalars = native.scalars(case.formula, case.dtype)
-    return native.entry(loop, recipe_of(case), *[types.int64] * 10, *geometry, *scalars)
+    return native.entry(loop, recipe_of(case), *[types.int64] * 6, *geometry, *scalars)

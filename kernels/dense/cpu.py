@@ -6,15 +6,16 @@ Weights are walked along the side whose synapses lie next to each other (*major*
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba import types
 
-from tritonstdp.kernels import native
+from tritonstdp.kernels import native, threads
 from tritonstdp.kernels.formula_cpu import synapse_functions
+from tritonstdp.kernels.memory import address
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -51,7 +52,7 @@ SPACE: dict[str, tuple[float, ...]] = {
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
-    loop_for = native.by_work(partial(_compile, case), config.parallel_work)
+    loop_for = threads.by_work(partial(_compile, case), config.parallel_work)
     column_dopamine = case.dopamine == "column"
     pre_is_major = case.layout != "post"
 
@@ -60,24 +61,24 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         parameters, w_min, w_max, c, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         pre_stride, post_stride = weights.stride()
-        pre = pre_spike.data_ptr(), pre_trace.data_ptr(), topology.n_pre
-        post = post_spike.data_ptr(), post_trace.data_ptr(), topology.n_post
+        pre = address("pre_spike", pre_spike), address("pre_trace", pre_trace), topology.n_pre
+        post = address("post_spike", post_spike), address("post_trace", post_trace), topology.n_post
         major, minor = (pre, post) if pre_is_major else (post, pre)
         strides = (pre_stride, post_stride) if pre_is_major else (post_stride, pre_stride)
         eligibility = (0, 0, 0)
         if c is not None:
             c_strides = c.stride() if pre_is_major else c.stride()[::-1]
-            eligibility = (c.data_ptr(), *c_strides)
-        column, number = (dopamine.data_ptr(), 0.0) if column_dopamine else (0, dopamine)
+            eligibility = (address("c", c), *c_strides)
+        column, number = (address("dopamine", dopamine), 0.0) if column_dopamine else (0, dopamine)
         loop_for(weights.numel())(
-            weights.data_ptr(), *strides, *eligibility, *major, *minor, column,
+            address("weights", weights), *strides, *eligibility, *major, *minor, column,
             config.rows_per_task, config.dense_pass_rate, parameters, w_min, w_max, decay, number,
         )  # fmt: skip
 
     return step
 
 
-@cache
+@native.while_used
 def _compile(case: Case, parallel: bool) -> Any:
     visit_row, visit_silent_row, visit_events = _visits(case)
     modulated = case.formula.rule.modulated
@@ -85,7 +86,7 @@ def _compile(case: Case, parallel: bool) -> Any:
     spike_type = np.bool_ if case.bool_spikes else real
     column_dopamine = case.dopamine == "column"
     dopamine_is_major = case.layout == "post"
-    pointer = native.as_pointer
+    pointer, extent = native.as_pointer, native.extent
     carray: Any = numba.carray
     tasks = numba.prange if parallel else range
     find_events: Any = native.event_finder(case.dtype, case.bool_spikes)
@@ -100,16 +101,18 @@ def _compile(case: Case, parallel: bool) -> Any:
         major_trace = carray(pointer(major_trace_address), n_major, real)
         minor_spike_in = carray(pointer(minor_spike_address), n_minor, spike_type)
         minor_trace = carray(pointer(minor_trace_address), n_minor, real)
-        column = carray(pointer(column_address), n_major if dopamine_is_major else n_minor, real)
+        n_column = n_major if dopamine_is_major else n_minor
+        column = carray(pointer(column_address), n_column if column_dopamine else 0, real)
         row_extent = (n_minor - 1) * w_minor_stride + 1
         c_row_extent = (n_minor - 1) * c_minor_stride + 1
-        w = carray(pointer(w_address), (n_major - 1) * w_major_stride + row_extent, real)
-        c = carray(pointer(c_address), (n_major - 1) * c_major_stride + c_row_extent, real)
+        w = carray(pointer(w_address), extent(n_major, w_major_stride, n_minor, w_minor_stride), real)
+        c_extent = extent(n_major, c_major_stride, n_minor, c_minor_stride) if modulated else 0
+        c = carray(pointer(c_address), c_extent, real)
 
         minor_spike = np.empty(n_minor, real)
         for j in range(n_minor):
             minor_spike[j] = minor_spike_in[j]
-        events = find_events(minor_spike_address, n_minor)
+        events = find_events(minor_spike_in)
         whole_rows = modulated or len(events) > dense_pass_rate * n_minor
 
         rows = rows_per_task if parallel else max(n_major, 1)
@@ -143,18 +146,16 @@ def _compile(case: Case, parallel: bool) -> Any:
 
 def _synapse_updates(case: Case) -> tuple[Any, Any]:
     """What a step does to one synapse: of a spiking major neuron, and of a silent one where the minor has spiked."""
-    on_pre, on_post, change, finish = synapse_functions(case.formula, case.dtype, bound_first=False)
-    one_sided_change = synapse_functions(case.formula, case.dtype, bound_first=False, one_sided=True).change
+    functions = synapse_functions(case.formula, case.dtype, bound_first=False)
+    on_pre, on_post, change, finish = functions
+    of_post, of_pre = native.contributions(functions, case.dtype, case.bool_spikes)
     real = native.REAL[case.dtype]
 
     if case.layout == "post":
 
         @native.njit_part
         def terms(major_spike, major_trace, minor_spike, minor_trace, parameters):  # type: ignore[no-untyped-def]
-            return (
-                on_post(minor_trace, major_spike, *parameters),
-                on_pre(minor_spike, major_trace, *parameters),
-            )
+            return of_post(minor_trace, major_spike, parameters), of_pre(minor_spike, major_trace, parameters)
 
         @native.njit_part
         def one_sided_terms(major_trace, minor_spike, parameters):  # type: ignore[no-untyped-def]
@@ -163,10 +164,7 @@ def _synapse_updates(case: Case) -> tuple[Any, Any]:
 
         @native.njit_part
         def terms(major_spike, major_trace, minor_spike, minor_trace, parameters):  # type: ignore[no-untyped-def]
-            return (
-                on_post(major_trace, minor_spike, *parameters),
-                on_pre(major_spike, minor_trace, *parameters),
-            )
+            return of_post(major_trace, minor_spike, parameters), of_pre(major_spike, minor_trace, parameters)
 
         @native.njit_part
         def one_sided_terms(major_trace, minor_spike, parameters):  # type: ignore[no-untyped-def]
@@ -181,7 +179,7 @@ def _synapse_updates(case: Case) -> tuple[Any, Any]:
     @native.njit_part
     def update_silent(w, c, trace, minor_spike, touched, dopamine, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
         potentiation, depression = one_sided_terms(trace, minor_spike, parameters)
-        dw = one_sided_change(w, potentiation, depression, w_min, w_max, parameters)
+        dw = change(w, potentiation, depression, w_min, w_max, parameters)
         return finish(w, dw if touched else real(0), c, dopamine, w_min, w_max, decay)
 
     return update, update_silent

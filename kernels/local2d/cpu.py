@@ -7,7 +7,7 @@ those are computed first and held while the row is streamed.
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import numba
@@ -17,8 +17,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tritonstdp.kernels import native
+from tritonstdp.kernels import native, threads
 from tritonstdp.kernels.formula_cpu import synapse_functions
+from tritonstdp.kernels.memory import address
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -47,25 +48,32 @@ HELD = 1.5
 """What an event costs where it is held and written later, over one that is written at once."""
 
 
-@cache
+@native.cached
 def _run_copier(width: int, real: type) -> Any:
-    """``copy_run(target, source)``, on addresses: ``width`` neighbours, in the few moves that so few bytes take."""
+    """``copy_run(target, at, source, start)``, compiled: ``width`` neighbours, in the few moves that they take."""
+    itemsize, check = np.dtype(real).itemsize, native.range_check()
 
     @intrinsic
-    def copy_run(typing_context, target, source):  # type: ignore[no-untyped-def]
+    def move(typing_context, target, source):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            target, source = (builder.inttoptr(address, cgutils.voidptr_t) for address in arguments)
-            cgutils.raw_memcpy(builder, target, source, ir.Constant(ir.IntType(64), width), np.dtype(real).itemsize)
+            target, source = (builder.inttoptr(argument, cgutils.voidptr_t) for argument in arguments)
+            cgutils.raw_memcpy(builder, target, source, ir.Constant(ir.IntType(64), width), itemsize)
             return context.get_dummy_value()
 
         return types.void(types.int64, types.int64), codegen
+
+    @native.njit_part
+    def copy_run(target, at, source, start):  # type: ignore[no-untyped-def]
+        check(target, at, width)
+        check(source, start, width)
+        move(target.ctypes.data + at * itemsize, source.ctypes.data + start * itemsize)
 
     return copy_run
 
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
-    loop_for = native.by_work(partial(_compile, case), config.parallel_work)
+    loop_for = threads.by_work(partial(_compile, case), config.parallel_work)
     dense_pass_rate = config.dense_pass_rate / (HELD if case.formula.rule.modulated else 1)
 
     def step(
@@ -73,35 +81,37 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         parameters, w_min, w_max, c, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         loop_for(weights.numel())(
-            weights.data_ptr(), 0 if c is None else c.data_ptr(), pre_spike.data_ptr(), pre_trace.data_ptr(),
-            post_spike.data_ptr(), post_trace.data_ptr(), *topology.src_shape, *topology.dst_shape, *topology.padding,
+            address("weights", weights), 0 if c is None else address("c", c),
+            address("pre_spike", pre_spike), address("pre_trace", pre_trace),
+            address("post_spike", post_spike), address("post_trace", post_trace),
+            *topology.src_shape, *topology.dst_shape, *topology.padding,
             dense_pass_rate, parameters, w_min, w_max, decay, dopamine,
         )  # fmt: skip
 
     return step
 
 
-@cache
+@native.while_used
 def _compile(case: Case, parallel: bool) -> Any:
-    on_pre, on_post, change, finish = synapse_functions(case.formula, case.dtype, bound_first=True)
+    functions = synapse_functions(case.formula, case.dtype, bound_first=True)
+    _, _, change, finish = functions
+    of_post, of_pre = native.contributions(functions, case.dtype, case.bool_spikes)
     real = native.REAL[case.dtype]
     spike_type = np.bool_ if case.bool_spikes else real
     modulated = case.formula.rule.modulated
-    clamp = case.formula.clamp
     (kh, kw), (sh, sw) = case.kernel_key
     list_row, at_once = native.row_lister(case.dtype, case.bool_spikes), native.AT_ONCE
     copy_run: Any = _run_copier(kw, real)
     pointer = native.as_pointer
     carray: Any = numba.carray
     parts = numba.prange if parallel else range
-    itemsize, spike_size = np.dtype(real).itemsize, np.dtype(spike_type).itemsize
 
     @native.njit_part
     def update(w, c, s, x, q, y, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
-        potentiation = on_post(x, q, *parameters)
-        depression = on_pre(s, y, *parameters)
+        potentiation, depression = of_post(x, q, parameters), of_pre(s, y, parameters)
         dw = change(w, potentiation, depression, w_min, w_max, parameters)
-        return finish(w, dw, c, dopamine, w_min, w_max, decay)
+        touched = s != 0 or q != 0
+        return finish(w, dw if touched or not modulated else real(0), c, dopamine, w_min, w_max, decay)
 
     @native.njit_part
     def visit_patch(w, c, s, x, q, y, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
@@ -110,8 +120,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                 w[k], c[k] = update(w[k], c[k], s[k], x[k], q, y, parameters, w_min, w_max, decay, dopamine)
             else:
                 new, _ = update(w[k], dopamine, s[k], x[k], q, y, parameters, w_min, w_max, decay, dopamine)
-                # a clamp leaves alone what the step has not touched
-                w[k] = w[k] if clamp and q == 0 and s[k] == 0 else new
+                w[k] = w[k] if q == 0 and s[k] == 0 else new
 
     @native.njit_part
     def visit_events(
@@ -155,7 +164,7 @@ def _compile(case: Case, parallel: bool) -> Any:
             row = u * sh - pad_h + m % kh
             start = (m // kh * height + row) * width + column
             if inside and 0 <= row < height:
-                copy_run(patch.ctypes.data + m * kw * itemsize, values.ctypes.data + start * itemsize)
+                copy_run(patch, m * kw, values, start)
                 continue
             for j in range(kw):
                 seen = 0 <= row < height and 0 <= column + j < width
@@ -169,7 +178,7 @@ def _compile(case: Case, parallel: bool) -> Any:
 
         They are listed in the order of memory, which the processor foresees.
         """
-        kernel_rows = len(row_start) // height * kh
+        kernel_rows = (len(row_start) - 1) // height * kh
         taps = kernel_rows * kw
         out_width = len(counts)
         counts[:] = 0
@@ -200,13 +209,16 @@ def _compile(case: Case, parallel: bool) -> Any:
         n_pre, n_post, taps = c_in * height * width, c_out * out_height * out_width, c_in * kh * kw
         pre_spike = carray(pointer(s_address), n_pre, spike_type)
         pre_trace = carray(pointer(x_address), n_pre, real)
+        post_spike = carray(pointer(q_address), n_post, spike_type)
+        post_trace = carray(pointer(y_address), n_post, real)
+        weights = carray(pointer(w_address), n_post * taps, real)
+        eligibility = carray(pointer(c_address), n_post * taps if modulated else 0, real)
         row_synapses = out_width * taps
 
         fired = np.empty(n_pre + at_once, np.uint32)
         row_start = np.zeros(c_in * height + 1, np.int64)
         for row in range(c_in * height):
-            at = row * width
-            row_start[row + 1] = list_row(s_address + at * spike_size, width, n_pre - at, fired, row_start[row])
+            row_start[row + 1] = list_row(pre_spike, row * width, width, fired, row_start[row])
 
         n_parts = out_height if parallel else 1
         for part in parts(n_parts):
@@ -231,16 +243,14 @@ def _compile(case: Case, parallel: bool) -> Any:
                     visited[position] = position
                 for o in range(c_out):
                     first = (o * out_height + u) * out_width
-                    at = first * taps * itemsize
-                    w = carray(pointer(w_address + at), row_synapses, real)
-                    c = carray(pointer(c_address + at), row_synapses, real)
-                    post_spike = carray(pointer(q_address + first * spike_size), out_width, spike_type)
-                    post_trace = carray(pointer(y_address + first * itemsize), out_width, real)
+                    w = weights[first * taps : (first + out_width) * taps]
+                    c = eligibility[first * taps : (first + out_width) * taps]
+                    q, y = post_spike[first : first + out_width], post_trace[first : first + out_width]
                     if not all_patches:
-                        n_visited = list_row(q_address + first * spike_size, out_width, n_post - first, visited, 0)
+                        n_visited = list_row(post_spike, first, out_width, visited, 0)
                     visit_events(
-                        w, c, synapses[:n_listed], positions[:n_listed], spikes[:n_listed], post_spike, post_trace,
-                        held, parameters, w_min, w_max, decay, dopamine,
+                        w, c, synapses[:n_listed], positions[:n_listed], spikes[:n_listed], q, y, held,
+                        parameters, w_min, w_max, decay, dopamine,
                     )  # fmt: skip
                     done = 0
                     for e in range(n_visited):
@@ -253,12 +263,12 @@ def _compile(case: Case, parallel: bool) -> Any:
                             gather(x[begin:end], pre_trace, u, v, height, width, pad_h, pad_w)
                             gathered[v] = True
                         visit_patch(
-                            w[begin:end], c[begin:end], s[begin:end], x[begin:end], real(post_spike[v]), post_trace[v],
+                            w[begin:end], c[begin:end], s[begin:end], x[begin:end], real(q[v]), y[v],
                             parameters, w_min, w_max, decay, dopamine,
                         )  # fmt: skip
                     if modulated:
                         rest(w[done:], c[done:], w_min, w_max, decay, dopamine)
-                        write_held(w, c, synapses[:n_listed], positions[:n_listed], post_spike, held)
+                        write_held(w, c, synapses[:n_listed], positions[:n_listed], q, held)
                 for e in range(n_events):
                     s[synapses[e]] = 0
 

@@ -13,6 +13,7 @@ from numba import types
 
 from tritonstdp.kernels import native
 from tritonstdp.kernels.formula_cpu import synapse_functions
+from tritonstdp.kernels.memory import address
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -31,30 +32,31 @@ FEW = 64
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
-    on_pre, on_post, change, finish = synapse_functions(case.formula, case.dtype, bound_first=False)
+    functions = synapse_functions(case.formula, case.dtype, bound_first=False)
+    _, _, change, finish = functions
+    of_post, of_pre = native.contributions(functions, case.dtype, case.bool_spikes)
     real = native.REAL[case.dtype]
     spike_type = np.bool_ if case.bool_spikes else real
     modulated = case.formula.rule.modulated
     column_dopamine = case.dopamine == "column"
     unit_stride = case.layout == "contiguous"
-    spike_size, word = np.dtype(spike_type).itemsize, native.WORD
     pack: Any = native.spike_packer(case.dtype, case.bool_spikes)
-    count_bits, list_spikes, at_once = native.count_bits, native.list_spikes, native.AT_ONCE
-    pointer = native.as_pointer
+    list_spikes: Any = native.spike_lister()
+    count_bits, word, at_once = native.count_bits, native.WORD, native.AT_ONCE
+    pointer, extent = native.as_pointer, native.extent
     carray: Any = numba.carray
 
     @native.njit_part
     def visit(w, c, k, m, pre_spike, pre_trace, post_spike, post_trace, dopamine, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
-        s, q = real(pre_spike), real(post_spike)
-        potentiation = on_post(pre_trace, q, *parameters)
-        depression = on_pre(s, post_trace, *parameters)
+        potentiation, depression = of_post(pre_trace, post_spike, parameters), of_pre(pre_spike, post_trace, parameters)
         dw = change(w[k], potentiation, depression, w_min, w_max, parameters)
+        touched = pre_spike != 0 or post_spike != 0
         if modulated:
-            w[k], c[m] = finish(w[k], dw, c[m], dopamine, w_min, w_max, decay)
+            w[k], c[m] = finish(w[k], dw if touched else real(0), c[m], dopamine, w_min, w_max, decay)
         else:
             new, _ = finish(w[k], dw, dopamine, dopamine, w_min, w_max, decay)
-            # without a branch, so that neighbours are computed at once; a clamp leaves alone what was not touched
-            w[k] = new if s != 0 or q != 0 else w[k]
+            # without a branch, so that neighbours are computed at once
+            w[k] = new if touched else w[k]
 
     @native.njit_part
     def visit_all(
@@ -67,13 +69,13 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
                   column[i] if column_dopamine else dopamine, parameters, w_min, w_max, decay)  # fmt: skip
 
     @native.njit_part
-    def note_spikes(words, s_address, q_address, first, n):  # type: ignore[no-untyped-def]
+    def note_spikes(words, pre_spike, post_spike, first):  # type: ignore[no-untyped-def]
         """Which synapses of a block have a neuron that spiked, as bits; and how many."""
         count = 0
         for k in range(len(words)):
-            at = (first + k * word) * spike_size
-            left = n - first - k * word
-            words[k] = pack(s_address + at, left, left) | pack(q_address + at, left, left)
+            at = first + k * word
+            left = len(pre_spike) - at
+            words[k] = pack(pre_spike, at, left) | pack(post_spike, at, left)
             count += count_bits(words[k])
         return count
 
@@ -85,13 +87,13 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         pre_trace = carray(pointer(x_address), n, real)
         post_spike = carray(pointer(q_address), n, spike_type)
         post_trace = carray(pointer(y_address), n, real)
-        column = carray(pointer(column_address), n, real)
-        w = carray(pointer(w_address), (n - 1) * w_stride + 1, real)
-        c = carray(pointer(c_address), (n - 1) * c_stride + 1, real)
+        column = carray(pointer(column_address), n if column_dopamine else 0, real)
+        w = carray(pointer(w_address), extent(n, w_stride, 1, 0), real)
+        c = carray(pointer(c_address), extent(n, c_stride, 1, 0) if modulated else 0, real)
         words = np.empty(BLOCK // word, np.uint64)
         events = np.empty(FEW + at_once, np.uint32)
         for first in range(0, n, BLOCK):
-            if not modulated and note_spikes(words, s_address, q_address, first, n) <= FEW:
+            if not modulated and note_spikes(words, pre_spike, post_spike, first) <= FEW:
                 count = 0
                 for k in range(len(words)):
                     count = list_spikes(words[k], k * word, events, count)
@@ -115,11 +117,13 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         topology, weights, pre_spike, pre_trace, post_spike, post_trace,
         parameters, w_min, w_max, c, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
-        eligibility = (c.data_ptr(), c.stride(0)) if modulated else (0, 0)
-        column, number = (dopamine.data_ptr(), 0.0) if column_dopamine else (0, dopamine)
+        eligibility = (address("c", c), c.stride(0)) if modulated else (0, 0)
+        column, number = (address("dopamine", dopamine), 0.0) if column_dopamine else (0, dopamine)
         run(
-            weights.data_ptr(), weights.stride(0), *eligibility, pre_spike.data_ptr(), pre_trace.data_ptr(),
-            post_spike.data_ptr(), post_trace.data_ptr(), topology.n, column, parameters, w_min, w_max, decay, number,
+            address("weights", weights), weights.stride(0), *eligibility,
+            address("pre_spike", pre_spike), address("pre_trace", pre_trace),
+            address("post_spike", post_spike), address("post_trace", post_trace),
+            topology.n, column, parameters, w_min, w_max, decay, number,
         )  # fmt: skip
 
     return step

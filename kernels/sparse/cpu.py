@@ -11,15 +11,16 @@ What the minor pass finds is computed before that, from the old values, held, an
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba import types
 
-from tritonstdp.kernels import native
+from tritonstdp.kernels import native, threads
 from tritonstdp.kernels.formula_cpu import synapse_functions
+from tritonstdp.kernels.memory import address
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -60,7 +61,7 @@ LINE = 64
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
-    loop_for = native.by_work(partial(_compile, case), config.parallel_work)
+    loop_for = threads.by_work(partial(_compile, case), config.parallel_work)
     post_is_major, _ = case.kernel_key
     modulated = case.formula.rule.modulated
     full_pass_share = config.full_pass_share / HELD if modulated else config.full_pass_share
@@ -69,27 +70,30 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         topology, weights, pre_spike, pre_trace, post_spike, post_trace,
         parameters, w_min, w_max, c, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
-        pre = pre_spike.data_ptr(), pre_trace.data_ptr(), topology.n_pre
-        post = post_spike.data_ptr(), post_trace.data_ptr(), topology.n_post
+        pre = address("pre_spike", pre_spike), address("pre_trace", pre_trace), topology.n_pre
+        post = address("post_spike", post_spike), address("post_trace", post_trace), topology.n_post
         major, minor = (post, pre) if post_is_major else (pre, post)
         nnz = weights.numel()
         loop_for(nnz)(
-            weights.data_ptr(), c.data_ptr() if modulated else 0, nnz,
-            topology.major_start.data_ptr(), topology.minor_of.data_ptr(), topology.minor_start.data_ptr(),
-            topology.by_minor.data_ptr(), topology.major_by_minor.data_ptr(), *major, *minor,
+            address("weights", weights), address("c", c) if modulated else 0, nnz,
+            address("topology.major_start", topology.major_start), address("topology.minor_of", topology.minor_of),
+            address("topology.minor_start", topology.minor_start), address("topology.by_minor", topology.by_minor),
+            address("topology.major_by_minor", topology.major_by_minor), *major, *minor,
             config.tasks, full_pass_share, parameters, w_min, w_max, decay, dopamine,
         )  # fmt: skip
 
     return step
 
 
-@cache
+@native.while_used
 def _compile(case: Case, parallel: bool) -> Any:
-    on_pre, on_post, change, finish = synapse_functions(case.formula, case.dtype, bound_first=False)
+    functions = synapse_functions(case.formula, case.dtype, bound_first=False)
+    _, _, change, finish = functions
+    of_post, of_pre = native.contributions(functions, case.dtype, case.bool_spikes)
     real = native.REAL[case.dtype]
     itemsize = np.dtype(real).itemsize
     spike_type = np.bool_ if case.bool_spikes else real
-    modulated, clamp = case.formula.rule.modulated, case.formula.clamp
+    modulated = case.formula.rule.modulated
     post_is_major, wide = case.kernel_key
     # indices are read as unsigned, which spares the test for negative ones
     neuron, position = np.uint32, np.uint64 if wide else np.uint32
@@ -103,18 +107,12 @@ def _compile(case: Case, parallel: bool) -> Any:
 
         @native.njit_part
         def terms(major_spike, major_trace, minor_spike, minor_trace, parameters):  # type: ignore[no-untyped-def]
-            return (
-                on_post(minor_trace, major_spike, *parameters),
-                on_pre(minor_spike, major_trace, *parameters),
-            )
+            return of_post(minor_trace, major_spike, parameters), of_pre(minor_spike, major_trace, parameters)
     else:
 
         @native.njit_part
         def terms(major_spike, major_trace, minor_spike, minor_trace, parameters):  # type: ignore[no-untyped-def]
-            return (
-                on_post(major_trace, minor_spike, *parameters),
-                on_pre(major_spike, minor_trace, *parameters),
-            )
+            return of_post(major_trace, minor_spike, parameters), of_pre(major_spike, minor_trace, parameters)
 
     @native.njit_part
     def starts_of(events, start):  # type: ignore[no-untyped-def]
@@ -141,7 +139,8 @@ def _compile(case: Case, parallel: bool) -> Any:
     def update(w, c, spike, trace, minor_spike, minor_trace, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
         potentiation, depression = terms(spike, trace, minor_spike, minor_trace, parameters)
         dw = change(w, potentiation, depression, w_min, w_max, parameters)
-        return finish(w, dw, c, dopamine, w_min, w_max, decay)
+        touched = spike != 0 or minor_spike != 0
+        return finish(w, dw if touched or not modulated else real(0), c, dopamine, w_min, w_max, decay)
 
     @native.njit_part
     def visit_row(
@@ -162,14 +161,18 @@ def _compile(case: Case, parallel: bool) -> Any:
                         w_part[k], c_part[k], spike, trace, s_part[k], x_part[k],
                         parameters, w_min, w_max, decay, dopamine,
                     )  # fmt: skip
+        elif silent:
+            for k in range(len(w)):
+                s = minor_spike[minor_of[k]]
+                new, _ = update(
+                    w[k], dopamine, real(0), trace, s, real(0), parameters, w_min, w_max, decay, dopamine
+                )  # fmt: skip
+                w[k] = w[k] if s == 0 else new
         else:
             for k in range(len(w)):
                 i = minor_of[k]
-                s = real(minor_spike[i])
-                x = real(0) if silent else minor_trace[i]
-                new, _ = update(w[k], dopamine, spike, trace, s, x, parameters, w_min, w_max, decay, dopamine)
-                # a clamp leaves alone what the step has not touched
-                w[k] = w[k] if clamp and silent and s == 0 else new
+                s, x = minor_spike[i], minor_trace[i]
+                w[k], _ = update(w[k], dopamine, spike, trace, s, x, parameters, w_min, w_max, decay, dopamine)
 
     @native.njit_part
     def visit_minor(
@@ -212,7 +215,7 @@ def _compile(case: Case, parallel: bool) -> Any:
         parameters, w_min, w_max, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         w = carray(pointer(w_address), nnz, real)
-        c = carray(pointer(c_address), nnz, real)
+        c = carray(pointer(c_address), nnz if modulated else 0, real)
         major_start = carray(pointer(major_start_address), n_major + 1, np.int64)
         minor_of = carray(pointer(minor_of_address), nnz, neuron)
         minor_start = carray(pointer(minor_start_address), n_minor + 1, np.int64)
@@ -223,8 +226,8 @@ def _compile(case: Case, parallel: bool) -> Any:
         minor_spike = carray(pointer(minor_spike_address), n_minor, spike_type)
         minor_trace = carray(pointer(minor_trace_address), n_minor, real)
 
-        majors = find_events(major_spike_address, n_major)
-        minors = find_events(minor_spike_address, n_minor)
+        majors = find_events(major_spike)
+        minors = find_events(minor_spike)
         held_start = starts_of(minors, minor_start)
         visits = held_start[-1]
         if not modulated:
@@ -246,11 +249,11 @@ def _compile(case: Case, parallel: bool) -> Any:
                 if e + 1 < end:
                     first, last = minor_start[minors[e + 1]], minor_start[minors[e + 1] + 1]
                     fetch_scattered(w_address, c_address, by_minor[first : min(last, first + AHEAD)])
-                i = minors[e]
+                i, held = minors[e], slice(held_start[e], held_start[e + 1])
                 first, last = minor_start[i], minor_start[i + 1]
                 visit_minor(
                     w, c, by_minor[first:last], major_by_minor[first:last], real(minor_spike[i]), minor_trace[i],
-                    major_spike, major_trace, held_w[held_start[e] :], held_c[held_start[e] :], w_address, c_address,
+                    major_spike, major_trace, held_w[held], held_c[held], w_address, c_address,
                     parameters, w_min, w_max, decay, dopamine,
                 )  # fmt: skip
 
@@ -281,11 +284,10 @@ def _compile(case: Case, parallel: bool) -> Any:
             n_parts = min(len(minors), most_parts)
             for part in parts(n_parts):
                 for e in range(part * len(minors) // n_parts, (part + 1) * len(minors) // n_parts):
-                    i = minors[e]
+                    i, held = minors[e], slice(held_start[e], held_start[e + 1])
                     first, last = minor_start[i], minor_start[i + 1]
                     write_held(
-                        w, c, by_minor[first:last], major_by_minor[first:last], major_spike,
-                        held_w[held_start[e] :], held_c[held_start[e] :],
+                        w, c, by_minor[first:last], major_by_minor[first:last], major_spike, held_w[held], held_c[held]
                     )  # fmt: skip
 
     arguments = *[types.int64] * 15, types.float64, *native.scalars(case.formula, case.dtype)

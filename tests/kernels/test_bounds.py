@@ -1,0 +1,230 @@
+"""Every compiled loop with checked bounds: over random geometry it stays in its arrays and does as the reference."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from itertools import product
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tritonstdp import Conv2d, Dense, Local2d, OneToOne, Sparse
+from tritonstdp.kernels import native, threads
+from tritonstdp.kernels.protocol import Case
+from tritonstdp.kernels.trace import TraceCase
+from tritonstdp.kernels.trace import cpu as trace_cpu
+from tritonstdp.problems import Problem, make_problem
+from tritonstdp.registry import choose
+from tritonstdp.rules import Formula, hard_bound, istdp, no_bound, rstdp, soft_bound, stdp, updated_trace
+from tritonstdp.topology import Topology
+
+FORMULAS = {
+    "stdp": Formula.of(stdp, soft_bound, hard_bound, True),
+    "istdp": Formula.of(istdp, soft_bound, no_bound),
+    "rstdp": Formula.of(rstdp, no_bound, soft_bound, True),
+}
+SPARSE = {"csc": torch.sparse_csc, "csr": torch.sparse_csr, "coo": torch.sparse_coo}
+
+
+class Loop(NamedTuple):
+    """What a loop is specialised on.
+
+    ``form`` is how weights lie in memory (dense, one-to-one), the sparse layout and whether positions are wide, or the
+    kernel's size and its stride.
+    """
+
+    topology: str
+    rule: str
+    form: Any
+    dtype: torch.dtype = torch.float32
+    float_spikes: bool = False
+    dopamine: str = "number"
+    parallel: bool = True
+
+
+LOOPS = [
+    Loop("dense", "stdp", "pre"),
+    Loop("dense", "istdp", "strided", torch.float64, float_spikes=True),
+    Loop("dense", "rstdp", "post", float_spikes=True, dopamine="column"),
+    Loop("one_to_one", "stdp", "contiguous"),
+    Loop("one_to_one", "rstdp", "strided", torch.float64, float_spikes=True, dopamine="column"),
+    Loop("sparse", "stdp", ("csc", False)),
+    Loop("sparse", "rstdp", ("csr", True), float_spikes=True),
+    Loop("conv2d", "stdp", ((3, 2), (1, 1))),
+    Loop("conv2d", "rstdp", ((2, 5), (3, 2)), float_spikes=True),
+    Loop("local2d", "stdp", ((3, 2), (1, 1))),
+    Loop("local2d", "rstdp", ((1, 3), (2, 1)), float_spikes=True),
+    Loop("local2d", "istdp", ((2, 3), (3, 4))),
+]
+_PATCHES = product(("conv2d", "local2d"), ("stdp", "rstdp"), (((1, 1), (1, 1)), ((5, 4), (2, 3)), ((2, 9), (4, 1))))
+MORE = [
+    *(Loop("dense", rule, form, parallel=threads) for rule, form, threads in
+      product(("stdp", "rstdp"), ("pre", "post", "strided"), (False, True))),
+    *(Loop("one_to_one", rule, form, dopamine="column") for rule, form in
+      product(("istdp", "rstdp"), ("contiguous", "strided"))),
+    *(Loop("sparse", rule, (layout, wide), parallel=threads) for rule, layout, wide, threads in
+      product(("istdp", "rstdp"), ("csc", "coo"), (False, True), (False, True))),
+    *(Loop(topology, rule, key, dtype, spikes, parallel=False) for (topology, rule, key), (dtype, spikes) in
+      product(_PATCHES, ((torch.float32, False), (torch.float64, True)))),
+]  # fmt: skip
+
+SIZES = st.sampled_from([0, 1, 2, 7, 8, 63, 64, 65, 130])
+
+
+@st.composite
+def topologies(draw: Any, loop: Loop) -> Topology:
+    """Groups of every size, down to none, and around what is seen at one glance."""
+    if loop.topology == "dense":
+        return Dense(draw(SIZES), draw(SIZES))
+    if loop.topology == "one_to_one":
+        return OneToOne(draw(st.one_of(SIZES, st.sampled_from([1000, 1024, 1025, 2100]))))
+    return draw(plans(*loop.form) if loop.topology == "sparse" else maps(loop))
+
+
+@st.composite
+def plans(draw: Any, layout: str, wide: bool) -> Sparse:
+    """Connectivities of which some rows and columns are empty."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    n_pre, n_post = draw(SIZES), draw(SIZES)
+    connected = torch.rand(n_pre, n_post, generator=generator) < draw(st.sampled_from([0.0, 0.05, 0.5, 1.0]))
+    kept = draw(st.sampled_from([0.5, 1.0]))
+    connected &= torch.rand(n_pre, 1, generator=generator) < kept
+    connected &= torch.rand(1, n_post, generator=generator) < kept
+    weights = connected.float().to_sparse(layout=SPARSE[layout])
+    plan = Sparse.from_weights(weights.coalesce() if layout == "coo" else weights)
+    return replace(plan, by_minor=plan.by_minor.long()) if wide else plan
+
+
+@st.composite
+def maps(draw: Any, loop: Loop) -> Topology:
+    """Maps of one row, one column or one channel, maps wider than a glance, and padding beyond the kernel."""
+    kernel, stride = loop.form
+    wide = draw(st.sampled_from([0, 1]))
+    few, many = st.integers(1, 9), st.sampled_from([1, 2, 15, 31, 63, 64, 65, 129, 140])
+    src = [draw(many if side == wide else few) for side in (0, 1)]
+    padding = tuple(draw(st.integers(0, kernel[side] + 1)) for side in (0, 1))
+    dst = [(src[side] + 2 * padding[side] - kernel[side]) // stride[side] + 1 for side in (0, 1)]
+    assume(min(dst) >= 1)
+    channels = [draw(st.integers(1, 3)) for _ in range(2)]
+    kind = Conv2d if loop.topology == "conv2d" else Local2d
+    return kind((channels[0], *src), (channels[1], *dst), kernel, stride, padding)
+
+
+def in_parts(compile_loop: Callable[[bool], Any], parallel: Any) -> Callable[[int], Any]:
+    """The variant for several threads, of which a checked loop takes the parts one by one."""
+    loop = compile_loop(bool(parallel))
+    return lambda synapses: loop
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _checked():
+    with native.bounds_checked(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "by_work", in_parts)
+        yield
+    steps.cache_clear()
+
+
+@cache
+def steps(loop: Loop, case: Case) -> list[Callable[..., Any]]:
+    """The loop in configurations that take each way through it, in few parts and in many."""
+    module = importlib.import_module(f"tritonstdp.kernels.{loop.topology}.cpu")
+    names = set(module.DEFAULT._fields)
+    parallel = {"parallel_work": loop.parallel} if "parallel_work" in names else {}
+    ways = [{name: share} for name in names & {"dense_pass_rate", "full_pass_share"} for share in (-1.0, 2.0)] or [{}]
+    parts = [{name: n} for name in names & {"rows_per_task", "tasks"} for n in (3, 1000)] or [{}]
+    return [module.build(case, module.DEFAULT._replace(**parallel, **w, **p)) for w, p in product(ways, parts)]
+
+
+def between(tensor: torch.Tensor) -> torch.Tensor:
+    """The vector between numbers that must not be read."""
+    fill = True if tensor.dtype is torch.bool else torch.nan
+    around = torch.full((len(tensor) + 128,), fill, dtype=tensor.dtype)
+    around[64:-64] = tensor
+    return around[64:-64]
+
+
+def laid_out(tensor: torch.Tensor, form: Any) -> torch.Tensor:
+    """A copy whose memory runs the other way round ("post") or has gaps ("strided")."""
+    if form == "post":
+        return tensor.t().clone(memory_format=torch.contiguous_format).t()
+    if form != "strided":
+        return tensor.clone(memory_format=torch.contiguous_format)
+    *rows, n = tensor.shape
+    return tensor.new_full((*rows, 2 * n + 3), torch.nan)[..., : 2 * n : 2].copy_(tensor)
+
+
+def wild(problem: Problem) -> Problem:
+    """The problem with infinities, NaN and zeros of either sign among its numbers."""
+    changed = {}
+    for shift, name in enumerate(("weights", "c", "pre_trace", "post_trace")):
+        tensor = getattr(problem, name)
+        if tensor is None:
+            continue
+        places = (torch.arange(tensor.numel()).view(tensor.shape) + shift) % 7
+        for place, value in enumerate((torch.nan, torch.inf, -torch.inf, -0.0)):
+            tensor = torch.where(places == place, torch.tensor(value, dtype=tensor.dtype), tensor)
+        changed[name] = tensor
+    return replace(problem, **changed)
+
+
+def assert_right(loop: Loop, topology: Topology, rate: float, seed: int, finite: bool) -> None:
+    problem = make_problem(
+        FORMULAS[loop.rule], topology, rate=rate, seed=seed, dtype=loop.dtype, float_spikes=loop.float_spikes,
+        dopamine=loop.dopamine,
+    )  # fmt: skip
+    problem = problem if finite else wild(problem)
+    signals = {name: between(getattr(problem, name)) for name in ("pre_spike", "pre_trace", "post_spike", "post_trace")}
+    if rate == 0:
+        signals["pre_spike"].zero_(), signals["post_spike"].zero_()
+    problem = replace(problem, **signals)
+    expected = problem.copy().run(choose(problem.case, "reference").step).outputs
+
+    def copy() -> Problem:
+        return replace(problem, **{name: laid_out(tensor, loop.form) for name, tensor in problem.outputs.items()})
+
+    layout = loop.form if loop.topology in ("dense", "one_to_one") else "contiguous"
+    for step in steps(loop, copy().case._replace(layout=layout)):
+        done = copy().run(step).outputs
+        for name, tensor in expected.items():
+            # a convolution takes its sums in another order
+            rtol, atol = (1e-5, 1e-6) if loop.topology == "conv2d" else (0, 0)
+            torch.testing.assert_close(done[name], tensor, rtol=rtol, atol=atol, equal_nan=True)
+
+
+def prove(loop: Loop, data: st.DataObject) -> None:
+    topology = data.draw(topologies(loop))
+    rate, seed = data.draw(st.sampled_from([0.0, 0.02, 0.3, 1.0])), data.draw(st.integers(0, 1000))
+    assert_right(loop, topology, rate, seed, finite=data.draw(st.booleans()))
+
+
+def name_of(loop: Loop) -> str:
+    return f"{loop.topology}-{loop.rule}-{loop.form}"
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=name_of)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_a_loop_stays_in_its_arrays_and_does_as_the_reference(loop, data):
+    prove(loop, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", LOOPS + MORE, ids=name_of)
+@settings(max_examples=500, deadline=None)
+@given(data=st.data())
+def test_a_loop_stays_in_its_arrays_over_many_geometries(loop, data):
+    prove(loop, data)
+
+
+@pytest.mark.parametrize("n", [0, 1, 65])
+def test_the_loop_of_traces_stays_in_its_arrays(n):
+    trace, spikes = torch.rand(n), torch.rand(n) < 0.3
+    expected = updated_trace(trace, spikes.float(), 1.0, 10.0, 1.0)
+    trace_cpu.build(TraceCase(torch.float32, "cpu", True))(trace, spikes, 1.0, 10.0, 1.0)
+    torch.testing.assert_close(trace, expected, rtol=0, atol=0)
