@@ -101,6 +101,8 @@ def check_apart(name: str, written: Tensor, others: tuple[tuple[str, Tensor], ..
 @lru_cache(maxsize=1024)
 def meets_itself(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     """Whether two elements of a strided tensor lie at one address; where that is hard to tell, True."""
+    if 0 in shape:
+        return False
     axes = sorted((step, n) for step, n in zip(stride, shape, strict=True) if n > 1)
     reach = 0
     for step, n in axes:

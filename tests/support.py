@@ -192,3 +192,14 @@ def side_by_side(
 def values_of(weights: torch.Tensor) -> torch.Tensor:
     """The numbers in a tensor of weights."""
     return weights if weights.layout is torch.strided else weights.values()
+
+
+def as_weights(topology: Any, values: torch.Tensor) -> torch.Tensor:
+    """What a step takes as weights: the values, or the sparse tensor that holds them."""
+    if topology.name != "sparse":
+        return values
+    layout = torch.sparse_csc if topology.post_is_major else torch.sparse_csr
+    return torch.sparse_compressed_tensor(
+        topology.major_start, topology.minor_of.long(), values, (topology.n_pre, topology.n_post),
+        layout=layout, check_invariants=False,
+    )  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 
 import tritonstdp as ts
 import tritonstdp.behaviors as ours
-from support import SMALL, side_by_side, values_of
+from support import SMALL, as_weights, side_by_side, values_of
 from tritonstdp.functional import istdp_, rstdp_, stdp_, step_, trace_, update_
 from tritonstdp.problems import make_problem, random_sparse
 from tritonstdp.rules import BOUNDS, RULES, Formula, hard_bound, lower_bound, no_bound, soft_bound, upper_bound
@@ -104,10 +104,9 @@ def varied(problem, option, value):
 
 def step(problem, given, backend):
     given = {name: v.clone() if name in ("weights", "c") and v is not None else v for name, v in given.items()}
-    if given["weights"].stride() != problem.weights.stride():
-        given["weights"] = given["weights"]
+    weights = as_weights(problem.topology, given["weights"])
     choice = step_(
-        problem.formula, problem.topology, given["weights"], given["pre_spike"], given["pre_trace"],
+        problem.formula, problem.topology, weights, given["pre_spike"], given["pre_trace"],
         given["post_spike"], given["post_trace"], given["parameters"], given["w_min"], given["w_max"],
         given["c"], problem.decay, given["dopamine"], backend,
     )  # fmt: skip

@@ -165,11 +165,8 @@ def _check_tensor_parameter(name: str, value: Any, topology: Topology, device: t
         )
 
 
-def _check_numbers(
-    formula: Formula, parameters: Sequence[Any], w_min: float, w_max: float, decay: Sequence[Any]
-) -> None:
+def _check_numbers(rule: Rule, parameters: Sequence[Any], w_min: float, w_max: float, decay: Sequence[Any]) -> None:
     """Say what is wrong with numbers of which one is NaN, out of order or out of its range."""
-    rule = formula.rule
     named = {"w_min": w_min, "w_max": w_max}
     named |= zip((*rule.parameters, *rule.eligibility_parameters), (*parameters, *decay), strict=True)
     for name, value in named.items():
