@@ -32,20 +32,21 @@ class Config(NamedTuple):
         Fraction of spiking minor neurons above which a silent row is streamed whole: nearly every cache line is
         touched then.
     parallel_work : int
-        Synapses above which a second thread gains more than its start costs.
+        Synapses above which several threads share a step. Below, one thread takes less than about a millisecond where
+        2 % spike, and on a machine with other work a second thread that has to wait for its core costs more.
     rows_per_task : int
         Rows that a thread takes at a time.
     """
 
     dense_pass_rate: float = 0.08
-    parallel_work: int = 1_000_000
+    parallel_work: int = 10_000_000
     rows_per_task: int = 32
 
 
 DEFAULT = Config()
 SPACE: dict[str, tuple[float, ...]] = {
     "dense_pass_rate": (0.02, 0.04, 0.08, 0.16, 1.0),
-    "parallel_work": (100_000, 1_000_000, 10_000_000),
+    "parallel_work": (1_000_000, 10_000_000, 100_000_000),
     "rows_per_task": (8, 32, 128),
 }
 

@@ -33,20 +33,21 @@ class Config(NamedTuple):
     full_pass_share : float
         Share of the synapses to visit, counting both sides, above which all are streamed in the stored order.
     parallel_work : int
-        Synapses above which a second thread gains more than its start costs.
+        Synapses above which several threads share a step. Below, one thread takes less than about a millisecond where
+        2 % spike, and on a machine with other work a second thread that has to wait for its core costs more.
     tasks : int
         Parts into which threads divide a pass.
     """
 
     full_pass_share: float = 0.4
-    parallel_work: int = 4_000_000
+    parallel_work: int = 16_000_000
     tasks: int = 64
 
 
 DEFAULT = Config()
 SPACE: dict[str, tuple[float, ...]] = {
     "full_pass_share": (0.1, 0.2, 0.4, 0.8, 2.0),
-    "parallel_work": (1_000_000, 4_000_000, 16_000_000),
+    "parallel_work": (1_000_000, 4_000_000, 16_000_000, 64_000_000),
     "tasks": (16, 64, 256),
 }
 AHEAD = 128
