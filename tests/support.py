@@ -201,5 +201,5 @@ def as_weights(topology: Any, values: torch.Tensor) -> torch.Tensor:
     layout = torch.sparse_csc if topology.post_is_major else torch.sparse_csr
     return torch.sparse_compressed_tensor(
         topology.major_start, topology.minor_of.long(), values, (topology.n_pre, topology.n_post),
-        layout=layout, check_invariants=False,
+        layout=layout, device=values.device, check_invariants=False,
     )  # fmt: skip

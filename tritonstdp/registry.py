@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakSet
@@ -55,11 +55,27 @@ class Backend:
     refuse: Callable[[Case], str | None]
 
 
+OLDEST_TRITON = (3, 6)
+"""The first release of Triton that compiles the kernels."""
+
+
+@cache
+def _triton_version() -> tuple[int, ...] | None:
+    if importlib.util.find_spec("triton") is None:
+        return None
+    release = importlib.import_module("triton").__version__.split(".")[:2]
+    return tuple(int(part) for part in release)
+
+
 def _triton_refuses(case: Case) -> str | None:
     if case.device not in ("cuda", "xpu") and not _interpreting():
         return f"the weights are on {case.device}: Triton runs on cuda and xpu (and on cpu under TRITON_INTERPRET=1)"
-    if importlib.util.find_spec("triton") is None:
+    version = _triton_version()
+    if version is None:
         return "Triton is not installed"
+    if version < OLDEST_TRITON:
+        found, wanted = (".".join(map(str, v)) for v in (version, OLDEST_TRITON))
+        return f"Triton {found} is installed, and the kernels need {wanted} or newer: upgrade torch, which brings it"
     if case.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         return f"weights of {case.dtype} are not supported"
     return _values_refused(case, dopamine=("number", "scalar", "column"))
