@@ -132,7 +132,7 @@ def _form(tensor: Tensor) -> _Form:
 def _meet(distance: int, form: _Form, other: _Form) -> bool:
     """Whether two tensors, the second so many bytes behind the first, have a byte in common."""
     try:
-        return np.shares_memory(_placed(0, form), _placed(distance, other), max_work=10_000_000)
+        return np.shares_memory(_placed(0, form), _placed(distance, other), max_work=10_000_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 

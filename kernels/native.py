@@ -310,7 +310,7 @@ def entry(
             # symbols must not meet those of another loop from the same place when both are loaded from disk
             loop.__qualname__ = f"{loop.__qualname__}_{key}"
         # an error in one of several threads would be lost, so that a checked loop has one
-        options = {"parallel": parallel and not checked, "boundscheck": checked or None}
+        options: dict[str, Any] = {"parallel": parallel and not checked, "boundscheck": checked or None}
         try:
             dispatcher = numba.njit(signature, error_model="numpy", nogil=True, **options)(loop)
         except numba.core.errors.NumbaError as error:

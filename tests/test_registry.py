@@ -110,6 +110,13 @@ def test_a_backend_that_cant_take_the_case_is_refused_when_asked_for(monkeypatch
         one_step(backend="gpu")
 
 
+def test_a_triton_that_is_too_old_is_named_with_the_way_out(monkeypatch):
+    monkeypatch.setattr(registry, "_triton_version", lambda: (3, 2))
+    chosen = tritonstdp.explain("stdp", "dense", device="cuda")
+    assert chosen.backend == "reference"
+    assert chosen.rejected["triton"].startswith("Triton 3.2 is installed, and the kernels need 3.6 or newer")
+
+
 def test_a_fallback_is_logged_once_with_its_reason(caplog, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")
 

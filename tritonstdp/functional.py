@@ -278,7 +278,7 @@ def step_(
     else:
         dopamine = 0.0
     bool_spikes = pre_spike.dtype is torch.bool and post_spike.dtype is torch.bool
-    read = (
+    read: tuple[tuple[str, Tensor], ...] = (
         ("pre_spike", pre_spike), ("pre_trace", pre_trace), ("post_spike", post_spike), ("post_trace", post_trace),
     )  # fmt: skip
     if c is not None:

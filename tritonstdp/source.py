@@ -170,7 +170,7 @@ def read(function: Function) -> Source:
     node = _definition(inner.__code__)
     rewriting = _Rewriting(inner, _given(inner, bound))
     definition = ast.FunctionDef("formula", rewriting.arguments(node.args), rewriting.body(node), [])
-    definition.type_params = []  # Python 3.12 asks for it
+    definition.type_params = []  # type: ignore[attr-defined]  # which Python 3.12 asks for
     module = ast.fix_missing_locations(ast.Module([definition], []))
     return Source(name, ast.unparse(module))
 

@@ -80,7 +80,7 @@ def _run_adder(reach: Reach, real: type, weighted: bool) -> Any:
     rows, vector = reach.rows, reach.vector
 
     @intrinsic
-    def add(typing_context, target, source, row_size, first, places, factors, count):  # type: ignore[no-untyped-def]
+    def add_addresses(typing_context, target, source, row_size, first, places, factors, count):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             target, source, row_size, first, places, factors, count = arguments
             scalar, index, integer = context.get_value_type(number), ir.IntType(32), ir.IntType(64)
@@ -116,6 +116,8 @@ def _run_adder(reach: Reach, real: type, weighted: bool) -> Any:
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 7), codegen
+
+    add: Any = add_addresses
 
     @native.njit_part
     def add_runs(sums, at, seen, start, row_size, first, places, factors, count):  # type: ignore[no-untyped-def]

@@ -55,13 +55,15 @@ def _run_copier(width: int, real: type) -> Any:
     itemsize, check = np.dtype(real).itemsize, native.range_check()
 
     @intrinsic
-    def move(typing_context, target, source):  # type: ignore[no-untyped-def]
+    def move_run(typing_context, target, source):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             target, source = (builder.inttoptr(argument, cgutils.voidptr_t) for argument in arguments)
             cgutils.raw_memcpy(builder, target, source, ir.Constant(ir.IntType(64), width), itemsize)
             return context.get_dummy_value()
 
         return types.void(types.int64, types.int64), codegen
+
+    move: Any = move_run
 
     @native.njit_part
     def copy_run(target, at, source, start):  # type: ignore[no-untyped-def]

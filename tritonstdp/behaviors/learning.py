@@ -173,7 +173,7 @@ class BaseLearning(Behavior):
             if self.clamp:
                 new = torch.where(dw != 0, new.clamp(self.w_min, self.w_max), new)
             values.copy_(new)
-            if c is not None:
+            if c is not None and new_c is not None:
                 c.copy_(new_c)
 
     def _required(self, name: str) -> Any:
