@@ -11,6 +11,8 @@ What the minor pass finds is computed before that, from the old values, held, an
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -66,6 +68,17 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     post_is_major, _ = case.kernel_key
     modulated = case.formula.rule.modulated
     full_pass_share = config.full_pass_share / HELD if modulated else config.full_pass_share
+    known: tuple[Callable[[], Any], tuple[int, ...]] = (lambda: None, ())
+
+    def addresses_of(topology):  # type: ignore[no-untyped-def]
+        """Where a plan's tensors lie; proved once for a group that steps again and again."""
+        nonlocal known
+        plan, addresses = known
+        if plan() is not topology:
+            names = ("major_start", "minor_of", "minor_start", "by_minor", "major_by_minor")
+            addresses = tuple(address(f"topology.{name}", getattr(topology, name)) for name in names)
+            known = weakref.ref(topology), addresses
+        return addresses
 
     def step(
         topology, weights, pre_spike, pre_trace, post_spike, post_trace,
@@ -76,11 +89,8 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         major, minor = (post, pre) if post_is_major else (pre, post)
         nnz = weights.numel()
         loop_for(nnz)(
-            address("weights", weights), address("c", c) if modulated else 0, nnz,
-            address("topology.major_start", topology.major_start), address("topology.minor_of", topology.minor_of),
-            address("topology.minor_start", topology.minor_start), address("topology.by_minor", topology.by_minor),
-            address("topology.major_by_minor", topology.major_by_minor), *major, *minor,
-            config.tasks, full_pass_share, parameters, w_min, w_max, decay, dopamine,
+            address("weights", weights), address("c", c) if modulated else 0, nnz, *addresses_of(topology),
+            *major, *minor, config.tasks, full_pass_share, parameters, w_min, w_max, decay, dopamine,
         )  # fmt: skip
 
     return step

@@ -1,15 +1,21 @@
 """What the compiled loops share: finding spikes, and loops kept on disk."""
 
+import gc
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
 import torch
 
+from tritonstdp import Dense
 from tritonstdp.kernels import native, object_cache
+from tritonstdp.kernels.dense import cpu as dense
 from tritonstdp.kernels.protocol import Case
-from tritonstdp.rules import Formula, soft_bound, stdp
+from tritonstdp.problems import make_problem
+from tritonstdp.registry import choose
+from tritonstdp.rules import Formula, hard_bound, soft_bound, stdp
 
 
 def case_of(bound, dtype=torch.float32):
@@ -80,6 +86,23 @@ def test_a_bound_that_captures_more_than_numbers_is_not_kept():
     captured = [1.0]
     recipe = object_cache.recipe_of(case_of(lambda w, low, high: w * captured[0]))
     assert object_cache.key_of(loop, recipe) is None
+
+
+def test_what_was_compiled_goes_with_the_last_step_that_uses_it(monkeypatch):
+    kept = []
+    monkeypatch.setattr(object_cache, "load", lambda key: None)
+    monkeypatch.setattr(object_cache, "save", lambda key, compiled: kept.append(weakref.ref(compiled.library)))
+    problem = make_problem(Formula.of(stdp, soft_bound, hard_bound), Dense(3, 4))
+    first, second = (dense.build(problem.case, dense.Config(rows_per_task=rows)) for rows in (1, 2))
+    assert len(kept) == 1  # one loop for both
+    del first
+    gc.collect()
+    expected = problem.copy().run(choose(problem.case, "reference").step)
+    assert torch.equal(problem.run(second).weights, expected.weights)
+    assert kept[0]() is not None
+    del second
+    gc.collect()
+    assert kept[0]() is None
 
 
 STEPS = """
