@@ -262,6 +262,16 @@ def _compile(case: Case) -> Any:
     add_up_post, add_up_pre = adder(True), adder(False)
     post_vector = of_post.vector
 
+    @native.njit_part
+    def potentiations_of(spike, spike_shape, trace, trace_shape, padding, n, parameters):  # type: ignore[no-untyped-def]
+        """The sums of the post spikes without the gaps between their vectors, tap by tap as the weights lie."""
+        sums = add_up_post(spike, spike_shape, trace, trace_shape, padding, n, parameters)
+        potentiations = np.empty(n, real)
+        for row in range(n // kw):
+            for j in range(kw):
+                potentiations[row * kw + j] = sums[row * post_vector + j]
+        return potentiations
+
     def loop(
         w_address, c_address, s_address, x_address, q_address, y_address,
         pre_shape, post_shape, padding, divisor, parameters, w_min, w_max, decay, dopamine,
@@ -274,16 +284,15 @@ def _compile(case: Case) -> Any:
         n = post_shape[0] * pre_shape[0] * kh * kw
         w = carray(pointer(w_address), n, real)
         c = carray(pointer(c_address), n if modulated else 0, real)
-        potentiations = add_up_post(post_spike, post_shape, pre_trace, pre_shape, padding, n, parameters)
+        potentiations = potentiations_of(post_spike, post_shape, pre_trace, pre_shape, padding, n, parameters)
         depressions = add_up_pre(pre_spike, pre_shape, post_trace, post_shape, padding, n, parameters)
         for row in range(n // kw):
             i = row % kh
             for j in range(kw):
                 k = row * kw + j
                 met = (i % sh * sw + j % sw) * pre_rows + pre_rows - 1 - i // sh
-                potentiation = potentiations[row * post_vector + j]
                 depression = depressions[row // kh * pre_sums + met * pre_vector + pre_columns - 1 - j // sw]
-                dw = change(w[k], potentiation, depression, w_min, w_max, parameters) / divisor
+                dw = change(w[k], potentiations[k], depression, w_min, w_max, parameters) / divisor
                 if modulated:
                     w[k], c[k] = finish(w[k], dw, c[k], dopamine, w_min, w_max, decay)
                 else:
