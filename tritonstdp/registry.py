@@ -17,7 +17,7 @@ import torch
 
 from tritonstdp.kernels.protocol import Case, Step
 from tritonstdp.rules import BOUNDS, RULES, Bound, Formula, Rule, checked_bound, is_own
-from tritonstdp.source import CannotCompileError, name_of
+from tritonstdp.source import CannotCompileError, content_of, name_of
 from tritonstdp.topology import TOPOLOGIES
 
 __all__ = [
@@ -413,23 +413,23 @@ def serving_entry(case: Case, backend: str) -> KernelEntry:
     return [entry for entry in serving if entry.specificity == best][-1]
 
 
-MOST_VARIANTS = 32
-"""How often one function is compiled with other captured numbers: each takes about a second and some megabytes."""
-_VARIANTS: dict[tuple[Any, ...], WeakSet[Formula]] = {}
+MOST_VARIANTS = 8
+"""How often one function is compiled with other captured numbers: each takes seconds, and memory that numba keeps."""
+_VARIANTS: dict[tuple[Any, ...], set[int]] = {}
 
 
 def _check_variants(formula: Formula) -> None:
     """Refuse to compile a formula of which too many variants have been: one made anew at each step never ends."""
     written = [s.function for s in formula.signatures if not is_own(s.function)]
-    inner = [getattr(function, "func", function) for function in written]
-    codes = [getattr(function, "__code__", None) for function in inner]
-    variants = _VARIANTS.setdefault(tuple((c.co_filename, c.co_firstlineno) for c in codes if c is not None), WeakSet())
-    if written and len(variants) >= MOST_VARIANTS:
+    codes = [getattr(getattr(function, "func", function), "__code__", None) for function in written]
+    variants = _VARIANTS.setdefault(tuple((c.co_filename, c.co_firstlineno) for c in codes if c is not None), set())
+    variant = hash(tuple(content_of(function) or id(function) for function in written))
+    if written and variant not in variants and len(variants) >= MOST_VARIANTS:
         raise CannotCompileError(
             f"{', '.join(map(name_of, written))} has been compiled with {MOST_VARIANTS} different captured numbers, "
-            "which takes about a second each: numbers that change belong in the rule's parameters, w_min or w_max"
+            "which takes seconds and some 16 MB each: numbers that change belong in the rule's parameters, w_min or w_max"
         )
-    variants.add(formula)
+    variants.add(variant)
 
 
 def undisturbed(build: Callable[[], _Built]) -> _Built:
