@@ -53,3 +53,18 @@ def test_the_readme_names_commands_that_exist():
     named = set(re.findall(r"(?:`|&& )tritonstdp ([a-z]+)", (ROOT / "README.md").read_text()))
     assert named <= set(COMMANDS)
     assert {"demo", "list", "explain"} <= named
+
+
+def test_the_readme_s_network_tells_the_inputs_apart():
+    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
+    in_volleys, at_random = map(float, re.findall(r"\d\.\d+", run(block)))
+    assert in_volleys > at_random + 0.1
+
+
+def test_the_readme_s_links_are_found_from_anywhere():
+    links = re.findall(r"\]\(([^)]*)\)", (ROOT / "README.md").read_text())
+    assert all(link.startswith("https://") for link in links)
+    own = [link.partition("/tritonstdp/tritonstdp/")[2] for link in links if "/tritonstdp/tritonstdp/" in link]
+    assert len(own) > 3
+    for place in own:
+        assert (ROOT / place.partition("main/")[2]).exists(), place

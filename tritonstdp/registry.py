@@ -427,7 +427,7 @@ def _check_variants(formula: Formula) -> None:
     if written and variant not in variants and len(variants) >= MOST_VARIANTS:
         raise CannotCompileError(
             f"{', '.join(map(name_of, written))} has been compiled with {MOST_VARIANTS} different captured numbers, "
-            "which takes seconds and some 16 MB each: numbers that change belong in the rule's parameters, w_min or w_max"
+            "each of which takes seconds and some 16 MB: numbers that change belong in parameters, w_min or w_max"
         )
     variants.add(variant)
 
