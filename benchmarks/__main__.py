@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.environment import run_pinned
 from benchmarks.figures import draw
 from benchmarks.gate import gate_providers, lead_of
-from benchmarks.growth import LARGEST_HELP, synapses
+from benchmarks.growth import LARGEST_HELP, require_room, synapses
 from benchmarks.steps import SUITES
 from tritonstdp.arguments import seconds
 from tritonstdp.bench import is_other
@@ -70,6 +70,8 @@ def main() -> int:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(str(error))
+    if "growth" in arguments.parts:
+        require_room(parser, arguments.largest)
     try:
         run_parts(arguments)
     except subprocess.CalledProcessError as error:  # which has said why

@@ -11,7 +11,7 @@ from benchmarks.environment import restart_pinned
 from tritonstdp.arguments import seconds
 from tritonstdp.bench import rows_file
 from tritonstdp.measurement import OURS, Workload, measure, write_rows
-from tritonstdp.terminal import Parser, free_memory
+from tritonstdp.terminal import Parser, free_bytes
 
 SIDES = (100, 316, 1000, 3162, 10_000, 20_000)
 """Neurons on each side: 1e4 to 4e8 synapses."""
@@ -26,19 +26,25 @@ PROVIDERS_SHOWN = (OURS, "CoNeX", "torch.compile, float spikes", "indexed torch"
 
 
 def synapses(text: str) -> int:
-    """A number of synapses that fits in memory, as a type of argument."""
+    """A number of synapses, as a type of argument."""
     try:
         number = int(float(text))
     except (ValueError, OverflowError):
         number = 0
     if number < SIDES[0] ** 2:
         raise argparse.ArgumentTypeError(f"{text!r} must be a number of synapses, {SIDES[0] ** 2:g} or more")
-    largest = max(n * n for n in SIDES if n * n <= number)
-    free = free_memory()
-    if free is not None and largest * BYTES_A_SYNAPSE > free:
-        needed = f"{largest * BYTES_A_SYNAPSE / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free"
-        raise argparse.ArgumentTypeError(f"{largest:g} synapses take {needed}: give less, as 1e7")
     return number
+
+
+def require_room(parser: Parser, most: int) -> None:
+    """End with one line where the largest network would fill the memory."""
+    largest = max(n * n for n in SIDES if n * n <= most)
+    needed, free = largest * BYTES_A_SYNAPSE / 2**30, free_bytes("cpu") / 2**30
+    if needed > free:
+        parser.error(
+            f"--largest: {largest:g} synapses take {needed:.1f} GiB of memory, and {free:.1f} GiB are free: give less, "
+            "as 1e7"
+        )
 
 
 def against_size(largest: int) -> list[Workload]:
@@ -60,6 +66,7 @@ def main() -> int:
         "--out", nargs="+", type=rows_file, default=[], metavar="FILE", help="write rows to .json or .csv files"
     )
     arguments = parser.parse_args()
+    require_room(parser, arguments.largest)
     restart_pinned()
     torch.set_num_threads(1)
     from benchmarks.providers import PROVIDERS, VERSIONS

@@ -12,6 +12,8 @@ import numba
 import torch
 from numba.np.ufunc import parallel as numba_threads
 
+from tritonstdp.kernels.compilation import undisturbed
+
 logger = logging.getLogger("tritonstdp")
 
 _in_use = Lock()
@@ -31,7 +33,8 @@ def _notice_fork() -> None:
     _forked = _forked or getattr(numba_threads, "_is_initialized", True)
 
 
-os.register_at_fork(after_in_child=_notice_fork)
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_notice_fork)
 
 
 def _may_start() -> bool:
@@ -72,7 +75,7 @@ def by_work(compile_loop: Callable[[bool], Callable[..., None]], parallel_work: 
             return serial(*arguments)
         try:
             if not compiled:
-                compiled.append(compile_loop(True))
+                compiled.append(undisturbed(lambda: compile_loop(True)))
             _run(compiled[0], arguments)
         finally:
             lock.release()

@@ -16,9 +16,10 @@ from filelock import FileLock
 from tritonstdp import Dense, OneToOne, registry, storage
 from tritonstdp.arguments import shape
 from tritonstdp.autotune import busy, cache, command
-from tritonstdp.autotune.shapes import SHAPES, free_bytes, make_topology, needed_bytes
+from tritonstdp.autotune.shapes import SHAPES, make_topology, needed_bytes
 from tritonstdp.cli import main
 from tritonstdp.registry import register_kernel, serving_entry
+from tritonstdp.terminal import free_bytes
 from tritonstdp.topology import Conv2d, Local2d, Sparse
 
 

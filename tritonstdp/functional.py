@@ -15,10 +15,11 @@ from torch.autograd.graph import increment_version
 from typing_extensions import Unpack
 
 from tritonstdp.kernels import reference
+from tritonstdp.kernels.compilation import undisturbed
 from tritonstdp.kernels.memory import address, check_apart
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.trace import TraceCase, TraceStep
-from tritonstdp.registry import BACKENDS, Choice, choose, undisturbed
+from tritonstdp.registry import BACKENDS, Choice, choose
 from tritonstdp.rules import Bound, Formula, Rule, istdp, resolve_bound, resolve_rule, rstdp, stdp, target_trace
 from tritonstdp.topology import Sparse, Topology, example_topology, infer_topology
 

@@ -6,15 +6,14 @@ import importlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cache, partial
-from threading import Thread
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
 
+from tritonstdp.kernels.compilation import undisturbed
 from tritonstdp.kernels.protocol import Case, Step
 from tritonstdp.rules import BOUNDS, RULES, Bound, Formula, Rule, checked_bound, is_own
 from tritonstdp.source import CannotCompileError, content_of, name_of
@@ -36,7 +35,6 @@ __all__ = [
 logger = logging.getLogger("tritonstdp")
 
 Build = Callable[..., Step]
-_Built = TypeVar("_Built")
 
 
 @dataclass(frozen=True)
@@ -430,20 +428,6 @@ def _check_variants(formula: Formula) -> None:
             "each of which takes seconds and some 16 MB: numbers that change belong in parameters, w_min or w_max"
         )
     variants.add(variant)
-
-
-def undisturbed(build: Callable[[], _Built]) -> _Built:
-    """Build in a thread of its own, which no signal interrupts: numba could not be used after half a compilation."""
-    built: Future[_Built] = Future()
-
-    def run() -> None:
-        try:
-            built.set_result(build())
-        except BaseException as error:
-            built.set_exception(error)
-
-    Thread(target=run, name="tritonstdp compiles").start()
-    return built.result()
 
 
 def _build(case: Case, backend: str, autotune: bool) -> Step:

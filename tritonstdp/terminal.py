@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,7 +17,7 @@ import torch
 from rich import progress as rich_progress
 from rich.console import Console
 
-__all__ = ["Parser", "Progress", "UserError", "free_memory", "require_memory", "whole"]
+__all__ = ["Parser", "Progress", "UserError", "free_bytes", "require_memory", "whole"]
 
 LINE_SECONDS = 5.0
 """Where nobody watches, progress is one line about so often."""
@@ -69,22 +73,41 @@ def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     return parse
 
 
-def free_memory(device: str = "cpu") -> int | None:
-    """The bytes of memory that a device has to offer now, or None where that is not known.
+def free_bytes(device: str) -> float:
+    """The memory that is free on a device; infinite where the system does not say.
+
+    Parameters
+    ----------
+    device : str
+        The device.
+
+    Returns
+    -------
+    float
+        Bytes.
 
     Examples
     --------
-    >>> free = free_memory()
-    >>> free is None or free > 0
+    >>> free_bytes("cpu") > 0
     True
     """
-    if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    info = Path("/proc/meminfo")
-    if not info.exists():
-        return None
-    facts = dict(line.split(":", 1) for line in info.read_text().splitlines())
-    return int(facts["MemAvailable"].split()[0]) * 1024
+    module = getattr(torch, torch.device(device).type)
+    if hasattr(module, "mem_get_info"):
+        return module.mem_get_info(device)[0]
+    found = [
+        _number_in("/proc/meminfo", r"MemAvailable:\s*(\d+)", 1024),
+        _number_in("/sys/fs/cgroup/memory.max", r"(\d+)"),
+    ]
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(found)
+
+
+def _number_in(path: str, pattern: str, unit: int = 1) -> float:
+    with suppress(OSError):
+        found = re.search(pattern, Path(path).read_text())
+        return unit * int(found.group(1)) if found else math.inf
+    return math.inf
 
 
 def require_memory(what: str, needed: int, device: str = "cpu") -> None:
@@ -108,8 +131,8 @@ def require_memory(what: str, needed: int, device: str = "cpu") -> None:
     --------
     >>> require_memory("a small network", 1000)
     """
-    free = free_memory(device)
-    if free is not None and needed > free:
+    free = free_bytes(device)
+    if needed > free:
         raise UserError(
             f"{what} takes about {needed / 2**30:,.1f} GiB of memory, and {device} has {free / 2**30:,.1f} GiB free"
         )

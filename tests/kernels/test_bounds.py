@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
+from unittest import mock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tritonstdp import Conv2d, Dense, Local2d, OneToOne, Sparse
+from tritonstdp import topology as topology_module
 from tritonstdp.kernels import native, threads
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.trace import TraceCase
@@ -97,8 +99,8 @@ def plans(draw: Any, layout: str, wide: bool) -> Sparse:
     connected &= torch.rand(n_pre, 1, generator=generator) < kept
     connected &= torch.rand(1, n_post, generator=generator) < kept
     weights = connected.float().to_sparse(layout=SPARSE[layout])
-    plan = Sparse.from_weights(weights.coalesce() if layout == "coo" else weights)
-    return replace(plan, by_minor=plan.by_minor.long()) if wide else plan
+    with mock.patch.object(topology_module, "INT32_SYNAPSES", -1 if wide else topology_module.INT32_SYNAPSES):
+        return Sparse.from_weights(weights.coalesce() if layout == "coo" else weights)
 
 
 @st.composite

@@ -21,7 +21,7 @@ from tritonstdp import arguments as given
 from tritonstdp.autotune import cache, cost
 from tritonstdp.autotune.busy import BusyError
 from tritonstdp.autotune.plot import Panel, draw, panel_of
-from tritonstdp.autotune.shapes import SHAPES, free_bytes, make_topology, needed_bytes
+from tritonstdp.autotune.shapes import SHAPES, make_topology, needed_bytes
 from tritonstdp.autotune.space import key_of
 from tritonstdp.autotune.sweep import RATES, Outcome, all_candidates, backend_of, tune, tuning_case
 from tritonstdp.kernels.protocol import CannotCompileError
@@ -29,6 +29,7 @@ from tritonstdp.registry import forget_choices
 from tritonstdp.rules import BOUNDS, RULES, Formula
 from tritonstdp.source import name_of
 from tritonstdp.storage import make_private
+from tritonstdp.terminal import free_bytes
 from tritonstdp.topology import TOPOLOGIES, Topology, example_topology
 
 __all__ = ["add_arguments", "run"]

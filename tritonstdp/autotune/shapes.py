@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import os
-import re
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
-
-import torch
 
 from tritonstdp.problems import random_sparse
 from tritonstdp.topology import Conv2d, Dense, Local2d, OneToOne, Topology
 
-__all__ = ["SHAPES", "free_bytes", "make_topology", "needed_bytes"]
+__all__ = ["SHAPES", "make_topology", "needed_bytes"]
 
 SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     "dense": ((256,), (512,), (1024,), (2048,), (4096,), (8192,)),
@@ -106,40 +99,3 @@ def _weights_of(name: str, sizes: Sequence[int]) -> tuple[int, int]:
     c_in, height, width, c_out, k = sizes
     patches = c_in * k * k * height * width  # which the reference of a convolution lays out
     return (c_out * patches if name == "local2d" else c_out * c_in * k * k + patches + c_out * height * width), 0
-
-
-def free_bytes(device: str) -> float:
-    """The memory that is free on a device; infinite where the system does not say.
-
-    Parameters
-    ----------
-    device : str
-        The device.
-
-    Returns
-    -------
-    float
-        Bytes.
-
-    Examples
-    --------
-    >>> free_bytes("cpu") > 0
-    True
-    """
-    module = getattr(torch, torch.device(device).type)
-    if hasattr(module, "mem_get_info"):
-        return module.mem_get_info(device)[0]
-    found = [
-        _number_in("/proc/meminfo", r"MemAvailable:\s*(\d+)", 1024),
-        _number_in("/sys/fs/cgroup/memory.max", r"(\d+)"),
-    ]
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min(found)
-
-
-def _number_in(path: str, pattern: str, unit: int = 1) -> float:
-    with suppress(OSError):
-        found = re.search(pattern, Path(path).read_text())
-        return unit * int(found.group(1)) if found else math.inf
-    return math.inf

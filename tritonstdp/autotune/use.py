@@ -12,6 +12,7 @@ import torch
 from tritonstdp.arguments import rate
 from tritonstdp.autotune import cache
 from tritonstdp.autotune.space import device_name, key_of, size_bucket
+from tritonstdp.kernels.compilation import undisturbed
 from tritonstdp.kernels.protocol import Case, Step
 from tritonstdp.registry import KernelEntry, Space
 from tritonstdp.topology import Topology
@@ -128,12 +129,12 @@ def _step_by_size(entry: KernelEntry, space: Space, case: Case, tuned: dict[int,
 
 def _build_or_default(entry: KernelEntry, case: Case, config: Any, default: Any) -> Step:
     try:
-        return entry.build(case, config)
+        return undisturbed(lambda: entry.build(case, config))
     except Exception as error:  # whatever a compiler raises: a setting is no reason for a step to fail
         if config == default:
             raise
         logger.warning("a tuned setting can't be built, so the default is used: %s: %s", config, error)
-        return entry.build(case, default)
+        return undisturbed(lambda: entry.build(case, default))
 
 
 def _tuned_now(case: Case, topology: Topology, space: Space) -> Any:
