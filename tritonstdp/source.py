@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import hashlib
 import inspect
 import linecache
 import math
@@ -58,13 +59,19 @@ class Source(NamedTuple):
     text: str
 
     def define(self, namespace: dict[str, Any], rewrite: ast.NodeTransformer | None = None) -> Any:
-        """Define the function, rewritten further, in a namespace that holds what it then names."""
+        """Define the function, rewritten further, in a namespace that holds what it then names.
+
+        Its name tells it from every function that says something else: Triton takes functions of one name for one.
+        """
         tree = ast.parse(self.text)
-        source = self.text if rewrite is None else ast.unparse(ast.fix_missing_locations(rewrite.visit(tree)))
-        filename = f"<formula {self.name} {hash(source) & 0xFFFFFFFF:08x}>"
+        tree = ast.fix_missing_locations(tree if rewrite is None else rewrite.visit(tree))
+        definition = tree.body[0]
+        assert isinstance(definition, ast.FunctionDef)
+        definition.name = f"formula_{hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:12]}"
+        source, filename = ast.unparse(tree), f"<{definition.name} of {self.name}>"
         linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
         exec(compile(source, filename, "exec"), namespace)
-        return namespace["formula"]
+        return namespace[definition.name]
 
 
 def name_of(function: Function) -> str:

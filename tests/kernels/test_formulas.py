@@ -13,6 +13,7 @@ import torch
 import tritonstdp
 from tritonstdp import rules, vocabulary
 from tritonstdp.functional import step_
+from tritonstdp.kernels.formula_gpu import device_function
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.problems import make_problem
 from tritonstdp.rules import Formula, Rule, no_bound, rstdp, stdp
@@ -331,6 +332,14 @@ def test_what_a_bound_captures_does_not_stay_alive_for_ever(monkeypatch):
     del captured
     gc.collect()
     assert sum(reference() is not None for reference in alive) <= 10
+
+
+def test_device_functions_that_say_something_else_have_another_name():
+    """Triton compiles a call by the function's name and the types of its arguments, and would take one for the other."""
+    functions = [*rules.istdp.functions, *rules.rstdp.functions, *rules.BOUNDS.values()]
+    by_text = {read(function).text: device_function(function).__name__ for function in functions}
+    assert len(set(by_text.values())) == len(by_text)
+    assert device_function(rules.istdp.on_pre) is device_function(rules.istdp.on_pre)
 
 
 def test_no_bound_is_what_none_means():
