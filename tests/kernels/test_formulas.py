@@ -335,7 +335,7 @@ def test_what_a_bound_captures_does_not_stay_alive_for_ever(monkeypatch):
 
 
 def test_device_functions_that_say_something_else_have_another_name():
-    """Triton compiles a call by the function's name and the types of its arguments, and would take one for the other."""
+    """Triton knows a call by the name and the types of its arguments, and would take one function for the other."""
     functions = [*rules.istdp.functions, *rules.rstdp.functions, *rules.BOUNDS.values()]
     by_text = {read(function).text: device_function(function).__name__ for function in functions}
     assert len(set(by_text.values())) == len(by_text)
