@@ -13,7 +13,7 @@ import torch
 from tritonstdp.kernels.compose import SynapseFunctions, compose
 from tritonstdp.kernels.native import REAL, njit_part
 from tritonstdp.rules import Formula, Signature, is_own
-from tritonstdp.source import CannotCompileError, NoSourceError, name_of, read
+from tritonstdp.source import CannotCompileError, NoSourceError, captures_numbers_alone, name_of, read
 
 
 class _WeakNumbers(ast.NodeTransformer):
@@ -79,6 +79,8 @@ def _as_numba_reads_it(function: Callable[..., Any], real: type) -> Callable[...
     try:
         return read(function).define({**_WORDS, "_real": real}, _WeakNumbers())
     except NoSourceError:
+        if not captures_numbers_alone(function):
+            raise
         return function  # numba reads instructions; the samples tell whether they mean the same
 
 

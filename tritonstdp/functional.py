@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from difflib import get_close_matches
 from functools import cache, lru_cache, partial
 from importlib import import_module
 from math import inf
 from typing import Any, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
@@ -21,7 +23,7 @@ from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.trace import TraceCase, TraceStep
 from tritonstdp.registry import BACKENDS, Choice, choose
 from tritonstdp.rules import Bound, Formula, Rule, istdp, resolve_bound, resolve_rule, rstdp, stdp, target_trace
-from tritonstdp.topology import Sparse, Topology, example_topology, infer_topology
+from tritonstdp.topology import WEIGHT_DTYPES, Sparse, Topology, example_topology, infer_topology
 
 __all__ = ["explain", "istdp_", "rstdp_", "stdp_", "step_", "trace_", "update_", "weight_change"]
 
@@ -120,20 +122,21 @@ def _check(
 def _number(name: str, value: Any) -> Any:
     """A Python float where the value is one number on the host; tensors else, for the reference."""
     if isinstance(value, Tensor):
-        if value.is_complex():
-            raise TypeError(f"{name} is {value.dtype}: pass real numbers")
-        return value.item() if value.is_cpu and value.dim() == 0 and _holds_a_number(value) else value
-    if isinstance(value, (str, bytes)):
+        if value.layout is not torch.strided or value.is_nested or value.is_complex():
+            raise TypeError(f"{name} is {value.layout} of {value.dtype}: pass a strided tensor of real numbers")
+        if value.dtype is torch.bool and value.dim():
+            raise TypeError(f"{name} is torch.bool: pass numbers, as of {name}.float()")
+        if value.device.type != "meta":
+            address(name, value)
+        return value.item() if value.is_cpu and value.dim() == 0 else value
+    if isinstance(value, (str, bytes, complex, np.complexfloating)):
         raise TypeError(f"{name} is {value!r}: pass a number or a tensor")
     try:
         return float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} is {value!r}: pass a number or a tensor") from None
-
-
-def _holds_a_number(value: Tensor) -> bool:
-    address("a tensor that stands for a number", value)
-    return True
+    except OverflowError:
+        raise ValueError(f"{name} is larger than any float: pass a smaller number") from None
 
 
 def _dopamine_kind(dopamine: Any, topology: Topology, values: Tensor) -> tuple[Any, str]:
@@ -145,7 +148,13 @@ def _dopamine_kind(dopamine: Any, topology: Topology, values: Tensor) -> tuple[A
     _check_tensor_parameter("dopamine", dopamine, topology, values.device)
     if dopamine.dim() == 0:
         return dopamine.to(values.dtype), "scalar"
-    per_column = topology.name in ("dense", "one_to_one") and tuple(dopamine.shape) == topology.post_shape
+    takes_columns = topology.name in ("dense", "one_to_one")
+    if not takes_columns and tuple(dopamine.shape) != topology.weights_shape:
+        raise ValueError(
+            f"dopamine has shape {tuple(dopamine.shape)}: {topology.name} takes a number, or one value a synapse "
+            f"{topology.weights_shape}"
+        )
+    per_column = takes_columns and tuple(dopamine.shape) == topology.post_shape
     if per_column and dopamine.dtype == values.dtype:
         return dopamine.contiguous().resolve_neg(), "column"
     return dopamine, "other"
@@ -177,6 +186,28 @@ def _check_numbers(rule: Rule, parameters: Sequence[Any], w_min: float, w_max: f
             raise ValueError(f"{name} is {value}: a time constant is above 0")
     if w_min > w_max:
         raise ValueError(f"w_min is {w_min} and w_max {w_max}: the lower limit can't lie above the upper one")
+
+
+_ALONE: AbstractContextManager[Any] = nullcontext()
+
+
+def _in_torch(values: Tensor, c: Tensor | None) -> AbstractContextManager[Any]:
+    """What a step by torch's own functions needs around it, that kernels do without."""
+    stack = ExitStack()
+    if values.device.type != "meta":
+        stack.enter_context(torch.autocast(values.device.type, enabled=False))
+    if values.is_inference() or (c is not None and c.is_inference()):
+        stack.enter_context(torch.inference_mode())
+    return stack
+
+
+def _total(w_min: float, w_max: float, numbers: tuple[float, ...]) -> float:
+    """NaN where one of the parameters is."""
+    try:
+        float(w_min), float(w_max)
+        return float(sum(numbers))
+    except OverflowError:
+        raise ValueError("a parameter or a limit is larger than any float: pass a smaller number") from None
 
 
 def step_(
@@ -262,7 +293,7 @@ def step_(
             break
     if scalars:
         numbers = (*parameters, *decay)
-        total = sum(numbers)  # nan where one is
+        total = _total(w_min, w_max, numbers)
         fits = w_min <= w_max and total == total
         for k in formula.rule.positive_at:
             fits = fits and numbers[k] > 0
@@ -271,6 +302,9 @@ def step_(
     layout = topology.layout(values)
     dopamine_kind = "number"
     if formula.rule.eligibility is not None:
+        if len(decay) != len(formula.rule.eligibility_parameters):
+            wanted = ", ".join(formula.rule.eligibility_parameters)
+            raise ValueError(f"decay has {len(decay)} values: {formula.rule.name} takes {wanted}")
         if c is None:
             raise ValueError(f"c is missing: {formula.rule.name} keeps an eligibility trace of the weights' shape")
         if layout != topology.layout(c):
@@ -294,14 +328,14 @@ def step_(
     device = "cpu" if values.is_cpu else values.device.type
     case = (formula, topology.name, topology.kernel_key, layout, dtype, device, bool_spikes, scalars, dopamine_kind)
     choice = choose(case, backend, autotune)
-    if choice.backend == "triton":  # which takes tensors; compiled loops ask for addresses themselves
-        held = dopamine if isinstance(dopamine, Tensor) else values
-        for name, tensor in (("weights", values), *read, ("dopamine", held)):
+    if choice.backend != "cpu" and device != "meta":  # compiled loops ask for addresses themselves
+        for name, tensor in (("weights", values), *read):
             address(name, tensor)
-    choice.step(
-        topology, values, pre_spike.contiguous(), _plain(pre_trace), post_spike.contiguous(), _plain(post_trace),
-        parameters, w_min, w_max, c, decay, dopamine,
-    )  # fmt: skip
+    with _ALONE if choice.backend != "reference" else _in_torch(values, c):
+        choice.step(
+            topology, values, pre_spike.contiguous(), _plain(pre_trace), post_spike.contiguous(), _plain(post_trace),
+            parameters, w_min, w_max, c, decay, dopamine,
+        )  # fmt: skip
     # so that autograd notices a write that no torch function has made
     increment_version(values if c is None else (values, c))
     return choice
@@ -360,6 +394,9 @@ def weight_change(
     """
     values = topology.values(weights)
     _check(topology, weights, values, pre_spike, pre_trace, post_spike, post_trace, None)
+    if values.device.type != "meta":
+        for name, tensor in (("weights", values), ("pre_trace", pre_trace), ("post_trace", post_trace)):
+            address(name, tensor)
     pairing = import_module(f"tritonstdp.kernels.{topology.name}.reference").PAIRING
     pre_spike, post_spike = pre_spike.to(values.dtype), post_spike.to(values.dtype)
     return reference.weight_change(
@@ -370,6 +407,8 @@ def weight_change(
 def _topology_of(weights: Tensor, topology: Topology | None) -> Topology:
     if topology is None:
         return infer_topology(weights)
+    if not isinstance(topology, Topology):
+        raise TypeError(f"topology is {topology!r}: pass a topology, as Dense(n_pre, n_post), or leave it out")
     if isinstance(topology, Sparse) and not topology.fits(weights):
         raise ValueError("the topology was planned for other indices than these weights have: use Sparse.of(weights)")
     return topology
@@ -427,7 +466,7 @@ def update_(
     c : Tensor, optional
         The eligibility trace of a modulated rule, of the weights' shape (sparse: of the values'); written in place.
     dopamine : float or Tensor, optional
-        A number, a 0-d tensor, or one value a post neuron.
+        A number, a 0-d tensor, one value a synapse, or (dense and one-to-one) one value a post neuron.
     w_min, w_max : float or Tensor
         The limits that bounds and clamp use.
     positive_bound, negative_bound : str, callable or None
@@ -575,7 +614,8 @@ def istdp_(
     if alpha is None:
         if rho is None or tau is None:
             raise ValueError("istdp needs alpha, or rho (Hz) and tau (ms) to derive it from: pass one or the others")
-        if not (0 <= rho < inf and 0 < tau < inf):
+        rho, tau = _number("rho", rho), _number("tau", tau)
+        if isinstance(rho, Tensor) or isinstance(tau, Tensor) or not (0 <= rho < inf and 0 < tau < inf):
             raise ValueError(f"rho is {rho} Hz and tau {tau} ms: pass a rate of 0 or more and a time above 0")
         alpha = target_trace(rho, tau)
     sign = -1.0 if inhibitory else 1.0
@@ -611,7 +651,8 @@ def rstdp_(
     tau_c : float or Tensor
         The time constant of the eligibility, in steps.
     dopamine : float or Tensor
-        The reward signal: a number, a 0-d tensor (read on its device), or one value a post neuron.
+        The reward signal: a number, a 0-d tensor (read on its device), one value a synapse, or (dense and
+        one-to-one) one value a post neuron.
     **options
         ``w_min, w_max, positive_bound, negative_bound, clamp, topology, backend, autotune`` of :func:`update_`.
 
@@ -663,8 +704,8 @@ def _check_trace(trace: Tensor, spikes: Tensor) -> None:
     for name, tensor in (("trace", trace), ("spikes", spikes)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} is {type(tensor).__name__}, not a Tensor: use torch.as_tensor")
-    if not trace.is_floating_point():
-        raise TypeError(f"trace is {trace.dtype}: a trace needs a floating dtype")
+    if trace.dtype not in WEIGHT_DTYPES:
+        raise TypeError(f"trace is {trace.dtype}: a trace needs float16, bfloat16, float32 or float64")
     if trace.requires_grad:
         raise ValueError("trace requires grad: it is written in place; pass trace.detach()")
     if trace.is_neg():
@@ -674,6 +715,15 @@ def _check_trace(trace: Tensor, spikes: Tensor) -> None:
     if spikes.device != trace.device:
         raise ValueError(f"spikes are on {spikes.device}, the trace on {trace.device}: move one of them")
     check_apart("trace", trace, (("spikes", spikes),))
+
+
+def _check_trace_parameter(name: str, value: Any, trace: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        return
+    if value.device != trace.device:
+        raise ValueError(f"{name} is on {value.device}, the trace on {trace.device}: move one of them")
+    if value.dim() and value.shape != trace.shape:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}: pass a number, or one a neuron {tuple(trace.shape)}")
 
 
 def _check_time(tau: float, dt: float, scale: float) -> None:
@@ -731,6 +781,9 @@ def trace_(
     scalars = tau.__class__ is float and dt.__class__ is float and scale.__class__ is float
     if scalars:
         _check_time(tau, dt, scale)
+    else:
+        for name, value in (("tau", tau), ("dt", dt), ("scale", scale)):
+            _check_trace_parameter(name, value, trace)
     dtype, bool_spikes = trace.dtype, spikes.dtype is torch.bool
     if not bool_spikes:
         spikes = _real_spikes("spikes", spikes, dtype)

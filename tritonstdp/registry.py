@@ -15,7 +15,7 @@ import torch
 
 from tritonstdp.kernels.compilation import undisturbed
 from tritonstdp.kernels.protocol import Case, Step
-from tritonstdp.rules import BOUNDS, RULES, Bound, Formula, Rule, checked_bound, is_own
+from tritonstdp.rules import BOUNDS, RULES, Bound, Formula, Rule, checked_bound, is_own, resolve_bound
 from tritonstdp.source import CannotCompileError, content_of, name_of
 from tritonstdp.topology import TOPOLOGIES
 
@@ -127,6 +127,10 @@ class Space(NamedTuple):
     module: str
 
 
+def _alike(bound: Bound, other: Bound) -> bool:
+    return bound is other or (content_of(bound) is not None and content_of(bound) == content_of(other))
+
+
 @dataclass(frozen=True)
 class KernelEntry:
     """A kernel in the registry; None stands for any.
@@ -157,7 +161,7 @@ class KernelEntry:
             return False
         if self.rule not in (None, formula.rule.name):
             return False
-        return self.bound is None or BOUNDS[self.bound] is formula.positive is formula.negative
+        return self.bound is None or all(_alike(BOUNDS[self.bound], b) for b in (formula.positive, formula.negative))
 
     @property
     def specificity(self) -> int:
@@ -241,13 +245,15 @@ def register_kernel(
     >>> from tritonstdp.kernels.one_to_one.cpu import build
     >>> register_kernel(build, topology="one_to_one", backend="cpu", rule="stdp")
     """
+    if topology is None or backend is None:
+        raise ValueError(f"topology is {topology!r} and backend {backend!r}: a kernel needs the names of both")
     for what, name, known in (
         ("topology", topology, TOPOLOGIES),
         ("backend", backend, {b.name for b in BACKENDS}),
         ("rule", rule, RULES),
         ("bound", bound, BOUNDS),
     ):
-        if name is not None and name not in known:
+        if name is not None and (not isinstance(name, str) or name not in known):
             raise ValueError(f"unknown {what} {name!r}: use one of {', '.join(sorted(known))}")
     foreign = sorted(set(space or ()) - set(getattr(default, "_fields", ())))
     if foreign:
@@ -287,7 +293,9 @@ def register_bound(name: str, bound: Bound) -> None:
     ...     return (w_min + w_max) / 2 - w
     >>> register_bound("halfway_bound", halfway_bound)
     """
-    bound = checked_bound(bound)
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"a bound's name is {name!r}: give it a text")
+    bound = checked_bound(resolve_bound(bound))
     if BOUNDS.get(name, bound) is not bound:
         raise ValueError(f"a bound named {name!r} is already registered: choose another name")
     BOUNDS[name] = bound
@@ -312,6 +320,8 @@ def register_rule(rule: Rule) -> None:
     >>> from tritonstdp.rules import stdp
     >>> register_rule(replace(stdp, name="my_stdp"))
     """
+    if not isinstance(rule, Rule):
+        raise TypeError(f"{rule!r} is no Rule: make one by tritonstdp.Rule(name, on_pre, on_post, change)")
     if RULES.get(rule.name, rule) is not rule:
         raise ValueError(f"a rule named {rule.name!r} is already registered: choose another name")
     RULES[rule.name] = rule
@@ -420,9 +430,12 @@ def _check_variants(formula: Formula) -> None:
     """Refuse to compile a formula of which too many variants have been: one made anew at each step never ends."""
     written = [s.function for s in formula.signatures if not is_own(s.function)]
     codes = [getattr(getattr(function, "func", function), "__code__", None) for function in written]
-    variants = _VARIANTS.setdefault(tuple((c.co_filename, c.co_firstlineno) for c in codes if c is not None), set())
+    if not any(codes):
+        return
+    places = ((c.co_filename, c.co_firstlineno, c.co_code, c.co_names) for c in codes if c is not None)
+    variants = _VARIANTS.setdefault(tuple(places), set())
     variant = hash(tuple(content_of(function) or id(function) for function in written))
-    if written and variant not in variants and len(variants) >= MOST_VARIANTS:
+    if variant not in variants and len(variants) >= MOST_VARIANTS:
         raise CannotCompileError(
             f"{', '.join(map(name_of, written))} has been compiled with {MOST_VARIANTS} different captured numbers, "
             "each of which takes seconds and some 16 MB: numbers that change belong in parameters, w_min or w_max"

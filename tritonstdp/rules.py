@@ -14,14 +14,15 @@ from __future__ import annotations
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tritonstdp.source import captured_values, content_of, name_of, plain_function
+from tritonstdp.source import captured_values, content_of, frozen, name_of, plain_function
 
 __all__ = [
     "BOUNDS",
@@ -361,8 +362,28 @@ def _arguments(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(parameter.name for parameter in parameters if parameter.default is parameter.empty)
 
 
+_TAKEN = {
+    "rule", "weights", "pre_spike", "pre_trace", "post_spike", "post_trace", "c", "dopamine", "w_min", "w_max",
+    "positive_bound", "negative_bound", "clamp", "topology", "backend", "autotune",
+}  # fmt: skip
+
+
 def _check_signatures(rule: Rule) -> None:
     takes = ", ".join(rule.parameters)
+    if not isinstance(rule.name, str) or not rule.name:
+        raise TypeError(f"a rule's name is {rule.name!r}: give it a text")
+    every = (*rule.parameters, *rule.eligibility_parameters)
+    twice = sorted({name for name in every if every.count(name) > 1})
+    taken = sorted(set(every) & _TAKEN)
+    if len(_arguments(rule.change)) < 4 or twice or taken:
+        wrong = f"{', '.join(twice or taken)} is taken" if twice or taken else "change takes fewer than four arguments"
+        raise TypeError(
+            f"rule {rule.name!r}: {wrong}; change(potentiation, depression, positive, negative, ...) and "
+            "eligibility(c, dw, ...) say the parameters, each once and none named as an option of a step is"
+        )
+    unknown = sorted(set(rule.positive) - set(every))
+    if isinstance(rule.positive, str) or unknown:
+        raise TypeError(f"positive of rule {rule.name!r} is {rule.positive!r}: name some of {', '.join(every)}")
     for part, first in (("on_pre", "spike, post_trace"), ("on_post", "pre_trace, spike")):
         if _arguments(getattr(rule, part))[2:] != rule.parameters:
             raise TypeError(f"{part} of rule {rule.name!r} must take ({first}, {takes}), as change does")
@@ -385,13 +406,13 @@ def _check_silence(rule: Rule) -> None:
     except Exception:
         return  # it takes no vectors: the reference will say what it makes of the weights
     for what, value in still.items():
-        if bool(torch.as_tensor(value != 0).any()):
+        if bool(torch.as_tensor(value != 0, device="cpu").any()):
             raise ValueError(
                 f"rule {rule.name!r} changes weights without a spike: {what} must be 0, since only synapses of neurons "
                 "that have spiked are visited"
             )
     for what, rest in (("on_pre", twice), ("on_post", once)):
-        if not torch.allclose(torch.as_tensor(rest, dtype=torch.float64), silent, atol=1e-9):
+        if not torch.allclose(torch.as_tensor(rest, dtype=torch.float64, device="cpu"), silent, atol=1e-9):
             raise ValueError(f"{what} of rule {rule.name!r} is not linear in the spike, as a sum over positions needs")
 
 
@@ -495,20 +516,36 @@ def _captured(functions: Iterable[Callable[..., Any]]) -> tuple[Any, ...]:
     return tuple(value for function in functions for value in captured_values(function))
 
 
+_LOCK = Lock()
+
+
 def _formula_of(rule: Rule, positive: Bound, negative: Bound, clamp: bool) -> Formula:
+    captured = _captured((*rule.functions, positive, negative))
     bounds = checked_bound(positive), checked_bound(negative)
     meaning = (rule.name, *map(_meaning, rule.functions), *map(_meaning, bounds), clamp)
-    formula = _BY_MEANING.get(meaning)
-    if formula is None:
-        formula = _BY_MEANING[meaning] = Formula(rule, *bounds, clamp)
-        while len(_BY_MEANING) > MOST_FORMULAS:
-            _BY_MEANING.popitem(last=False)
-    _BY_MEANING.move_to_end(meaning)
-    captured = _captured((*rule.functions, *bounds))
-    _SEEN[id(rule), id(positive), id(negative), clamp] = _Seen(formula, (rule, positive, negative), captured)
-    while len(_SEEN) > 2 * MOST_FORMULAS:
-        del _SEEN[next(iter(_SEEN))]
+    with _LOCK:
+        formula = _BY_MEANING.get(meaning)
+        if formula is None:
+            formula = _BY_MEANING[meaning] = Formula(_as_it_is(rule), *map(_frozen_if_read, bounds), clamp)
+            while len(_BY_MEANING) > MOST_FORMULAS:
+                _BY_MEANING.popitem(last=False)
+        _BY_MEANING.move_to_end(meaning)
+        _SEEN[id(rule), id(positive), id(negative), clamp] = _Seen(formula, (rule, positive, negative), captured)
+        while len(_SEEN) > 2 * MOST_FORMULAS:
+            del _SEEN[next(iter(_SEEN))]
     return formula
+
+
+def _frozen_if_read(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A formula stands for one meaning: a function that is known by its text must not change under it."""
+    return function if content_of(function) is None else frozen(function)
+
+
+def _as_it_is(rule: Rule) -> Rule:
+    if not _captured(rule.functions):
+        return rule
+    parts = ("on_pre", "on_post", "change", "eligibility")
+    return replace(rule, **{part: _frozen_if_read(getattr(rule, part)) for part in parts if getattr(rule, part)})
 
 
 class _Itself(NamedTuple):
@@ -606,6 +643,6 @@ def resolve_rule(rule: str | Rule) -> Rule:
     """
     if isinstance(rule, Rule):
         return rule
-    if rule not in RULES:
+    if not isinstance(rule, str) or rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}: use one of {', '.join(sorted(RULES))}, or pass a Rule")
     return RULES[rule]

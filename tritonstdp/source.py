@@ -17,7 +17,7 @@ import numbers
 from collections.abc import Callable
 from copy import deepcopy
 from functools import lru_cache
-from types import CodeType, FunctionType
+from types import CellType, CodeType, FunctionType
 from typing import Any, NamedTuple
 
 from tritonstdp.vocabulary import WORDS
@@ -27,7 +27,9 @@ __all__ = [
     "NoSourceError",
     "Source",
     "captured_values",
+    "captures_numbers_alone",
     "content_of",
+    "frozen",
     "name_of",
     "plain_function",
     "read",
@@ -98,7 +100,7 @@ def plain_function(function: Function) -> Function:
     >>> plain_function(numba.njit(halved)) is halved
     True
     """
-    if isinstance(function, FunctionType):
+    if not type(function).__module__.startswith(("numba.", "triton.")):
         return function
     inner = getattr(function, "py_func", None) or getattr(function, "fn", None)
     return inner if isinstance(inner, FunctionType) else function
@@ -114,11 +116,41 @@ def captured_values(function: Function) -> tuple[Any, ...]:
     (0.5,)
     """
     if isinstance(function, functools.partial):
-        return captured_values(function.func)
+        given = (*function.args, *function.keywords.values())
+        return (*captured_values(function.func), *(value for value in given if isinstance(value, numbers.Real)))
     if not isinstance(function, FunctionType):
         return ()
-    around = (_around(function, name) for name in _outer_names(function.__code__))
-    return tuple(value for value in around if isinstance(value, numbers.Real))
+    around = [_around(function, name) for name in _outer_names(function.__code__)]
+    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    return tuple(value for value in (*around, *defaults) if isinstance(value, numbers.Real))
+
+
+def frozen(function: Function) -> Function:
+    """A function as it is now, for good: of the numbers that it captures or has as defaults, those of this moment.
+
+    Examples
+    --------
+    >>> limit = 0.5
+    >>> now = frozen(lambda w, w_min, w_max: limit - w)
+    >>> limit = 2.0
+    >>> now(0.0, 0.0, 1.0)
+    0.5
+    """
+    if isinstance(function, functools.partial):
+        return functools.partial(frozen(function.func), *function.args, **function.keywords)
+    if not isinstance(function, FunctionType) or not captured_values(function):
+        return function
+    cells = tuple(CellType(cell.cell_contents) for cell in function.__closure__ or ())
+    copied = FunctionType(
+        function.__code__, dict(function.__globals__), function.__name__, function.__defaults__, cells
+    )
+    copied.__kwdefaults__ = dict(function.__kwdefaults__ or {})
+    return copied
+
+
+def captures_numbers_alone(function: FunctionType) -> bool:
+    """Whether all that a function takes from around it are numbers, which a compiler may freeze."""
+    return all(isinstance(_around(function, name), numbers.Real) for name in _outer_names(function.__code__))
 
 
 @lru_cache(maxsize=1024)
@@ -283,6 +315,9 @@ class _Rewriting(ast.NodeTransformer):
     def __init__(self, function: FunctionType, given: dict[str, Any]) -> None:
         self.function, self.given = function, given
         self.own = set(function.__code__.co_varnames)
+        self.aliases = set(function.__code__.co_varnames[: function.__code__.co_argcount])
+        for name in sorted(self.own & set(WORDS.values())):
+            raise self.refuse(function.__code__, f"a variable that is named {name}, as a function of formulas is,")  # type: ignore[arg-type]
 
     def refuse(self, node: ast.AST, what: str) -> CannotCompileError:
         line = getattr(node, "lineno", self.function.__code__.co_firstlineno)
@@ -309,8 +344,32 @@ class _Rewriting(ast.NodeTransformer):
             raise self.refuse(node, f"{name}, which is {value!r},")
         return _signed(float(value))
 
+    def visit_Assign(self, node: ast.Assign) -> ast.stmt:
+        target = node.targets[0]
+        if len(node.targets) > 1 or not isinstance(target, ast.Name):
+            raise self.refuse(node, "an assignment of several names")
+        value = self.visit(node.value)
+        # what another name stands for already must not be written into: torch's tensors would change with it
+        (self.aliases.add if isinstance(node.value, ast.Name) else self.aliases.discard)(target.id)
+        return ast.Assign([self.visit(target)], value)
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt:
+        target = node.target
+        if not isinstance(target, ast.Name) or target.id in self.aliases:
+            raise self.refuse(node, f"writing into {ast.unparse(target)}")
+        left = ast.copy_location(ast.Name(target.id, ast.Load()), node)
+        return ast.Assign(
+            [self.visit(target)], self.visit(ast.copy_location(ast.BinOp(left, node.op, node.value), node))
+        )
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
+        operand = self.visit(node.operand)
+        return operand if isinstance(node.op, ast.UAdd) else ast.UnaryOp(node.op, operand)
+
     def visit_Name(self, node: ast.Name) -> ast.expr:
-        if node.id in self.given and isinstance(node.ctx, ast.Load):
+        if node.id in self.given:
+            if not isinstance(node.ctx, ast.Load):
+                raise self.refuse(node, f"an assignment to {node.id}, which has a value already,")
             return self.literal(node, self.given[node.id], node.id)
         if node.id in self.own:
             return node
@@ -320,8 +379,10 @@ class _Rewriting(ast.NodeTransformer):
         return self.literal(node, value, node.id)
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
-        called = self._named(node.func)
-        word = WORDS.get(called) if callable(called) and getattr(called, "__hash__", None) else None
+        try:
+            word = WORDS.get(self._named(node.func))
+        except Exception:  # whatever a user's object makes of being looked at
+            word = None
         if word is None or node.keywords:
             raise self.refuse(node, f"a call of {ast.unparse(node.func)}")
         arguments = [self.visit(argument) for argument in node.args]

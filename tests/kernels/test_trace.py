@@ -74,7 +74,7 @@ def test_time_constant_may_be_a_tensor():
     ("trace", "spikes", "options", "message"),
     [
         (torch.zeros(3), torch.zeros(4, dtype=torch.bool), {}, r"spikes have shape \(4,\), the trace \(3,\)"),
-        (torch.zeros(3, dtype=torch.long), torch.zeros(3), {}, "floating dtype"),
+        (torch.zeros(3, dtype=torch.long), torch.zeros(3), {}, "a trace needs float16"),
         (torch.zeros(3, requires_grad=True), torch.zeros(3), {}, "requires grad"),
         (torch.zeros(3), torch.zeros(3, device="meta"), {}, "spikes are on meta, the trace on cpu"),
         (torch.zeros(3), torch.zeros(3), {"tau": "long"}, "tau is 'long'"),
