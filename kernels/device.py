@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonstdp.kernels.formula_gpu import device_function, prove_reading
+from tritonstdp.kernels.formula_gpu import DECAYS, PARAMETERS, device_function, prove
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.rules import Formula
 
@@ -50,7 +50,7 @@ def device_formula(formula: Formula) -> DeviceFormula:
             f"{rule.name} has {n_parameters} and {n_decays} parameters; a launch carries {PARAMETERS} and {DECAYS}"
         )
     for signature in formula.signatures:
-        prove_reading(signature)
+        prove(signature)
     on_pre, on_post, change, positive, negative = (
         device_function(f) for f in (rule.on_pre, rule.on_post, rule.change, formula.positive, formula.negative)
     )
@@ -58,21 +58,6 @@ def device_formula(formula: Formula) -> DeviceFormula:
     return DeviceFormula(
         on_pre, on_post, change, positive, negative, eligibility, formula.clamp, n_parameters, n_decays
     )
-
-
-@triton.jit
-def pack(p0, p1, p2, p3, N: tl.constexpr, REAL: tl.constexpr):
-    """The first ``N`` run-time scalars as a tuple of the type to compute in; they arrive in float64."""
-    if N == 0:
-        return ()
-    elif N == 1:
-        return (tl.full([], p0, REAL),)
-    elif N == 2:
-        return (tl.full([], p0, REAL), tl.full([], p1, REAL))
-    elif N == 3:
-        return (tl.full([], p0, REAL), tl.full([], p1, REAL), tl.full([], p2, REAL))
-    else:
-        return (tl.full([], p0, REAL), tl.full([], p1, REAL), tl.full([], p2, REAL), tl.full([], p3, REAL))
 
 
 @triton.jit
@@ -132,13 +117,6 @@ def updated(
     if ELIGIBILITY is None:
         new = tl.where(touched, new, w)
     return new, c
-
-
-fp64 = tl.constexpr("fp64")
-"""Annotates a run-time scalar that is passed in full precision; Triton would pass it in float32."""
-
-PARAMETERS, DECAYS = 4, 2
-"""How many parameters of a rule, and of its eligibility, a launch carries."""
 
 
 def real_type(dtype: torch.dtype) -> Any:

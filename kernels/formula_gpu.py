@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -10,10 +11,32 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from tritonstdp.rules import Signature, is_own
 from tritonstdp.source import CannotCompileError, Source, name_of, read
 from tritonstdp.vocabulary import WORDS_ON_TENSORS
+
+fp64 = tl.constexpr("fp64")
+"""Annotates a run-time scalar that is passed in full precision; Triton would pass it in float32."""
+
+PARAMETERS, DECAYS = 4, 2
+"""How many parameters of a rule, and of its eligibility, a launch carries."""
+
+
+@triton.jit
+def pack(p0, p1, p2, p3, N: tl.constexpr, REAL: tl.constexpr):
+    """The first ``N`` run-time scalars as a tuple of the type to compute in; they arrive in float64."""
+    if N == 0:
+        return ()
+    elif N == 1:
+        return (tl.full([], p0, REAL),)
+    elif N == 2:
+        return (tl.full([], p0, REAL), tl.full([], p1, REAL))
+    elif N == 3:
+        return (tl.full([], p0, REAL), tl.full([], p1, REAL), tl.full([], p2, REAL))
+    else:
+        return (tl.full([], p0, REAL), tl.full([], p1, REAL), tl.full([], p2, REAL), tl.full([], p3, REAL))
 
 
 @triton.jit
@@ -44,9 +67,14 @@ def product_power(x, N: tl.constexpr):
 
 
 @triton.jit
-def power(x, y):
-    """``x ** y`` for any ``y``: NaN below 0, as torch has it unless ``y`` is whole."""
-    return tl.exp2(tl.log2(x) * y)
+def power(x, exponent):
+    """``x ** exponent``: of a base below 0, a number where the exponent is whole, and NaN elsewhere."""
+    y = tl.zeros_like(x) + exponent
+    result = tl.exp2(tl.log2(tl.abs(x)) * y)
+    whole = tl.floor(y) == y
+    odd = tl.floor(y * 0.5) * 2.0 != y
+    result = tl.where(x < 0, tl.where(whole, tl.where(odd, -result, result), float("nan")), result)
+    return tl.where(y == 0, 1.0, result)
 
 
 @triton.jit
@@ -61,38 +89,76 @@ def larger(a, b):
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
-_WORDS = {
-    "abs": "tl.abs", "exp": "tl.exp", "log": "tl.log", "sqrt": "root", "where": "tl.where",
-    "minimum": "smaller", "maximum": "larger",
-}  # fmt: skip
 _NAMESPACE = {
-    "tl": tl, "quotient": quotient, "root": root, "product_power": product_power, "power": power,
-    "smaller": smaller, "larger": larger,
+    f"_ts_{function.__name__}": function for function in (quotient, root, product_power, power, smaller, larger)
+} | {"_ts_tl": tl}
+_WORDS = {
+    "abs": "_ts_tl.abs", "exp": "_ts_tl.exp", "log": "_ts_tl.log", "sqrt": "_ts_root", "where": "_ts_tl.where",
+    "minimum": "_ts_smaller", "maximum": "_ts_larger",
 }  # fmt: skip
-MOST_FACTORS = 16
+MOST_FACTORS = 64
 """Up to which exponent a power is multiplied out."""
 
 
 class _AsTritonReads(ast.NodeTransformer):
     """Write divisions, powers and words of the vocabulary as calls of the functions above."""
 
+    def __init__(self) -> None:
+        self.truths: set[str] = set()
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        target = node.targets[0]
+        assert isinstance(target, ast.Name)
+        (self.truths.add if self._is_truth(node.value) else self.truths.discard)(target.id)
+        return ast.Assign(node.targets, self.visit(node.value))
+
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-        self.generic_visit(node)
-        numbers_alone = not any(isinstance(part, ast.Name) for part in ast.walk(node))
-        if numbers_alone or not isinstance(node.op, (ast.Div, ast.Pow)):
-            return node
+        if not isinstance(node.op, (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, *_OF_TRUTHS)):
+            raise CannotCompileError(f"{ast.unparse(node)}: Triton's operator is not torch's")
+        if isinstance(node.op, _OF_TRUTHS):
+            return ast.BinOp(self.visit(node.left), node.op, self.visit(node.right))
+        truths = self._is_truth(node.left) + self._is_truth(node.right)
+        if truths == 2 and not isinstance(node.op, ast.Mult):
+            raise CannotCompileError(f"{ast.unparse(node)}: torch computes with truths alone as with bits")
+        if not any(isinstance(part, ast.Name) for part in ast.walk(node)):
+            return node  # of numbers alone
+        left, right = (self.visit(x) if truths == 2 else self._number(x) for x in (node.left, node.right))
         if isinstance(node.op, ast.Div):
-            return _call("quotient", node.left, node.right)
-        exponent = node.right.value if isinstance(node.right, ast.Constant) else None
-        multiplied = isinstance(exponent, (int, float)) and exponent == int(exponent) and 0 < exponent <= MOST_FACTORS
-        if multiplied:
-            return _call("product_power", node.left, ast.Constant(int(exponent)))  # type: ignore[arg-type]
-        return _call("power", node.left, node.right)
+            return _call("_ts_quotient", left, right)
+        if isinstance(node.op, ast.Pow):
+            return self._power(left, right)
+        return ast.BinOp(left, node.op, right)
+
+    def _power(self, base: ast.expr, exponent: ast.expr) -> ast.expr:
+        whole = exponent.value if isinstance(exponent, ast.Constant) else None
+        if isinstance(whole, (int, float)) and whole == int(whole) and 0 < whole <= MOST_FACTORS:
+            return _call("_ts_product_power", base, ast.Constant(int(whole)))
+        if isinstance(base, ast.Constant):
+            if not (isinstance(base.value, (int, float)) and base.value > 0):
+                raise CannotCompileError(f"{base.value!r} can't be raised to a power in Triton")
+            return _call("_ts_tl.exp2", ast.BinOp(ast.Constant(math.log2(base.value)), ast.Mult(), exponent))
+        return _call("_ts_power", base, exponent)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        self.generic_visit(node)
         assert isinstance(node.func, ast.Name)
-        return _call(_WORDS[node.func.id], *node.args)
+        truth_first = node.func.id == "where"
+        arguments = [self.visit(a) if truth_first and k == 0 else self._number(a) for k, a in enumerate(node.args)]
+        return _call(_WORDS[node.func.id], *arguments)
+
+    def _number(self, node: ast.expr) -> ast.expr:
+        visited = self.visit(node)
+        return _call("_ts_tl.where", visited, ast.Constant(1.0), ast.Constant(0.0)) if self._is_truth(node) else visited
+
+    def _is_truth(self, node: ast.expr) -> bool:
+        if isinstance(node, ast.BinOp):
+            of_truths = self._is_truth(node.left) and self._is_truth(node.right)
+            return of_truths and isinstance(node.op, (ast.Mult, *_OF_TRUTHS))
+        if isinstance(node, ast.UnaryOp):
+            return isinstance(node.op, (ast.Invert, ast.Not)) and self._is_truth(node.operand)
+        return isinstance(node, ast.Compare) or (isinstance(node, ast.Name) and node.id in self.truths)
+
+
+_OF_TRUTHS = (ast.BitAnd, ast.BitOr, ast.BitXor)
 
 
 def _call(name: str, *arguments: ast.expr) -> ast.expr:
@@ -115,19 +181,66 @@ def _device_function(source: Source) -> Any:
     return triton.jit(source.define({**_NAMESPACE, "__name__": __name__}, _AsTritonReads()))
 
 
-def prove_reading(signature: Signature) -> None:
-    """Refuse a function whose source, read and called on tensors, does not give what the function itself gives."""
-    if is_own(signature.function):
+@triton.jit
+def trial_kernel(
+    out_ptr, in_ptr, p0: fp64, p1: fp64, p2: fp64, p3: fp64,
+    FUNCTION: tl.constexpr, TENSORS: tl.constexpr, NUMBERS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A device function on rows of samples."""
+    i = tl.arange(0, BLOCK)
+    numbers = pack(p0, p1, p2, p3, NUMBERS, tl.float32)
+    a = tl.load(in_ptr + i)
+    if TENSORS == 1:
+        result = FUNCTION(a, *numbers)
+    elif TENSORS == 2:
+        result = FUNCTION(a, tl.load(in_ptr + BLOCK + i), *numbers)
+    else:
+        b, c, d = tl.load(in_ptr + BLOCK + i), tl.load(in_ptr + 2 * BLOCK + i), tl.load(in_ptr + 3 * BLOCK + i)
+        result = FUNCTION(a, b, c, d, *numbers)
+    tl.store(out_ptr + i, (tl.zeros([BLOCK], tl.float32) + result).to(tl.float32))
+
+
+TRIAL_BLOCK = 64
+
+
+def prove(signature: Signature) -> None:
+    """Refuse a function that Triton does not take, or that gives something else on a GPU than on tensors.
+
+    Where neither a GPU nor the interpreter can try it, as for an inspection, what was read from its source is held
+    against it.
+    """
+    function = signature.function
+    if is_own(function):
         return
-    name = name_of(signature.function)
-    tensors, values = signature.samples(torch.float64)
-    meaning = read(signature.function).define(dict(WORDS_ON_TENSORS))
+    name = name_of(function)
+    device = "cpu" if triton.knobs.runtime.interpret else "cuda" if torch.cuda.is_available() else None
+    dtype, tolerance = (torch.float64, 1e-12) if device is None else (torch.float32, 2e-5)
+    tensors, values = signature.samples(dtype)
+    compiled = device_function(function)
     try:
-        written, meant = (
-            torch.as_tensor(function(*(t.clone() for t in tensors), *values), dtype=torch.float64, device="cpu")
-            for function in (signature.function, meaning)
-        )
+        written = function(*(t.clone() for t in tensors), *values)
+        expected = torch.as_tensor(written, dtype=dtype, device="cpu").expand(tensors[0].shape)
     except Exception as error:
         raise CannotCompileError(f"{name} can't be tried on a vector of 61 weights ({error!r})") from error
-    if not torch.allclose(written, meant, rtol=1e-12, atol=1e-12, equal_nan=True):
-        raise CannotCompileError(f"the source of {name} says something else than the function gives")
+    try:
+        if device is None:
+            meant = read(function).define(dict(WORDS_ON_TENSORS))(*tensors, *values)
+            found = torch.as_tensor(meant, dtype=dtype, device="cpu").expand(tensors[0].shape)
+        else:
+            found = _tried(compiled, signature, tensors, values, device)
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CannotCompileError(f"Triton can't compile {name}: {reason}") from error
+    if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
+        raise CannotCompileError(f"{name} gives something else in Triton, or its source says something else")
+
+
+def _tried(compiled: Any, signature: Signature, tensors: Any, values: Any, device: str) -> Tensor:
+    n = len(tensors[0])
+    rows = torch.zeros(len(tensors), TRIAL_BLOCK, device="cpu")
+    rows[:, :n] = torch.stack(tensors)
+    rows = rows.to(device)
+    out = torch.zeros(TRIAL_BLOCK, device=device)
+    padded = (*values, *(0.0,) * (PARAMETERS - len(values)))
+    trial_kernel[(1,)](out, rows, *padded, compiled, signature.tensors, signature.numbers, TRIAL_BLOCK)
+    return out[:n].cpu()

@@ -316,7 +316,7 @@ class _Rewriting(ast.NodeTransformer):
         self.function, self.given = function, given
         self.own = set(function.__code__.co_varnames)
         self.aliases = set(function.__code__.co_varnames[: function.__code__.co_argcount])
-        for name in sorted(self.own & set(WORDS.values())):
+        for name in sorted(self.own & (set(WORDS.values()) - {"power"})):
             raise self.refuse(function.__code__, f"a variable that is named {name}, as a function of formulas is,")  # type: ignore[arg-type]
 
     def refuse(self, node: ast.AST, what: str) -> CannotCompileError:

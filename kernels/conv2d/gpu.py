@@ -15,19 +15,16 @@ import triton.language as tl
 from torch import Tensor
 
 from tritonstdp.kernels.device import (
-    PARAMETERS,
     change,
     counted,
     device_formula,
     dopamine_arguments,
     finish,
-    fp64,
     launch_options,
-    pack,
     real_type,
     scalars,
 )
-from tritonstdp.kernels.formula_gpu import quotient
+from tritonstdp.kernels.formula_gpu import PARAMETERS, fp64, pack, quotient
 from tritonstdp.kernels.protocol import Case, Step
 
 

@@ -15,16 +15,8 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from tritonstdp.kernels.device import (
-    device_formula,
-    dopamine_arguments,
-    fp64,
-    launch_options,
-    pack,
-    real_type,
-    scalars,
-    updated,
-)
+from tritonstdp.kernels.device import device_formula, dopamine_arguments, launch_options, real_type, scalars, updated
+from tritonstdp.kernels.formula_gpu import fp64, pack
 from tritonstdp.kernels.protocol import Case, Step
 
 

@@ -344,3 +344,123 @@ def test_device_functions_that_say_something_else_have_another_name():
 
 def test_no_bound_is_what_none_means():
     assert Formula.of(stdp) is Formula.of(stdp, no_bound, no_bound)
+
+
+class Scaling:
+    """A callable that holds another, as wrappers do."""
+
+    def __init__(self, fn):
+        self.fn = fn
+
+    def __call__(self, w, w_min, w_max):
+        return 3 * self.fn(w, w_min, w_max)
+
+
+def test_what_a_wrapper_does_is_not_left_out():
+    assert one_step(Scaling(lambda w, w_min, w_max: w), backend=None)[0].item() == 2.0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_functions_that_read_alike_today_go_their_own_ways_tomorrow(backend):
+    first = second = 1.0
+
+    def of_first(w, w_min, w_max):
+        return first * w
+
+    def of_second(w, w_min, w_max):
+        return second * w
+
+    assert [one_step(bound, backend)[0].item() for bound in (of_first, of_second)] == [1.0, 1.0]
+    first = 3.0
+    assert [one_step(bound, backend)[0].item() for bound in (of_first, of_second)] == [2.0, 1.0]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_defaults_and_keywords_that_are_replaced_are_noticed(backend):
+    def bound(w, w_min, w_max, mu=1.0, *, nu=1.0):
+        return w * mu * nu
+
+    partial = functools.partial(bound, mu=1.0)
+    assert (one_step(bound, backend)[0].item(), one_step(partial, backend)[0].item()) == (1.0, 1.0)
+    bound.__defaults__ = (3.0,)
+    assert (one_step(bound, backend)[0].item(), one_step(partial, backend)[0].item()) == (2.0, 1.0)
+    bound.__kwdefaults__ = {"nu": 0.0}
+    assert one_step(bound, backend)[0].item() == 0.5
+    partial.keywords["nu"] = 5.0
+    assert one_step(partial, backend)[0].item() == 3.0
+
+
+def test_a_default_that_is_assigned_to_runs_as_written():
+    def unused(w, w_min, w_max, mu=1.0):
+        mu = mu * 2
+        return 1.0 * w
+
+    def used(w, w_min, w_max, mu=1.0):
+        mu = mu * 2
+        return mu * w
+
+    assert (one_step(unused, None)[0].item(), one_step(used, None)[0].item()) == (1.0, 1.5)
+
+
+class Odd:
+    """An object that nobody may look at."""
+
+    __hash__ = None
+
+    def __getattr__(self, name):
+        raise RuntimeError("do not touch")
+
+
+odd = Odd()
+ONLY_ON_TORCH = {
+    "remainder": lambda w, w_min, w_max: (w - 0.5) % 0.3,
+    "floor division": lambda w, w_min, w_max: w // 0.3,
+    "sum of truths": lambda w, w_min, w_max: (w > 0.3) + (w < 0.6),
+    "odd object": lambda w, w_min, w_max: odd.touch(w),
+}
+
+
+@pytest.mark.parametrize("backend", ("cpu", "triton"))
+@pytest.mark.parametrize("name", ONLY_ON_TORCH)
+def test_what_means_something_else_in_a_compiler_is_refused_there(name, backend):
+    """Or gives torch's result: never another, and never an error from within."""
+    bound = ONLY_ON_TORCH[name]
+    if name == "odd object":
+        with pytest.raises(ValueError, match="can't take this case"):
+            one_step(bound, backend)
+        return
+    expected = one_step(bound, "reference")
+    try:
+        found = one_step(bound, backend)
+    except ValueError as error:
+        assert "can't take this case" in str(error)
+    else:
+        torch.testing.assert_close(found, expected)
+
+
+def named_root(w, w_min, w_max):
+    root = torch.sqrt(abs(w))
+    power = root / (w_max + 1)
+    return power + root
+
+
+def raised(w, w_min, w_max):
+    base = w + 1
+    base **= 3
+    return +base / 2 + (w > 0.3) / 2 + 2 ** (w - 1)
+
+
+ON_EVERY_COMPILER = {
+    "names of helpers": named_root,
+    "signs, truths and bases": raised,
+    "large power": lambda w, w_min, w_max: w**20,
+    "power of a negative number": lambda w, w_min, w_max: (w - 1) ** w_max,
+    "power of a limit": lambda w, w_min, w_max: torch.pow(w, w_max * 0.5),
+}
+
+
+@pytest.mark.parametrize("backend", ("cpu", "triton"))
+@pytest.mark.parametrize("name", ON_EVERY_COMPILER)
+def test_what_a_user_may_write_gives_torch_s_weights(name, backend):
+    expected = one_step(ON_EVERY_COMPILER[name], "reference")
+    torch.testing.assert_close(one_step(ON_EVERY_COMPILER[name], backend), expected, rtol=1e-5, atol=1e-6)
