@@ -44,6 +44,9 @@ MOST_FILES = 512
 MOST_BYTES = 2**28
 """What is kept at most: of more loops, those that were used longest ago are removed."""
 
+_OWN_FILES = "[0-9a-f]" * 32 + ".bin"
+"""What is removed, and nothing else that lies in the folder."""
+
 _CODE_OPTIONS = ("BOUNDSCHECK", "DEBUGINFO_DEFAULT", "DISABLE_INTEL_SVML", "LOOP_VECTORIZE", "OPT", "SLP_VECTORIZE")
 
 
@@ -108,7 +111,7 @@ def save(key: str, compiled: CompileResult) -> None:
     try:
         path = _path_of(key)
         make_private(path.parent)
-        remove_leftovers(path.parent)
+        remove_leftovers(path.parent, f"tmp-{_OWN_FILES}-*")
         replace_whole(path, _header(key, payload) + b"\n" + payload)
         _remove_oldest(path.parent)
     except OSError as error:
@@ -157,7 +160,7 @@ def _remove_oldest(folder: Path) -> None:
 
 def _kept(folder: Path) -> Iterator[tuple[int, int, Path]]:
     """When each loop was used last, and its size; another process may be removing some of them."""
-    for path in folder.glob("*.bin"):
+    for path in folder.glob(_OWN_FILES):
         with suppress(FileNotFoundError):
             status = path.lstat()
             yield status.st_mtime_ns, status.st_size, path

@@ -313,3 +313,18 @@ def test_the_folder_is_the_users_cache_unless_the_environment_says_another(monke
     assert "tritonstdp" in cache.directory().parts
     monkeypatch.setenv("TRITONSTDP_CACHE_DIR", "~/tuned")
     assert cache.directory() == Path.home() / "tuned" / "tuning"
+
+
+def test_a_file_that_cannot_be_read_now_is_not_set_aside(monkeypatch):
+    cache.save([entry()])
+    path = cache.path_of(DEVICE)
+    before = path.read_bytes()
+
+    def out_of_descriptors(path):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(cache, "read_private", out_of_descriptors)
+    with pytest.raises(OSError, match="Too many open files"):
+        cache.save([entry()])
+    assert cache.clear() == 0
+    assert path.read_bytes() == before

@@ -129,7 +129,7 @@ def test_leftovers_of_killed_writers_are_removed_once_nobody_can_be_writing_them
     for path in (old, young):
         path.write_bytes(b"half")
     os.utime(old, (time.time() - 7200,) * 2)
-    storage.remove_leftovers(kept.parent)
+    storage.remove_leftovers(kept.parent, "tmp-*")
     assert sorted(path.name for path in kept.parent.iterdir()) == ["file", "tmp-young"]
 
 
@@ -159,3 +159,12 @@ def test_a_warning_is_given_once_a_reason(caplog, monkeypatch):
 def test_a_home_that_is_not_known_is_no_error(monkeypatch):
     monkeypatch.setenv("TRITONSTDP_CACHE_DIR", "~nobody-of-that-name/x")
     assert storage.cache_folder("loops").is_absolute()
+
+
+def test_a_folder_that_is_a_link_is_refused(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    (tmp_path / "root").mkdir(mode=0o700)
+    (tmp_path / "root" / "loops").symlink_to(elsewhere)
+    with pytest.raises(storage.RefusedError, match="is no folder"):
+        storage.make_private(tmp_path / "root" / "loops")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import signal
@@ -70,6 +71,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except BrokenPipeError:
         return _unread()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"{prog}: {error.strerror}: make room where the output goes", file=sys.stderr)
+        return 2
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):  # so rich ends a process whose output nobody reads
             return _unread()
@@ -91,7 +97,8 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
 
 def _run(parsed: argparse.Namespace) -> int:
     status = importlib.import_module(COMMANDS[parsed.command].module).run(parsed)
-    sys.stdout.flush()  # or what is left of it fails when Python ends, out of our reach
+    if sys.stdout is not None:
+        sys.stdout.flush()  # or what is left of it fails when Python ends, out of our reach
     return status
 
 

@@ -8,6 +8,7 @@ import torch
 
 from tritonstdp.functional import explain
 from tritonstdp.rules import BOUNDS, RULES
+from tritonstdp.terminal import UserError
 from tritonstdp.topology import TOPOLOGIES
 
 __all__ = ["add_arguments", "run"]
@@ -45,14 +46,17 @@ def _device(text: str) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the explanation."""
-    choice = explain(
-        arguments.rule,
-        arguments.topology,
-        dtype=getattr(torch, arguments.dtype),
-        device=arguments.device,
-        positive_bound=arguments.positive_bound or arguments.bound,
-        negative_bound=arguments.negative_bound or arguments.bound,
-        clamp=arguments.clamp,
-    )
+    try:
+        choice = explain(
+            arguments.rule,
+            arguments.topology,
+            dtype=getattr(torch, arguments.dtype),
+            device=arguments.device,
+            positive_bound=arguments.positive_bound or arguments.bound,
+            negative_bound=arguments.negative_bound or arguments.bound,
+            clamp=arguments.clamp,
+        )
+    except ValueError as error:  # as of TRITONSTDP_RATE
+        raise UserError(str(error)) from None
     print(choice)
     return 0

@@ -389,8 +389,8 @@ def configs(topology: str, wanted: str) -> list[Any]:
     if unknown:
         raise ValueError(f"{topology} has no {', '.join(unknown)}; it has {', '.join(module.DEFAULT._fields)}")
     for name, value in changes.items():
-        if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**20):
-            raise ValueError(f"{name}={value} is no setting: give a positive whole number")
+        if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**20 and int(value).bit_count() == 1):
+            raise ValueError(f"{name}={value} is no setting: give a power of 2")
     return [module.DEFAULT._replace(**{name: int(value) for name, value in changes.items()})]
 
 

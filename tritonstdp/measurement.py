@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 import json
 import math
 import os
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 from tritonstdp.functional import update_
+from tritonstdp.terminal import write_output
 from tritonstdp.topology import TOPOLOGIES, Dense, OneToOne, Sparse, Topology
 
 __all__ = [
@@ -660,16 +662,16 @@ def version_of(package: str) -> str | None:
 def write_rows(rows: list[Row], path: str | Path) -> None:
     """Write rows as tidy JSON or CSV, by the file's suffix; each row also says where it was measured."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     where = machine()
     tidy = [asdict(row) | {f"machine_{key}": value for key, value in where.items()} for row in rows]
-    if path.suffix == ".csv":
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(tidy[0]))
-            writer.writeheader()
-            writer.writerows(tidy)
+    if path.suffix != ".csv":
+        write_output(path, (json.dumps(tidy, indent=1) + "\n").encode())
         return
-    path.write_text(json.dumps(tidy, indent=1) + "\n")
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(tidy[0]))
+    writer.writeheader()
+    writer.writerows(tidy)
+    write_output(path, text.getvalue().encode())
 
 
 def read_rows(path: str | Path) -> list[Row]:

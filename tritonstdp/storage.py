@@ -98,9 +98,9 @@ def make_private(folder: Path) -> None:
     True
     """
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    _check_owner(folder, os.stat(folder))
-    _check_root(folder.parent)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    _check_folder(folder)
 
 
 def read_private(path: Path) -> bytes:
@@ -142,7 +142,7 @@ def read_private(path: Path) -> bytes:
         os.close(descriptor)
 
 
-def replace_whole(path: Path, content: bytes) -> None:
+def replace_whole(path: Path, content: bytes, private: bool = True) -> None:
     """Write a file in one step: whoever reads it sees the old or the new one, whenever the writer is killed.
 
     Parameters
@@ -151,6 +151,8 @@ def replace_whole(path: Path, content: bytes) -> None:
         The file.
     content : bytes
         What will be in it.
+    private : bool
+        Whether nobody else may read it; otherwise it gets the permissions that new files get.
 
     Raises
     ------
@@ -168,6 +170,8 @@ def replace_whole(path: Path, content: bytes) -> None:
     descriptor, temporary = tempfile.mkstemp(prefix=f"tmp-{path.name}-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            if not private and hasattr(os, "fchmod"):
+                os.fchmod(file.fileno(), 0o666 & ~_umask())
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -178,7 +182,13 @@ def replace_whole(path: Path, content: bytes) -> None:
         raise
 
 
-def remove_leftovers(folder: Path, pattern: str = "tmp*", older_than: float = 3600.0) -> None:
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def remove_leftovers(folder: Path, pattern: str, older_than: float = 3600.0) -> None:
     """Remove what writers that were killed have left.
 
     Parameters
@@ -192,7 +202,7 @@ def remove_leftovers(folder: Path, pattern: str = "tmp*", older_than: float = 36
 
     Examples
     --------
-    >>> remove_leftovers(Path("nowhere"))
+    >>> remove_leftovers(Path("nowhere"), "tmp-*")
     """
     with suppress(OSError):
         for path in folder.glob(pattern):
@@ -227,10 +237,17 @@ def _check_file(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise RefusedError(path, "is no regular file", "remove it")
     _check_owner(path, status)
-    _check_owner(path.parent, os.stat(path.parent))
-    _check_root(path.parent.parent)
+    _check_folder(path.parent)
     if status.st_size > _LARGEST:
         raise RefusedError(path, f"is larger than {_LARGEST:,} bytes", "remove it")
+
+
+def _check_folder(folder: Path) -> None:
+    status = os.lstat(folder)
+    if not stat.S_ISDIR(status.st_mode):  # a link might be another user's, and lead anywhere
+        raise RefusedError(folder, "is no folder", "remove it")
+    _check_owner(folder, status)
+    _check_root(folder.parent)
 
 
 def _check_root(root: Path) -> None:

@@ -17,7 +17,9 @@ import torch
 from rich import progress as rich_progress
 from rich.console import Console
 
-__all__ = ["Parser", "Progress", "UserError", "free_bytes", "require_memory", "whole"]
+from tritonstdp.storage import replace_whole
+
+__all__ = ["Parser", "Progress", "UserError", "free_bytes", "require_memory", "whole", "write_output"]
 
 LINE_SECONDS = 5.0
 """Where nobody watches, progress is one line about so often."""
@@ -136,6 +138,36 @@ def require_memory(what: str, needed: int, device: str = "cpu") -> None:
         raise UserError(
             f"{what} takes about {needed / 2**30:,.1f} GiB of memory, and {device} has {free / 2**30:,.1f} GiB free"
         )
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write what a command was asked for, all at once: the file that was there stays until the new one is whole.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its folder is made where it is missing.
+    content : bytes
+        What will be in it.
+
+    Raises
+    ------
+    UserError
+        If it can't be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_output(Path(folder) / "rows.json", b"[]")
+    ...     print((Path(folder) / "rows.json").read_text())
+    []
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_whole(Path(os.path.realpath(path)), content, private=False)
+    except OSError as error:
+        raise UserError(f"{path} can't be written: {error.strerror or error}") from None
 
 
 class Progress:

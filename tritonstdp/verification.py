@@ -23,7 +23,7 @@ from tritonstdp.measurement import OURS, Row, Workload, machine, measure
 from tritonstdp.problems import Problem, make_problem, random_sparse
 from tritonstdp.registry import BACKENDS, choose, describe
 from tritonstdp.rules import BOUNDS, RULES, Formula, soft_bound
-from tritonstdp.terminal import Progress, UserError
+from tritonstdp.terminal import Progress, UserError, write_output
 from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne, Topology
 
 __all__ = ["Check", "add_arguments", "checks", "run"]
@@ -322,7 +322,7 @@ def run(arguments: argparse.Namespace) -> int:
         "checks": [asdict(check) for check in done],
         "timings": [asdict(row) for row in rows],
     }
-    arguments.report.write_text(json.dumps(report, indent=1) + "\n")
+    write_output(arguments.report, (json.dumps(report, indent=1) + "\n").encode())
     verdict = f"{len(failed)} of {len(done)} checks failed" if failed else f"all {len(done)} checks passed"
     console.print(f"{verdict}; the report is in {arguments.report}", markup=False)
     return 1 if failed else 0

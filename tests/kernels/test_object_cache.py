@@ -94,24 +94,26 @@ def test_what_somebody_else_may_have_written_is_not_unpickled(kept, monkeypatch,
 
 def test_loops_that_were_used_longest_ago_make_room(compiled, folder, monkeypatch):
     monkeypatch.setattr(object_cache, "MOST_FILES", 3)
-    for k in range(5):
-        save(f"k{k}", compiled)
-        os.utime(folder / f"k{k}.bin", (time.time() - 1000 + k,) * 2)
+    keys = [f"{k:032x}" for k in range(6)]
+    (folder.mkdir(mode=0o700, parents=True), (folder / "not_ours.bin").write_bytes(b"kept"))
+    for k, key in enumerate(keys[:5]):
+        save(key, compiled)
+        os.utime(folder / f"{key}.bin", (time.time() - 1000 + k,) * 2)
         if k:
-            load("k0")
-    assert sorted(path.name for path in folder.iterdir()) == ["k0.bin", "k3.bin", "k4.bin"]
-    size = (folder / "k0.bin").stat().st_size
+            load(keys[0])
+    assert sorted(path.stem for path in folder.iterdir()) == [keys[0], keys[3], keys[4], "not_ours"]
+    size = (folder / f"{keys[0]}.bin").stat().st_size
     monkeypatch.setattr(object_cache, "MOST_BYTES", 2 * size + 100)
-    save("k5", compiled)
-    assert sorted(path.name for path in folder.iterdir()) == ["k0.bin", "k5.bin"]
+    save(keys[5], compiled)
+    assert sorted(path.stem for path in folder.iterdir()) == [keys[0], keys[5], "not_ours"]
 
 
 def test_leftovers_of_killed_writers_are_removed(compiled, folder, kept):
-    for name in ("tmp-x.bin-1", "tmpabc"):
+    for name in (f"tmp-{'0' * 32}.bin-1", "tmpthesis.txt"):
         (folder / name).write_bytes(b"half")
         os.utime(folder / name, (0, 0))
     save("another", compiled)
-    assert sorted(path.name for path in folder.iterdir()) == [f"{KEY}.bin", "another.bin"]
+    assert sorted(path.name for path in folder.iterdir()) == [f"{KEY}.bin", "another.bin", "tmpthesis.txt"]
 
 
 def full_disk(monkeypatch, folder):

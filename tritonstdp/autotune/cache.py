@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -200,7 +201,11 @@ def clear(selected: Callable[[Entry], bool] = lambda entry: True) -> int:
     removed = 0
     for path in _files():
         with _locked(path):
-            entries = _read_or_set_aside(path)
+            try:
+                entries = _read(path)
+            except OSError as error:
+                _report("left as it is", error)
+                continue
             kept = {key: entry for key, entry in entries.items() if not selected(entry)}
             removed += len(entries) - len(kept)
             if kept:
@@ -220,7 +225,7 @@ def export(path: Path, entries: Iterable[Entry]) -> None:
     entries : iterable of Entry
         The entries.
     """
-    path.write_bytes(_formatted({entry.key: entry for entry in entries}))
+    replace_whole(path, _formatted({entry.key: entry for entry in entries}), private=False)
 
 
 def import_(path: Path) -> list[Entry]:
@@ -293,6 +298,8 @@ def _read_or_set_aside(path: Path) -> dict[Key, Entry]:
     except FileNotFoundError:
         return {}
     except OSError as error:
+        if not isinstance(error, RefusedError) and error.errno != errno.ELOOP:  # a link
+            raise  # it may be good, and can't be read now
         aside = path.with_suffix(f"{_ASIDE}{datetime.now(timezone.utc):%Y%m%dT%H%M%S%f}.json")
         os.replace(path, aside)
         _report(f"set aside as {aside.name}", error)

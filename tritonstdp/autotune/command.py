@@ -162,6 +162,7 @@ def _sweep(jobs: list[Job], arguments: argparse.Namespace, console: Console) -> 
             _tune_all(plan, arguments.seconds, progress, outcomes, failed)
     except KeyboardInterrupt:
         console.print(f"interrupted: {len(outcomes)} of {len(plan)} cases are tuned and kept")
+        raise
     finally:
         if outcomes:
             _report(outcomes, console)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tritonstdp.autotune.sweep import Outcome
+from tritonstdp.storage import replace_whole
 
 __all__ = ["Panel", "draw", "panel_of"]
 
@@ -86,7 +88,9 @@ def draw(panels: Sequence[Panel], path: Path, title: str) -> None:
     bar.ax.set_yticklabels(["0.5", "0.7", "1 (default)", "1.4", "2"])
     bar.ax.minorticks_off()
     bar.set_label("time of a step over the default's")
-    figure.savefig(path, format="png", dpi=130)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=130)
+    replace_whole(path, drawn.getvalue(), private=False)
 
 
 def _draw_panel(axis: Any, panel: Panel, norm: Any) -> Any:

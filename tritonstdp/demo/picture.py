@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from tritonstdp.demo import reward, unsupervised
 from tritonstdp.demo.digits import SIDE, Digits
+from tritonstdp.terminal import write_output
 
 __all__ = ["draw_digits", "draw_reward"]
 
@@ -146,5 +148,6 @@ def _draw_confusion(axes: Any, labels: Tensor, predicted: Tensor) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    write_output(path, drawn.getvalue())
