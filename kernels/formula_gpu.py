@@ -183,7 +183,7 @@ def _device_function(source: Source) -> Any:
 
 @triton.jit
 def trial_kernel(
-    out_ptr, in_ptr, p0: fp64, p1: fp64, p2: fp64, p3: fp64,
+    out_ptr, in_ptr, p0, p1, p2, p3,
     FUNCTION: tl.constexpr, TENSORS: tl.constexpr, NUMBERS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A device function on rows of samples."""

@@ -526,7 +526,9 @@ def _formula_of(rule: Rule, positive: Bound, negative: Bound, clamp: bool) -> Fo
     with _LOCK:
         formula = _BY_MEANING.get(meaning)
         if formula is None:
-            formula = _BY_MEANING[meaning] = Formula(_as_it_is(rule), *map(_frozen_if_read, bounds), clamp)
+            formula = _BY_MEANING[meaning] = Formula(
+                _as_it_is(rule), _frozen_if_read(bounds[0]), _frozen_if_read(bounds[1]), clamp
+            )
             while len(_BY_MEANING) > MOST_FORMULAS:
                 _BY_MEANING.popitem(last=False)
         _BY_MEANING.move_to_end(meaning)
@@ -545,7 +547,8 @@ def _as_it_is(rule: Rule) -> Rule:
     if not _captured(rule.functions):
         return rule
     parts = ("on_pre", "on_post", "change", "eligibility")
-    return replace(rule, **{part: _frozen_if_read(getattr(rule, part)) for part in parts if getattr(rule, part)})
+    now: dict[str, Any] = {part: _frozen_if_read(getattr(rule, part)) for part in parts if getattr(rule, part)}
+    return replace(rule, **now)
 
 
 class _Itself(NamedTuple):

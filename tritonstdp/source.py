@@ -148,9 +148,18 @@ def frozen(function: Function) -> Function:
     return copied
 
 
-def captures_numbers_alone(function: FunctionType) -> bool:
-    """Whether all that a function takes from around it are numbers, which a compiler may freeze."""
-    return all(isinstance(_around(function, name), numbers.Real) for name in _outer_names(function.__code__))
+def captures_numbers_alone(function: Function) -> bool:
+    """Whether all that a function takes from around it are numbers, which a compiler may freeze.
+
+    Examples
+    --------
+    >>> limit, limits = 0.5, [0.5]
+    >>> captures_numbers_alone(lambda w: w - limit), captures_numbers_alone(lambda w: w - limits[0])
+    (True, False)
+    """
+    return isinstance(function, FunctionType) and all(
+        isinstance(_around(function, name), numbers.Real) for name in _outer_names(function.__code__)
+    )
 
 
 @lru_cache(maxsize=1024)
