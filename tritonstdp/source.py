@@ -157,9 +157,9 @@ def captures_numbers_alone(function: Function) -> bool:
     >>> captures_numbers_alone(lambda w: w - limit), captures_numbers_alone(lambda w: w - limits[0])
     (True, False)
     """
-    return isinstance(function, FunctionType) and all(
-        isinstance(_around(function, name), numbers.Real) for name in _outer_names(function.__code__)
-    )
+    if not isinstance(function, FunctionType):
+        return False
+    return all(isinstance(_around(function, name), numbers.Real) for name in _outer_names(function.__code__))
 
 
 @lru_cache(maxsize=1024)
