@@ -57,7 +57,7 @@ def address(name: str, tensor: Tensor) -> int:
 def _span(tensor: Tensor) -> int:
     """How many bytes lie between the first and the last that a tensor names, both counted."""
     if tensor.is_contiguous():
-        return tensor.nbytes
+        return tensor.numel() * tensor.itemsize
     return extent(tensor.shape, tensor.stride()) * tensor.itemsize
 
 

@@ -145,15 +145,15 @@ def _dopamine_kind(dopamine: Any, topology: Topology, values: Tensor) -> tuple[A
     dopamine = _number("dopamine", dopamine)
     if not isinstance(dopamine, Tensor):
         return dopamine, "number"
-    _check_tensor_parameter("dopamine", dopamine, topology, values.device)
-    if dopamine.dim() == 0:
-        return dopamine.to(values.dtype), "scalar"
     takes_columns = topology.name in ("dense", "one_to_one")
-    if not takes_columns and tuple(dopamine.shape) != topology.weights_shape:
+    if dopamine.dim() and not takes_columns and tuple(dopamine.shape) != topology.weights_shape:
         raise ValueError(
             f"dopamine has shape {tuple(dopamine.shape)}: {topology.name} takes a number, or one value a synapse "
             f"{topology.weights_shape}"
         )
+    _check_tensor_parameter("dopamine", dopamine, topology, values.device)
+    if dopamine.dim() == 0:
+        return dopamine.to(values.dtype), "scalar"
     per_column = takes_columns and tuple(dopamine.shape) == topology.post_shape
     if per_column and dopamine.dtype == values.dtype:
         return dopamine.contiguous().resolve_neg(), "column"
@@ -509,7 +509,7 @@ def update_(
         raise _wrong_parameters(rule, parameters) from None
     if len(parameters) != len(given) + len(decay):
         raise _wrong_parameters(rule, parameters)
-    formula = Formula.of(rule, resolve_bound(positive_bound), resolve_bound(negative_bound), bool(clamp))
+    formula = Formula.of(rule, resolve_bound(positive_bound), resolve_bound(negative_bound), clamp)
     step_(
         formula, _topology_of(weights, topology), weights, pre_spike, pre_trace, post_spike, post_trace,
         given, w_min, w_max, c, decay, dopamine, backend, autotune,

@@ -520,6 +520,10 @@ _LOCK = Lock()
 
 
 def _formula_of(rule: Rule, positive: Bound, negative: Bound, clamp: bool) -> Formula:
+    if clamp not in (True, False):
+        raise TypeError(f"clamp is {clamp!r}: pass True or False")
+    if not isinstance(rule, Rule):
+        raise TypeError(f"the rule is {rule!r}: pass a Rule, as resolve_rule gives for a name")
     captured = _captured((*rule.functions, positive, negative))
     bounds = checked_bound(positive), checked_bound(negative)
     meaning = (rule.name, *map(_meaning, rule.functions), *map(_meaning, bounds), clamp)
@@ -527,7 +531,7 @@ def _formula_of(rule: Rule, positive: Bound, negative: Bound, clamp: bool) -> Fo
         formula = _BY_MEANING.get(meaning)
         if formula is None:
             formula = _BY_MEANING[meaning] = Formula(
-                _as_it_is(rule), _frozen_if_read(bounds[0]), _frozen_if_read(bounds[1]), clamp
+                _as_it_is(rule), _frozen_if_read(bounds[0]), _frozen_if_read(bounds[1]), bool(clamp)
             )
             while len(_BY_MEANING) > MOST_FORMULAS:
                 _BY_MEANING.popitem(last=False)

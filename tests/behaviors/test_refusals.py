@@ -274,3 +274,37 @@ def test_signals_of_another_size_or_dtype_are_refused():
     with pytest.raises(TypeError, match="post_spike is NoneType"):
         behavior(group)
     assert torch.equal(group.weights, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ("much", TypeError, "compute_dw gives 'much'"),
+        (None, TypeError, "compute_dw gives None"),
+        (torch.zeros(3, 3).to_sparse(), TypeError, "strided"),
+        (torch.zeros(5, 1, 1), ValueError, "it must be"),
+    ],
+)
+@pytest.mark.parametrize("clamp", [False, True])
+def test_a_compute_dw_that_gives_no_change_is_refused(change, error, message, clamp):
+    behavior = ours.SimpleRSTDP(**RSTDP, clamp=clamp)
+    _, (group,) = side_by_side(DENSE, behavior, convention="synapse")
+    behavior.compute_dw = lambda synapse: change
+    before, c = group.weights.clone(), group.c.clone()
+    with pytest.raises(error, match=message):
+        behavior.forward(group)
+    assert torch.equal(group.weights, before) and torch.equal(group.c, c)
+
+
+def test_a_change_that_is_one_number_is_added_everywhere():
+    behavior = ours.SimpleSTDP(**STDP, clamp=True)
+    _, (group,) = side_by_side(DENSE, behavior, convention="synapse")
+    behavior.compute_dw = lambda synapse: 0.25
+    before = group.weights.clone()
+    behavior.forward(group)
+    assert torch.equal(group.weights, (before + 0.25).clamp(0, 1))
+
+
+def test_a_negative_firing_rate_is_refused():
+    with pytest.raises(ValueError, match="rho=-5"):
+        side_by_side(DENSE, ours.SimpleiSTDP(rho=-5.0), convention="synapse")

@@ -159,16 +159,25 @@ class BaseLearning(Behavior):
         weights = groups.weights_of(synapse)
         values = weights if weights.layout is torch.strided else weights.values()
         c, decay, dopamine = self.modulation(synapse)
+        name = type(self).__name__
+        if weights.requires_grad:
+            raise ValueError(f"the weights of {synapse.tag} require grad: {name} writes in place; detach them")
+        try:
+            dw = dw if isinstance(dw, Tensor) else torch.as_tensor(dw, dtype=values.dtype, device=values.device)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{name}.compute_dw gives {dw!r}: it must give the weights' change as a tensor") from None
+        if dw.layout is not torch.strided or dw.is_complex():
+            raise TypeError(f"{name}.compute_dw gives {dw.layout} of {dw.dtype}: it must give strided real numbers")
         with torch.no_grad():
             new_c = None if c is None else self.rule.eligibility(c, dw, *decay)  # type: ignore[misc]
             if new_c is not None:
                 dw = new_c * dopamine
             new = values + dw
-            for name, tensor, old in (("weights", new, values), ("c", new_c, c)):
+            for what, tensor, old in (("weights", new, values), ("c", new_c, c)):
                 if tensor is not None and old is not None and tensor.shape != old.shape:
                     raise ValueError(
-                        f"{type(self).__name__}.compute_dw gives a change of shape {tuple(dw.shape)}, which makes "
-                        f"{name} {tuple(tensor.shape)}: it must be {tuple(old.shape)}"
+                        f"{name}.compute_dw gives a change of shape {tuple(dw.shape)}, which makes {what} "
+                        f"{tuple(tensor.shape)}: it must be {tuple(old.shape)}"
                     )
             if self.clamp:
                 new = torch.where(dw != 0, new.clamp(self.w_min, self.w_max), new)
@@ -446,6 +455,8 @@ class SimpleiSTDP(BaseLearning):
                 f"{name} derives alpha from rho and the traces' tau_s, but finds no trace of the "
                 f"{'pre' if pre_tau is None else 'post'} neurons: add PreTrace and PostTrace, or pass alpha=..."
             )
+        if not self.rho >= 0:
+            raise ValueError(f"{name} has rho={self.rho}: pass a firing rate of 0 Hz or more")
         return target_trace(self.rho, pre_tau)
 
     def coefficients(self, synapse: Any) -> tuple[Any, ...]:
