@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when kernels are decorated, so before any import of them
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -27,3 +28,21 @@ def _seed():
 @pytest.fixture(scope="session")
 def conex():
     return import_conex()
+
+
+LONGER = {
+    "kernels/test_gpu_proofs.py": r"local2d.*istdp|local2d.*rstdp.*rate|conv2d.*istdp",
+    "kernels/test_non_finite.py": r"istdp",
+    "kernels/test_sparse.py": r"200_steps.*-dtype[13]-",
+    "test_options.py": r"iSTDP",
+    "test_verification.py": r"is_checked\[(conv2d|local2d)\]",
+}
+"""Cases that take long beside others that prove nearly the same: ``-m slow`` runs them, as CI does."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for file, pattern in LONGER.items():
+            if item.nodeid.partition("::")[0].endswith(file) and re.search(pattern, item.nodeid):
+                item.add_marker(pytest.mark.slow)
