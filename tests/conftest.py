@@ -31,11 +31,14 @@ def conex():
 
 
 LONGER = {
-    "kernels/test_gpu_proofs.py": r"local2d.*istdp|local2d.*rstdp.*rate|conv2d.*istdp",
-    "kernels/test_non_finite.py": r"istdp",
+    "behaviors/test_parity.py": r"float64_weights.*cpu",
+    "kernels/test_bounds.py": r"stays_in_its_arrays.*(istdp|(conv2d|local2d|one_to_one)-rstdp)",
+    "kernels/test_conv2d_divisor.py": r"-(istdp|rstdp)-",
+    "kernels/test_gpu_proofs.py": r"local2d.*(istdp|rstdp)|conv2d.*istdp",
+    "kernels/test_non_finite.py": r"istdp|(local2d|conv2d|one_to_one|rstdp).*cpu",
     "kernels/test_sparse.py": r"200_steps.*-dtype[13]-",
-    "test_options.py": r"iSTDP",
-    "test_verification.py": r"is_checked\[(conv2d|local2d)\]",
+    "test_options.py": r"iSTDP|RSTDP|(compiled_loops|every_backend)\[(conv2d|local2d)",
+    "test_verification.py": r"is_checked\[(conv2d|local2d|sparse)\]",
 }
 """Cases that take long beside others that prove nearly the same: ``-m slow`` runs them, as CI does."""
 
