@@ -76,6 +76,8 @@ _WORDS = {
 
 
 def _as_numba_reads_it(function: Callable[..., Any], real: type) -> Callable[..., Any]:
+    if is_own(function):  # which numba vectorises better as it is written
+        return function
     try:
         return read(function).define({**_WORDS, "_real": real}, _WeakNumbers())
     except NoSourceError:

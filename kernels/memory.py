@@ -40,10 +40,12 @@ def address(name: str, tensor: Tensor) -> int:
         tensor, a tensor of implicit zeros, or one whose storage has been resized to less than it needs.
     """
     try:
-        pointer, offset, itemsize = tensor.data_ptr(), tensor.storage_offset(), tensor.itemsize
-        needed = tensor.numel() if tensor.is_contiguous() else extent(tensor.shape, tensor.stride())
+        pointer, before = tensor.data_ptr(), tensor.storage_offset()
+        if before:
+            before *= tensor.itemsize
+        needed = tensor.nbytes if tensor.is_contiguous() else _span(tensor)
         # of a storage without memory, the pointer is nothing but the offset
-        has_memory = pointer > offset * itemsize and (offset + needed) * itemsize <= tensor.untyped_storage().nbytes()
+        has_memory = pointer > before and before + needed <= tensor.untyped_storage().nbytes()
     except (RuntimeError, NotImplementedError):
         has_memory, needed, pointer = False, 1, 0
     if needed and not has_memory:
@@ -82,15 +84,18 @@ def check_apart(name: str, written: Tensor, others: tuple[tuple[str, Tensor], ..
         begin = written.data_ptr()
         if not begin:  # no memory, as on the meta device
             return
-        if not written.is_contiguous() and meets_itself(written.shape, written.stride()):
+        contiguous = written.is_contiguous()
+        if not contiguous and meets_itself(written.shape, written.stride()):
             raise ValueError(
                 f"{name} has several elements at one address (shape {tuple(written.shape)}, strides "
                 f"{written.stride()}), as expanded tensors have: pass {name}.clone()"
             )
-        end = begin + _span(written)
+        end = begin + (written.nbytes if contiguous else _span(written))
         for other_name, other in others:
             start = other.data_ptr()
-            if start < end and begin < start + _span(other) and _meet(start - begin, _form(written), _form(other)):
+            if start >= end or (start + other.nbytes <= begin and other.is_contiguous()):
+                continue
+            if begin < start + _span(other) and _meet(start - begin, _form(written), _form(other)):
                 raise ValueError(f"{name} shares memory with {other_name}, and is written in place: clone one of them")
     except (RuntimeError, NotImplementedError):
         for what, tensor in ((name, written), *others):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from difflib import get_close_matches
 from functools import cache, lru_cache, partial
 from importlib import import_module
@@ -29,6 +30,7 @@ __all__ = ["explain", "istdp_", "rstdp_", "stdp_", "step_", "trace_", "update_",
 
 
 _PLAIN = frozenset((float, int))
+_LARGEST = sys.float_info.max
 
 
 class Options(TypedDict, total=False):
@@ -180,6 +182,8 @@ def _check_numbers(rule: Rule, parameters: Sequence[Any], w_min: float, w_max: f
     named = {"w_min": w_min, "w_max": w_max}
     named |= zip((*rule.parameters, *rule.eligibility_parameters), (*parameters, *decay), strict=True)
     for name, value in named.items():
+        if abs(value) > _LARGEST and abs(value) != inf:
+            raise ValueError(f"{name} is larger than any float: pass a smaller number")
         if value != value:
             raise ValueError(f"{name} is nan: pass a number")
         if name in rule.positive and not value > 0:
@@ -188,10 +192,7 @@ def _check_numbers(rule: Rule, parameters: Sequence[Any], w_min: float, w_max: f
         raise ValueError(f"w_min is {w_min} and w_max {w_max}: the lower limit can't lie above the upper one")
 
 
-_ALONE: AbstractContextManager[Any] = nullcontext()
-
-
-def _in_torch(values: Tensor, c: Tensor | None) -> AbstractContextManager[Any]:
+def _in_torch(values: Tensor, c: Tensor | None) -> ExitStack:
     """What a step by torch's own functions needs around it, that kernels do without."""
     stack = ExitStack()
     if values.device.type != "meta":
@@ -199,15 +200,6 @@ def _in_torch(values: Tensor, c: Tensor | None) -> AbstractContextManager[Any]:
     if values.is_inference() or (c is not None and c.is_inference()):
         stack.enter_context(torch.inference_mode())
     return stack
-
-
-def _total(w_min: float, w_max: float, numbers: tuple[float, ...]) -> float:
-    """NaN where one of the parameters is."""
-    try:
-        float(w_min), float(w_max)
-        return float(sum(numbers))
-    except OverflowError:
-        raise ValueError("a parameter or a limit is larger than any float: pass a smaller number") from None
 
 
 def step_(
@@ -293,8 +285,11 @@ def step_(
             break
     if scalars:
         numbers = (*parameters, *decay)
-        total = _total(w_min, w_max, numbers)
-        fits = w_min <= w_max and total == total
+        try:
+            total = sum(numbers, w_min + w_max)
+        except OverflowError:
+            total = inf
+        fits = w_min <= w_max and -_LARGEST < total < _LARGEST
         for k in formula.rule.positive_at:
             fits = fits and numbers[k] > 0
         if not fits:
@@ -331,11 +326,15 @@ def step_(
     if choice.backend != "cpu" and device != "meta":  # compiled loops ask for addresses themselves
         for name, tensor in (("weights", values), *read):
             address(name, tensor)
-    with _ALONE if choice.backend != "reference" else _in_torch(values, c):
-        choice.step(
-            topology, values, pre_spike.contiguous(), _plain(pre_trace), post_spike.contiguous(), _plain(post_trace),
-            parameters, w_min, w_max, c, decay, dopamine,
-        )  # fmt: skip
+    arguments = (
+        topology, values, pre_spike.contiguous(), _plain(pre_trace), post_spike.contiguous(), _plain(post_trace),
+        parameters, w_min, w_max, c, decay, dopamine,
+    )  # fmt: skip
+    if choice.backend == "reference":
+        with _in_torch(values, c):
+            choice.step(*arguments)
+    else:
+        choice.step(*arguments)
     # so that autograd notices a write that no torch function has made
     increment_version(values if c is None else (values, c))
     return choice
