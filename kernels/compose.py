@@ -6,6 +6,7 @@ The Triton twins, which can't be closures, are ``change`` and ``finish`` of :mod
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,8 @@ class SynapseFunctions(NamedTuple):
     on_pre, on_post : callable
         The rule's own.
     change : callable
-        ``change(w, potentiation, depression, w_min, w_max, parameters)``: the weight's change, bounds applied.
+        ``change(w, potentiation, depression, post_spiked, pre_spiked, w_min, w_max, parameters)``: the weight's change.
+        A contribution meets its bound where its neuron has spiked, and is 0 elsewhere.
     finish : callable
         ``finish(w, dw, c, dopamine, w_min, w_max, decay)``: the new weight and the new eligibility.
     """
@@ -36,6 +38,13 @@ def _identity(x: Any) -> Any:
     return x
 
 
+def _where_spiked(spiked: Any, bound: Any, one: Any) -> Any:
+    # a number stays one, so that the dtype of the weights decides
+    if spiked is True or (isinstance(bound, (int, float)) and isfinite(bound)):
+        return bound
+    return torch.where(spiked, bound, one)
+
+
 def _clip_tensor(w: torch.Tensor, w_min: Any, w_max: Any) -> torch.Tensor:
     return w.clamp(min=w_min).clamp(max=w_max)
 
@@ -47,6 +56,7 @@ def compose(
     compile_part: Callable[[Callable[..., Any]], Callable[..., Any]] = _identity,
     real: Callable[[Any], Any] = _identity,
     clip: Callable[[Any, Any, Any], Any] = _clip_tensor,
+    where: Callable[[Any, Any, Any], Any] = _where_spiked,
 ) -> SynapseFunctions:
     """Compose a formula's functions.
 
@@ -63,6 +73,8 @@ def compose(
         Casts to the weights' type. A bound may be a bool or an int, which numba would promote to float64.
     clip : callable
         ``clip(w, w_min, w_max)``.
+    where : callable
+        ``where(spiked, bound, one)``: a bound where a neuron has spiked, 1 elsewhere.
 
     Returns
     -------
@@ -74,17 +86,26 @@ def compose(
     rule_change = compile_formula(rule.change)
     eligibility = compile_formula(rule.eligibility) if rule.eligibility is not None else None
 
+    @compile_part
+    def bounds(w, post_spiked, pre_spiked, w_min, w_max):  # type: ignore[no-untyped-def]
+        # what meets no bound is 0, so that 1 is as good as any, and an infinite bound harms nothing
+        one = real(1)
+        return (
+            where(post_spiked, real(positive(w, w_min, w_max)), one),
+            where(pre_spiked, real(negative(w, w_min, w_max)), one),
+        )
+
     if bound_first:
 
-        def change(w, potentiation, depression, w_min, w_max, parameters):  # type: ignore[no-untyped-def]
-            bounded_potentiation = potentiation * real(positive(w, w_min, w_max))
-            bounded_depression = depression * real(negative(w, w_min, w_max))
-            return rule_change(bounded_potentiation, bounded_depression, real(1), real(1), *parameters)
+        def change(w, potentiation, depression, post_spiked, pre_spiked, w_min, w_max, parameters):  # type: ignore[no-untyped-def]
+            positive_bound, negative_bound = bounds(w, post_spiked, pre_spiked, w_min, w_max)
+            bounded = potentiation * positive_bound, depression * negative_bound
+            return rule_change(*bounded, real(1), real(1), *parameters)
     else:
 
-        def change(w, potentiation, depression, w_min, w_max, parameters):  # type: ignore[no-untyped-def]
-            bounds = real(positive(w, w_min, w_max)), real(negative(w, w_min, w_max))
-            return rule_change(potentiation, depression, *bounds, *parameters)
+        def change(w, potentiation, depression, post_spiked, pre_spiked, w_min, w_max, parameters):  # type: ignore[no-untyped-def]
+            positive_bound, negative_bound = bounds(w, post_spiked, pre_spiked, w_min, w_max)
+            return rule_change(potentiation, depression, positive_bound, negative_bound, *parameters)
 
     if eligibility is None:
 

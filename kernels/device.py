@@ -68,12 +68,9 @@ def counted(term, spike):
 
 @triton.jit
 def change(
-    w, potentiation, depression, w_min, w_max, parameters,
-    CHANGE: tl.constexpr, POSITIVE: tl.constexpr, NEGATIVE: tl.constexpr, BOUND_FIRST: tl.constexpr,
+    potentiation, depression, positive, negative, parameters, CHANGE: tl.constexpr, BOUND_FIRST: tl.constexpr
 ):  # fmt: skip
     """The weight's change, bounds applied: :func:`tritonstdp.kernels.compose.compose`, for blocks."""
-    positive = POSITIVE(w, w_min, w_max)
-    negative = NEGATIVE(w, w_min, w_max)
     if BOUND_FIRST:
         return CHANGE(potentiation * positive, depression * negative, 1, 1, *parameters)
     else:
@@ -108,7 +105,10 @@ def updated(
     """
     potentiation = counted(ON_POST(pre_trace, post_spike, *parameters), post_spike)
     depression = counted(ON_PRE(pre_spike, post_trace, *parameters), pre_spike)
-    dw = change(w, potentiation, depression, w_min, w_max, parameters, CHANGE, POSITIVE, NEGATIVE, BOUND_FIRST)
+    # what meets no bound is 0, so that 1 is as good as any, and an infinite bound harms nothing
+    positive = tl.where(post_spike != 0, POSITIVE(w, w_min, w_max), 1)
+    negative = tl.where(pre_spike != 0, NEGATIVE(w, w_min, w_max), 1)
+    dw = change(potentiation, depression, positive, negative, parameters, CHANGE, BOUND_FIRST)
     # an or of comparisons, which Triton's interpreter can't broadcast from a scalar
     touched = tl.where(pre_spike != 0, True, post_spike != 0)
     if ELIGIBILITY is not None:

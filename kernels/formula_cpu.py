@@ -12,6 +12,7 @@ import torch
 
 from tritonstdp.kernels.compose import SynapseFunctions, compose
 from tritonstdp.kernels.native import REAL, njit_part
+from tritonstdp.kernels.protocol import Case
 from tritonstdp.rules import Formula, Signature, is_own
 from tritonstdp.source import CannotCompileError, NoSourceError, captures_numbers_alone, name_of, read
 
@@ -64,14 +65,13 @@ def _maximum(a, b):  # type: ignore[no-untyped-def]
     return a if a > b or a != a else b
 
 
-@numba.njit(inline="always")
 def _where(condition, a, b):  # type: ignore[no-untyped-def]
     return a if condition else b
 
 
 _WORDS = {
     "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "abs": abs,
-    "minimum": _minimum, "maximum": _maximum, "where": _where,
+    "minimum": _minimum, "maximum": _maximum, "where": numba.njit(inline="always")(_where),
 }  # fmt: skip
 
 
@@ -145,6 +145,8 @@ def synapse_functions(formula: Formula, dtype: torch.dtype, bound_first: bool) -
 
     @njit_part
     def cast(value):  # type: ignore[no-untyped-def]
+        if isinstance(value, bool):  # as which a choice is fewer instructions than a conversion
+            return real(1) if value else real(0)
         return real(value)
 
     @njit_part
@@ -152,4 +154,39 @@ def synapse_functions(formula: Formula, dtype: torch.dtype, bound_first: bool) -
         # of equals and of what can't be compared, the first stays: NaN, and the zero that equals a limit, as in torch
         return min(max(w, w_min), w_max)
 
-    return compose(formula, bound_first, compile_formula, njit_part, cast, clip)
+    return compose(formula, bound_first, compile_formula, njit_part, cast, clip, njit_part(_where))
+
+
+def synapse_update(case: Case, bound_first: bool, post_is_major: bool = False) -> Any:
+    """What a step does to one synapse with one pre and one post neuron, compiled.
+
+    ``update(w, c, spike, trace, other_spike, other_trace, dopamine, parameters, w_min, w_max, decay)`` takes the pre
+    neuron's side first, or the post neuron's if ``post_is_major``, and returns the new weight and the new eligibility
+    (``c`` as it is, unless the rule is modulated). What :mod:`tritonstdp.kernels.reference` says of silent neurons
+    holds: it is chosen, not branched to, so that neighbours are computed at once, and a spike that is a constant 0
+    folds its term away. A spike that is bool counts 1 without being multiplied.
+    """
+    on_pre, on_post, change, finish = synapse_functions(case.formula, case.dtype, bound_first)
+    real, bool_spikes, modulated = REAL[case.dtype], case.bool_spikes, case.formula.rule.modulated
+
+    @njit_part
+    def update(w, c, pre_spike, pre_trace, post_spike, post_trace, dopamine, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
+        pre, post = pre_spike != 0, post_spike != 0
+        one, zero = real(1), real(0)
+        potentiation = real(on_post(pre_trace, one if bool_spikes else real(post_spike), *parameters))
+        depression = real(on_pre(one if bool_spikes else real(pre_spike), post_trace, *parameters))
+        counted = potentiation if post else zero, depression if pre else zero
+        dw = change(w, *counted, post, pre, w_min, w_max, parameters)
+        if modulated:
+            return finish(w, dw if pre | post else zero, c, dopamine, w_min, w_max, decay)
+        new, _ = finish(w, dw, c, dopamine, w_min, w_max, decay)
+        return new if pre | post else w, c
+
+    if not post_is_major:
+        return update
+
+    @njit_part
+    def update_of_post(w, c, post_spike, post_trace, pre_spike, pre_trace, dopamine, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
+        return update(w, c, pre_spike, pre_trace, post_spike, post_trace, dopamine, parameters, w_min, w_max, decay)
+
+    return update_of_post

@@ -1,4 +1,8 @@
-"""Where a tensor's numbers lie: the one place that hands out addresses, so that each is proved before it is used."""
+"""Where a tensor's numbers lie: the one place that proves that a tensor has memory, of its own where it is written.
+
+What a step is given is proved before a kernel sees it (:mod:`tritonstdp.functional`), so that kernels take
+``data_ptr()`` for what it says.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +47,7 @@ def address(name: str, tensor: Tensor) -> int:
         pointer, before = tensor.data_ptr(), tensor.storage_offset()
         if before:
             before *= tensor.itemsize
-        needed = tensor.nbytes if tensor.is_contiguous() else _span(tensor)
+        needed = tensor.nbytes if tensor.is_contiguous() else span(tensor)
         # of a storage without memory, the pointer is nothing but the offset
         has_memory = pointer > before and before + needed <= tensor.untyped_storage().nbytes()
     except (RuntimeError, NotImplementedError):
@@ -56,7 +60,7 @@ def address(name: str, tensor: Tensor) -> int:
     return pointer
 
 
-def _span(tensor: Tensor) -> int:
+def span(tensor: Tensor) -> int:
     """How many bytes lie between the first and the last that a tensor names, both counted."""
     if tensor.is_contiguous():
         return tensor.numel() * tensor.itemsize
@@ -90,12 +94,12 @@ def check_apart(name: str, written: Tensor, others: tuple[tuple[str, Tensor], ..
                 f"{name} has several elements at one address (shape {tuple(written.shape)}, strides "
                 f"{written.stride()}), as expanded tensors have: pass {name}.clone()"
             )
-        end = begin + (written.nbytes if contiguous else _span(written))
+        end = begin + (written.nbytes if contiguous else span(written))
         for other_name, other in others:
             start = other.data_ptr()
             if start >= end or (start + other.nbytes <= begin and other.is_contiguous()):
                 continue
-            if begin < start + _span(other) and _meet(start - begin, _form(written), _form(other)):
+            if begin < start + span(other) and _meet(start - begin, _form(written), _form(other)):
                 raise ValueError(f"{name} shares memory with {other_name}, and is written in place: clone one of them")
     except (RuntimeError, NotImplementedError):
         for what, tensor in ((name, written), *others):

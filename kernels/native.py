@@ -21,7 +21,6 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tritonstdp.kernels import object_cache
-from tritonstdp.kernels.compose import SynapseFunctions
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.rules import Formula
 
@@ -319,27 +318,6 @@ def entry(
         if key is not None:
             object_cache.save(key, compiled)
     return compiled.entry_point
-
-
-def contributions(functions: SynapseFunctions, dtype: torch.dtype, bool_spikes: bool) -> tuple[Any, Any]:
-    """``potentiation(trace, spike, parameters)`` and ``depression(spike, trace, parameters)``, compiled.
-
-    What a silent neuron contributes is 0, whatever the trace: 0 times an infinite one would be NaN. It is chosen, not
-    branched to, so that neighbours are computed at once; a spike that is bool counts 1 without being multiplied.
-    """
-    real, on_pre, on_post = REAL[dtype], functions.on_pre, functions.on_post
-
-    @njit_part
-    def potentiation(trace, spike, parameters):  # type: ignore[no-untyped-def]
-        value = real(on_post(trace, real(1) if bool_spikes else real(spike), *parameters))
-        return value if spike != 0 else real(0)
-
-    @njit_part
-    def depression(spike, trace, parameters):  # type: ignore[no-untyped-def]
-        value = real(on_pre(real(1) if bool_spikes else real(spike), trace, *parameters))
-        return value if spike != 0 else real(0)
-
-    return potentiation, depression
 
 
 def scalars(formula: Formula, dtype: torch.dtype) -> tuple[Any, ...]:

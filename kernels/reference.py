@@ -3,11 +3,11 @@
 It decides what is right. A topology adds how spikes and traces meet the weights (:class:`Pairing`).
 
 The term of a silent neuron does not exist: ``on_pre`` counts only where the pre neuron has just spiked, ``on_post``
-only where the post neuron has, and each is exactly 0 elsewhere, whatever the trace. A synapse of which neither has
-spiked changes by exactly 0: a plain rule leaves its weight as it is (also -0.0, an infinity or NaN), a modulated one
-lets its eligibility decay. Hence an infinite or NaN trace reaches only the synapses at which it is read. Everything
-else is what the formula gives in torch: NaN stays NaN under a clamp, and 0 times an infinite bound is NaN. Where all is
-finite, this is the formula itself, but for the sign of a weight that is zero.
+only where the post neuron has, and each is exactly 0 elsewhere, whatever the trace and the bound. A synapse of which
+neither has spiked changes by exactly 0: a plain rule leaves its weight as it is (also -0.0, an infinity or NaN), a
+modulated one lets its eligibility decay. Hence an infinite or NaN trace, or bound, reaches only the synapses at which
+it is read. Everything else is what the formula gives in torch: NaN stays NaN under a clamp, and 0 times an infinite
+bound is NaN. Where all is finite, this is the formula itself, but for the sign of a weight that is zero.
 
 The weights of a convolution are shared by all positions: contributions of silent neurons count as 0 in its sums, and
 each weight is changed (and clamped) by its sums.
@@ -117,13 +117,15 @@ def _change(
     """The change where a neuron has spiked, and where that is; None: everywhere."""
     rule: Rule = formula.rule
     potentiation, depression = pairing.terms(rule, topology, pre_spike, pre_trace, post_spike, post_trace, parameters)
+    pre: Any = True
+    post: Any = True
     touched = None
     if pairing.spiking is not None:
         pre, post = pairing.spiking(topology, pre_spike, post_spike)
         potentiation, depression = torch.where(post, potentiation, 0), torch.where(pre, depression, 0)
         touched = pre | post
     functions = compose(formula, pairing.bound_first, on_copies)
-    dw = functions.change(weights, potentiation, depression, w_min, w_max, parameters)
+    dw = functions.change(weights, potentiation, depression, post, pre, w_min, w_max, parameters)
     return dw if pairing.divisor is None else dw / pairing.divisor(topology), touched
 
 

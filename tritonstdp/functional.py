@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import sys
+import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from difflib import get_close_matches
@@ -17,6 +19,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 from typing_extensions import Unpack
 
+from tritonstdp.binding import Binding, distinct
 from tritonstdp.kernels import reference
 from tritonstdp.kernels.compilation import undisturbed
 from tritonstdp.kernels.memory import address, check_apart
@@ -29,6 +32,8 @@ from tritonstdp.topology import WEIGHT_DTYPES, Sparse, Topology, example_topolog
 __all__ = ["explain", "istdp_", "rstdp_", "stdp_", "step_", "trace_", "update_", "weight_change"]
 
 
+Signals = tuple[Tensor, Tensor, Tensor, Tensor]
+_SIGNALS = ("pre_spike", "pre_trace", "post_spike", "post_trace")
 _PLAIN = frozenset((float, int))
 _LARGEST = sys.float_info.max
 
@@ -46,79 +51,30 @@ class Options(TypedDict, total=False):
     autotune: bool
 
 
-def _complain(topology: Topology, named: dict[str, tuple[Tensor, tuple[int, ...]]], weights: Tensor) -> None:
+def _check(topology: Topology, weights: Tensor, values: Tensor, signals: Signals, c: Tensor | None) -> None:
     """Name the first tensor that does not fit, and say what would."""
-    for name, (tensor, shape) in named.items():
+    pre, post, synapse = topology.pre_shape, topology.post_shape, topology.weights_shape
+    named: list[tuple[str, Any, tuple[int, ...]]] = [
+        ("weights", values, synapse), *zip(_SIGNALS, signals, (pre, pre, post, post), strict=True)
+    ]  # fmt: skip
+    if c is not None:
+        named.append(("c", c, synapse))
+    for name, tensor, shape in named:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} is {type(tensor).__name__}, not a Tensor of shape {shape}: use torch.as_tensor")
-    values = named["weights"][0]
-    for name, tensor in (("weights", weights), ("c", named["c"][0] if "c" in named else values)):
-        if tensor.requires_grad:
+    for name, tensor in (("weights", weights), ("c", c)):
+        if tensor is not None and tensor.requires_grad:
             raise ValueError(f"{name} require grad: plasticity writes in place; pass {name}.detach()")
-        if tensor.is_neg():
+    for name, tensor in (("weights", values), ("c", c)):
+        if tensor is not None and tensor.is_neg():
             raise ValueError(f"{name} is negated in name alone, and written in place: pass {name}.resolve_neg()")
-    for name, (tensor, shape) in named.items():
+    for name, tensor, shape in named:
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; {topology.name} needs {shape}")
         if tensor.device != values.device:
             raise ValueError(f"{name} is on {tensor.device}, the weights on {values.device}: move one of them")
         if not name.endswith("spike") and tensor.dtype != values.dtype:
             raise ValueError(f"{name} is {tensor.dtype}, the weights {values.dtype}: use {name}.to({values.dtype})")
-
-
-def _check(
-    topology: Topology,
-    weights: Tensor,
-    values: Tensor,
-    pre_spike: Tensor,
-    pre_trace: Tensor,
-    post_spike: Tensor,
-    post_trace: Tensor,
-    c: Tensor | None,
-) -> None:
-    try:
-        dtype, pre, post = values.dtype, topology.pre_shape, topology.post_shape
-        fits = (
-            values.shape == topology.weights_shape
-            and pre_trace.shape == pre
-            and pre_spike.shape == pre
-            and post_trace.shape == post
-            and post_spike.shape == post
-            and pre_trace.dtype is dtype
-            and post_trace.dtype is dtype
-            and not weights.requires_grad
-            and not values.is_neg()
-            and (
-                c is None
-                or (
-                    c.shape == topology.weights_shape
-                    and c.dtype is dtype
-                    and c.device == values.device
-                    and not c.requires_grad
-                    and not c.is_neg()
-                )
-            )
-        )
-        if fits:
-            if values.is_cpu:
-                fits = pre_spike.is_cpu and pre_trace.is_cpu and post_spike.is_cpu and post_trace.is_cpu
-            else:
-                device = values.device
-                fits = all(t.device == device for t in (pre_spike, pre_trace, post_spike, post_trace))
-    except AttributeError:
-        fits = False
-    if fits:
-        return
-    named: dict[str, tuple[Any, tuple[int, ...]]] = {
-        "weights": (values, topology.weights_shape),
-        "pre_spike": (pre_spike, topology.pre_shape),
-        "pre_trace": (pre_trace, topology.pre_shape),
-        "post_spike": (post_spike, topology.post_shape),
-        "post_trace": (post_trace, topology.post_shape),
-    }
-    if c is not None:
-        named["c"] = (c, topology.weights_shape)
-    _complain(topology, named, weights)
 
 
 def _number(name: str, value: Any) -> Any:
@@ -142,6 +98,8 @@ def _number(name: str, value: Any) -> Any:
 
 
 def _dopamine_kind(dopamine: Any, topology: Topology, values: Tensor) -> tuple[Any, str]:
+    if dopamine.__class__ in _PLAIN:
+        return dopamine, "number"
     if dopamine is None:
         raise ValueError("dopamine is missing: a reward-modulated rule needs a number or a tensor")
     dopamine = _number("dopamine", dopamine)
@@ -270,8 +228,6 @@ def step_(
     """
     topology.check()
     values = topology.values(weights)
-    _check(topology, weights, values, pre_spike, pre_trace, post_spike, post_trace, c)
-    dtype = values.dtype
     scalars = True
     for value in (w_min, w_max, *parameters, *decay):
         if value.__class__ not in _PLAIN:
@@ -294,50 +250,88 @@ def step_(
             fits = fits and numbers[k] > 0
         if not fits:
             _check_numbers(formula.rule, parameters, w_min, w_max, decay)
-    layout = topology.layout(values)
     dopamine_kind = "number"
     if formula.rule.eligibility is not None:
-        if len(decay) != len(formula.rule.eligibility_parameters):
-            wanted = ", ".join(formula.rule.eligibility_parameters)
-            raise ValueError(f"decay has {len(decay)} values: {formula.rule.name} takes {wanted}")
-        if c is None:
-            raise ValueError(f"c is missing: {formula.rule.name} keeps an eligibility trace of the weights' shape")
-        if layout != topology.layout(c):
-            layout = "strided"
+        _check_eligibility(formula.rule, c, decay)
         dopamine, dopamine_kind = _dopamine_kind(dopamine, topology, values)
     else:
         dopamine = 0.0
-    bool_spikes = pre_spike.dtype is torch.bool and post_spike.dtype is torch.bool
-    read: tuple[tuple[str, Tensor], ...] = (
-        ("pre_spike", pre_spike), ("pre_trace", pre_trace), ("post_spike", post_spike), ("post_trace", post_trace),
+    signals = pre_spike, pre_trace, post_spike, post_trace
+    tensors: tuple[Tensor, ...] = (values, *signals) if c is None else (values, c, *signals)
+    if pre_spike is post_spike or pre_trace is post_trace:
+        tensors = distinct(tensors)
+    key = (id(topology), scalars, dopamine_kind, backend, autotune, len(tensors))
+    binding = formula.choices.get(key)
+    if binding is not None and not weights.requires_grad and binding.holds(topology, tensors):
+        choice = binding.choice
+    else:
+        fitting = _fitting(topology, weights, values, signals, c)
+        case = _case(formula, topology, values, fitting, c, scalars, dopamine_kind)
+        choice = choose(case, backend, autotune)
+        as_they_are = all(map(operator.is_, fitting, signals))
+        if as_they_are and choice.backend != "reference" and Binding.can_hold(tensors):
+            forget = partial(_forget, weakref.ref(formula), key)
+            formula.choices[key] = Binding(choice, weakref.ref(topology, forget), tensors, 1 if c is None else 2)
+        signals = fitting
+    if choice.backend == "reference":
+        with _in_torch(values, c):
+            choice.step(topology, values, *signals, parameters, w_min, w_max, c, decay, dopamine)
+    else:
+        choice.step(topology, values, *signals, parameters, w_min, w_max, c, decay, dopamine)
+    # so that autograd notices a write that no torch function has made
+    increment_version(values if c is None else (values, c))
+    return choice
+
+
+def _forget(formula: weakref.ref[Formula], key: Any, _: Any) -> None:
+    still = formula()
+    if still is not None:
+        still.choices.pop(key, None)
+
+
+def _check_eligibility(rule: Rule, c: Tensor | None, decay: Sequence[Any]) -> None:
+    if len(decay) != len(rule.eligibility_parameters):
+        wanted = ", ".join(rule.eligibility_parameters)
+        raise ValueError(f"decay has {len(decay)} values: {rule.name} takes {wanted}")
+    if c is None:
+        raise ValueError(f"c is missing: {rule.name} keeps an eligibility trace of the weights' shape")
+
+
+def _case(
+    formula: Formula,
+    topology: Topology,
+    values: Tensor,
+    signals: Signals,
+    c: Tensor | None,
+    scalars: bool,
+    dopamine_kind: str,
+) -> Case:
+    layout = topology.layout(values)
+    if c is not None and layout != topology.layout(c):
+        layout = "strided"
+    bool_spikes = signals[0].dtype is torch.bool
+    return Case(
+        formula, topology.name, topology.kernel_key, layout, values.dtype, values.device.type, bool_spikes, scalars,
+        dopamine_kind,
     )  # fmt: skip
+
+
+def _fitting(topology: Topology, weights: Tensor, values: Tensor, signals: Signals, c: Tensor | None) -> Signals:
+    """The spikes and traces as kernels take them, once it is sure that all of a step's tensors fit."""
+    _check(topology, weights, values, signals, c)
+    read = tuple(zip(_SIGNALS, signals, strict=True))
     if c is not None:
         check_apart("c", c, read)
         read = (*read, ("c", c))
     check_apart("weights", values, read)
-    if not bool_spikes:
-        pre_spike, post_spike = (
-            _real_spikes("pre_spike", pre_spike, dtype),
-            _real_spikes("post_spike", post_spike, dtype),
-        )
-    device = "cpu" if values.is_cpu else values.device.type
-    case = (formula, topology.name, topology.kernel_key, layout, dtype, device, bool_spikes, scalars, dopamine_kind)
-    choice = choose(case, backend, autotune)
-    if choice.backend != "cpu" and device != "meta":  # compiled loops ask for addresses themselves
+    if values.device.type != "meta":
         for name, tensor in (("weights", values), *read):
             address(name, tensor)
-    arguments = (
-        topology, values, pre_spike.contiguous(), _plain(pre_trace), post_spike.contiguous(), _plain(post_trace),
-        parameters, w_min, w_max, c, decay, dopamine,
-    )  # fmt: skip
-    if choice.backend == "reference":
-        with _in_torch(values, c):
-            choice.step(*arguments)
-    else:
-        choice.step(*arguments)
-    # so that autograd notices a write that no torch function has made
-    increment_version(values if c is None else (values, c))
-    return choice
+    pre_spike, pre_trace, post_spike, post_trace = signals
+    if pre_spike.dtype is not torch.bool or post_spike.dtype is not torch.bool:
+        pre_spike = _real_spikes("pre_spike", pre_spike, values.dtype)
+        post_spike = _real_spikes("post_spike", post_spike, values.dtype)
+    return pre_spike.contiguous(), _plain(pre_trace), post_spike.contiguous(), _plain(post_trace)
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -392,7 +386,7 @@ def weight_change(
     -0.1
     """
     values = topology.values(weights)
-    _check(topology, weights, values, pre_spike, pre_trace, post_spike, post_trace, None)
+    _check(topology, weights, values, (pre_spike, pre_trace, post_spike, post_trace), None)
     if values.device.type != "meta":
         for name, tensor in (("weights", values), ("pre_trace", pre_trace), ("post_trace", post_trace)):
             address(name, tensor)

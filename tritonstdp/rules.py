@@ -90,7 +90,7 @@ def hard_bound(w: Any, w_min: Any, w_max: Any) -> Any:
     >>> int(hard_bound(0.25, 0.0, 1.0)), int(hard_bound(1.0, 0.0, 1.0))
     (1, 0)
     """
-    return (w > w_min) * (w < w_max)
+    return (w > w_min) & (w < w_max)
 
 
 def no_bound(w: Any, w_min: Any, w_max: Any) -> Any:

@@ -58,13 +58,13 @@ class _Formula:
         return self.both.on_post(x, q, *self.parameters)
 
     def change(self, w: Tensor, potentiation: Tensor, depression: Tensor) -> Tensor:
-        return self.both.change(w, potentiation, depression, W_MIN, W_MAX, self.parameters)
+        return self.both.change(w, potentiation, depression, True, True, W_MIN, W_MAX, self.parameters)
 
     def potentiated(self, w: Tensor, potentiation: Tensor) -> Tensor:
-        return self.post_only.change(w, potentiation, 0.0, W_MIN, W_MAX, self.parameters)
+        return self.post_only.change(w, potentiation, 0.0, True, True, W_MIN, W_MAX, self.parameters)
 
     def depressed(self, w: Tensor, depression: Tensor) -> Tensor:
-        return self.pre_only.change(w, 0.0, depression, W_MIN, W_MAX, self.parameters)
+        return self.pre_only.change(w, 0.0, depression, True, True, W_MIN, W_MAX, self.parameters)
 
 
 def _dense(inputs: Inputs, w: Tensor) -> Callable[[int], list]:

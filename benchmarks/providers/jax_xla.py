@@ -60,7 +60,7 @@ def _step(inputs: Inputs) -> Callable[..., Any]:
 
     def step(w, c, s, q, x, y):  # type: ignore[no-untyped-def]
         potentiation, depression = terms(on_post, on_pre, s, q, x, y)
-        dw = functions.change(w, potentiation, depression, W_MIN, W_MAX, parameters)
+        dw = functions.change(w, potentiation, depression, True, True, W_MIN, W_MAX, parameters)
         dw = dw if divisor is None else dw / divisor
         return functions.finish(w, dw, c, DOPAMINE, W_MIN, W_MAX, decay)
 

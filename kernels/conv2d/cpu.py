@@ -19,7 +19,6 @@ from numba.extending import intrinsic
 
 from tritonstdp.kernels import native
 from tritonstdp.kernels.formula_cpu import synapse_functions
-from tritonstdp.kernels.memory import address
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -145,9 +144,9 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         parameters, w_min, w_max, c, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         run(
-            address("weights", weights), 0 if c is None else address("c", c),
-            address("pre_spike", pre_spike), address("pre_trace", pre_trace),
-            address("post_spike", post_spike), address("post_trace", post_trace),
+            weights.data_ptr(), 0 if c is None else c.data_ptr(),
+            pre_spike.data_ptr(), pre_trace.data_ptr(),
+            post_spike.data_ptr(), post_trace.data_ptr(),
             topology.src_shape, topology.dst_shape, topology.padding, float(topology.weight_divisor),
             parameters, w_min, w_max, decay, dopamine,
         )  # fmt: skip
@@ -292,7 +291,7 @@ def _compile(case: Case) -> Any:
                 k = row * kw + j
                 met = (i % sh * sw + j % sw) * pre_rows + pre_rows - 1 - i // sh
                 depression = depressions[row // kh * pre_sums + met * pre_vector + pre_columns - 1 - j // sw]
-                dw = change(w[k], potentiations[k], depression, w_min, w_max, parameters) / divisor
+                dw = change(w[k], potentiations[k], depression, True, True, w_min, w_max, parameters) / divisor
                 if modulated:
                     w[k], c[k] = finish(w[k], dw, c[k], dopamine, w_min, w_max, decay)
                 else:

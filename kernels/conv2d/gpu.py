@@ -129,7 +129,8 @@ def conv2d_apply_kernel(
         c = tl.load(c_ptr + synapse, mask=inside, other=0.0).to(REAL)
         if DOPAMINE_IS_TENSOR:
             dopamine = tl.load(dopamine_ptr).to(REAL)
-    dw = change(w, potentiation, depression, w_min, w_max, parameters, CHANGE, POSITIVE, NEGATIVE, True)
+    positive, negative = POSITIVE(w, w_min, w_max), NEGATIVE(w, w_min, w_max)
+    dw = change(potentiation, depression, positive, negative, parameters, CHANGE, True)
     dw = quotient(dw, tl.full([], divisor, REAL))
     w, c = finish(w, dw, c, dopamine, w_min, w_max, decay, ELIGIBILITY, CLAMP)
     tl.store(w_ptr + synapse, w.to(w_ptr.dtype.element_ty), mask=inside)

@@ -14,8 +14,7 @@ import numpy as np
 from numba import types
 
 from tritonstdp.kernels import native, threads
-from tritonstdp.kernels.formula_cpu import synapse_functions
-from tritonstdp.kernels.memory import address
+from tritonstdp.kernels.formula_cpu import synapse_update
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -62,17 +61,17 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         parameters, w_min, w_max, c, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         pre_stride, post_stride = weights.stride()
-        pre = address("pre_spike", pre_spike), address("pre_trace", pre_trace), topology.n_pre
-        post = address("post_spike", post_spike), address("post_trace", post_trace), topology.n_post
+        pre = pre_spike.data_ptr(), pre_trace.data_ptr(), topology.n_pre
+        post = post_spike.data_ptr(), post_trace.data_ptr(), topology.n_post
         major, minor = (pre, post) if pre_is_major else (post, pre)
         strides = (pre_stride, post_stride) if pre_is_major else (post_stride, pre_stride)
         eligibility = (0, 0, 0)
         if c is not None:
             c_strides = c.stride() if pre_is_major else c.stride()[::-1]
-            eligibility = (address("c", c), *c_strides)
-        column, number = (address("dopamine", dopamine), 0.0) if column_dopamine else (0, dopamine)
+            eligibility = (c.data_ptr(), *c_strides)
+        column, number = (dopamine.data_ptr(), 0.0) if column_dopamine else (0, dopamine)
         loop_for(weights.numel())(
-            address("weights", weights), *strides, *eligibility, *major, *minor, column,
+            weights.data_ptr(), *strides, *eligibility, *major, *minor, column,
             config.rows_per_task, config.dense_pass_rate, parameters, w_min, w_max, decay, number,
         )  # fmt: skip
 
@@ -145,50 +144,9 @@ def _compile(case: Case, parallel: bool) -> Any:
     return native.entry(loop, recipe_of(case), *arguments, parallel=parallel)
 
 
-def _synapse_updates(case: Case) -> tuple[Any, Any]:
-    """What a step does to one synapse: of a spiking major neuron, and of a silent one where the minor has spiked."""
-    functions = synapse_functions(case.formula, case.dtype, bound_first=False)
-    on_pre, on_post, change, finish = functions
-    of_post, of_pre = native.contributions(functions, case.dtype, case.bool_spikes)
-    real = native.REAL[case.dtype]
-
-    if case.layout == "post":
-
-        @native.njit_part
-        def terms(major_spike, major_trace, minor_spike, minor_trace, parameters):  # type: ignore[no-untyped-def]
-            return of_post(minor_trace, major_spike, parameters), of_pre(minor_spike, major_trace, parameters)
-
-        @native.njit_part
-        def one_sided_terms(major_trace, minor_spike, parameters):  # type: ignore[no-untyped-def]
-            return real(0), on_pre(minor_spike, major_trace, *parameters)
-    else:
-
-        @native.njit_part
-        def terms(major_spike, major_trace, minor_spike, minor_trace, parameters):  # type: ignore[no-untyped-def]
-            return of_post(major_trace, minor_spike, parameters), of_pre(major_spike, minor_trace, parameters)
-
-        @native.njit_part
-        def one_sided_terms(major_trace, minor_spike, parameters):  # type: ignore[no-untyped-def]
-            return on_post(major_trace, minor_spike, *parameters), real(0)
-
-    @native.njit_part
-    def update(w, c, spike, trace, minor_spike, minor_trace, dopamine, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
-        potentiation, depression = terms(spike, trace, minor_spike, minor_trace, parameters)
-        dw = change(w, potentiation, depression, w_min, w_max, parameters)
-        return finish(w, dw, c, dopamine, w_min, w_max, decay)
-
-    @native.njit_part
-    def update_silent(w, c, trace, minor_spike, touched, dopamine, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
-        potentiation, depression = one_sided_terms(trace, minor_spike, parameters)
-        dw = change(w, potentiation, depression, w_min, w_max, parameters)
-        return finish(w, dw if touched else real(0), c, dopamine, w_min, w_max, decay)
-
-    return update, update_silent
-
-
 def _visits(case: Case) -> tuple[Any, Any, Any]:
     """How a row is visited: whole after its neuron's spike, whole without one, and only where a minor neuron spiked."""
-    update, update_silent = _synapse_updates(case)
+    update = synapse_update(case, bound_first=False, post_is_major=case.layout == "post")
     real = native.REAL[case.dtype]
     bool_spikes = case.bool_spikes
     unit_stride = case.layout != "strided"
@@ -199,31 +157,32 @@ def _visits(case: Case) -> tuple[Any, Any, Any]:
 
     @native.njit_part
     def visit_events(w, stride, ahead, trace, events, minor_spike, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
+        zero = real(0)
         for e in range(len(events)):
             j = events[e]
             k = j if unit_stride else j * np.uint64(stride)
             prefetch(ahead + np.int64(k) * itemsize)
             spike = real(1) if bool_spikes else minor_spike[j]
-            w[k], _ = update_silent(w[k], real(0), trace, spike, True, real(0), parameters, w_min, w_max, decay)
+            w[k], _ = update(w[k], zero, zero, trace, spike, zero, zero, parameters, w_min, w_max, decay)
 
     @native.njit_part
     def visit_silent_row(w, c, stride, c_stride, trace, minor_spike, dopamine, column, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
+        zero = real(0)
         for j in range(len(minor_spike)):
             k, m = (j, j) if unit_stride else (j * stride, j * c_stride)
-            touched = minor_spike[j] != 0
-            spike = real(1) if bool_spikes else minor_spike[j]
+            spike = minor_spike[j]
             if modulated:
                 d = column[j] if minor_dopamine else dopamine
-                w[k], c[m] = update_silent(w[k], c[m], trace, spike, touched, d, parameters, w_min, w_max, decay)
+                w[k], c[m] = update(w[k], c[m], zero, trace, spike, zero, d, parameters, w_min, w_max, decay)
             else:
-                new, _ = update_silent(w[k], real(0), trace, spike, True, real(0), parameters, w_min, w_max, decay)
-                w[k] = new if touched else w[k]
+                w[k], _ = update(w[k], zero, zero, trace, spike, zero, zero, parameters, w_min, w_max, decay)
 
     @native.njit_part
     def visit_row(
         w, c, stride, c_stride, spike, trace, minor_spike, minor_trace, dopamine, column,
         parameters, w_min, w_max, decay,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
+        spike, zero = real(1) if bool_spikes else spike, real(0)
         for j in range(len(minor_spike)):
             k, m = (j, j) if unit_stride else (j * stride, j * c_stride)
             q, y = minor_spike[j], minor_trace[j]
@@ -231,6 +190,6 @@ def _visits(case: Case) -> tuple[Any, Any, Any]:
                 d = column[j] if minor_dopamine else dopamine
                 w[k], c[m] = update(w[k], c[m], spike, trace, q, y, d, parameters, w_min, w_max, decay)
             else:
-                w[k], _ = update(w[k], real(0), spike, trace, q, y, real(0), parameters, w_min, w_max, decay)
+                w[k], _ = update(w[k], zero, spike, trace, q, y, zero, parameters, w_min, w_max, decay)
 
     return visit_row, visit_silent_row, visit_events

@@ -18,8 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tritonstdp.kernels import native, threads
-from tritonstdp.kernels.formula_cpu import synapse_functions
-from tritonstdp.kernels.memory import address
+from tritonstdp.kernels.formula_cpu import synapse_update
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -84,9 +83,9 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         parameters, w_min, w_max, c, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         loop_for(weights.numel())(
-            address("weights", weights), 0 if c is None else address("c", c),
-            address("pre_spike", pre_spike), address("pre_trace", pre_trace),
-            address("post_spike", post_spike), address("post_trace", post_trace),
+            weights.data_ptr(), 0 if c is None else c.data_ptr(),
+            pre_spike.data_ptr(), pre_trace.data_ptr(),
+            post_spike.data_ptr(), post_trace.data_ptr(),
             *topology.src_shape, *topology.dst_shape, *topology.padding,
             dense_pass_rate, parameters, w_min, w_max, decay, dopamine,
         )  # fmt: skip
@@ -96,9 +95,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 
 @native.while_used
 def _compile(case: Case, parallel: bool) -> Any:
-    functions = synapse_functions(case.formula, case.dtype, bound_first=True)
-    _, _, change, finish = functions
-    of_post, of_pre = native.contributions(functions, case.dtype, case.bool_spikes)
+    update = synapse_update(case, bound_first=True)
     real = native.REAL[case.dtype]
     spike_type = np.bool_ if case.bool_spikes else real
     modulated = case.formula.rule.modulated
@@ -110,20 +107,12 @@ def _compile(case: Case, parallel: bool) -> Any:
     parts = numba.prange if parallel else range
 
     @native.njit_part
-    def update(w, c, s, x, q, y, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
-        potentiation, depression = of_post(x, q, parameters), of_pre(s, y, parameters)
-        dw = change(w, potentiation, depression, w_min, w_max, parameters)
-        touched = s != 0 or q != 0
-        return finish(w, dw if touched or not modulated else real(0), c, dopamine, w_min, w_max, decay)
-
-    @native.njit_part
     def visit_patch(w, c, s, x, q, y, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
         for k in range(len(s)):
             if modulated:
-                w[k], c[k] = update(w[k], c[k], s[k], x[k], q, y, parameters, w_min, w_max, decay, dopamine)
+                w[k], c[k] = update(w[k], c[k], s[k], x[k], q, y, dopamine, parameters, w_min, w_max, decay)
             else:
-                new, _ = update(w[k], dopamine, s[k], x[k], q, y, parameters, w_min, w_max, decay, dopamine)
-                w[k] = w[k] if q == 0 and s[k] == 0 else new
+                w[k], _ = update(w[k], dopamine, s[k], x[k], q, y, dopamine, parameters, w_min, w_max, decay)
 
     @native.njit_part
     def visit_events(
@@ -137,7 +126,7 @@ def _compile(case: Case, parallel: bool) -> Any:
             old = w[k]
             new, new_c = update(
                 old, c[k] if modulated else dopamine, spikes[e], silent, silent, post_trace[v],
-                parameters, w_min, w_max, decay, dopamine,
+                dopamine, parameters, w_min, w_max, decay,
             )  # fmt: skip
             if modulated:
                 held[0, e], held[1, e] = new, new_c
@@ -153,10 +142,11 @@ def _compile(case: Case, parallel: bool) -> Any:
             c[k] = held[1, e] if silent else c[k]
 
     @native.njit_part
-    def rest(w, c, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
+    def rest(w, c, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
         """What a modulated rule does to synapses between silent neurons."""
+        zero = real(0)
         for k in range(len(w)):
-            w[k], c[k] = finish(w[k], real(0), c[k], dopamine, w_min, w_max, decay)
+            w[k], c[k] = update(w[k], c[k], zero, zero, zero, zero, dopamine, parameters, w_min, w_max, decay)
 
     @native.njit_part
     def gather(patch, values, u, v, height, width, pad_h, pad_w):  # type: ignore[no-untyped-def]
@@ -260,7 +250,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                         v = np.int64(visited[e])
                         begin, end = v * taps, (v + 1) * taps
                         if modulated:
-                            rest(w[done:begin], c[done:begin], w_min, w_max, decay, dopamine)
+                            rest(w[done:begin], c[done:begin], parameters, w_min, w_max, decay, dopamine)
                             done = end
                         if not gathered[v]:
                             gather(x[begin:end], pre_trace, u, v, height, width, pad_h, pad_w)
@@ -270,7 +260,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                             parameters, w_min, w_max, decay, dopamine,
                         )  # fmt: skip
                     if modulated:
-                        rest(w[done:], c[done:], w_min, w_max, decay, dopamine)
+                        rest(w[done:], c[done:], parameters, w_min, w_max, decay, dopamine)
                         write_held(w, c, synapses[:n_listed], positions[:n_listed], q, held)
                 for e in range(n_events):
                     s[synapses[e]] = 0

@@ -12,8 +12,7 @@ import numpy as np
 from numba import types
 
 from tritonstdp.kernels import native
-from tritonstdp.kernels.formula_cpu import synapse_functions
-from tritonstdp.kernels.memory import address
+from tritonstdp.kernels.formula_cpu import synapse_update
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -32,9 +31,7 @@ FEW = 64
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
-    functions = synapse_functions(case.formula, case.dtype, bound_first=False)
-    _, _, change, finish = functions
-    of_post, of_pre = native.contributions(functions, case.dtype, case.bool_spikes)
+    update = synapse_update(case, bound_first=False)
     real = native.REAL[case.dtype]
     spike_type = np.bool_ if case.bool_spikes else real
     modulated = case.formula.rule.modulated
@@ -48,15 +45,11 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 
     @native.njit_part
     def visit(w, c, k, m, pre_spike, pre_trace, post_spike, post_trace, dopamine, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
-        potentiation, depression = of_post(pre_trace, post_spike, parameters), of_pre(pre_spike, post_trace, parameters)
-        dw = change(w[k], potentiation, depression, w_min, w_max, parameters)
-        touched = pre_spike != 0 or post_spike != 0
+        sides = pre_spike, pre_trace, post_spike, post_trace
         if modulated:
-            w[k], c[m] = finish(w[k], dw if touched else real(0), c[m], dopamine, w_min, w_max, decay)
+            w[k], c[m] = update(w[k], c[m], *sides, dopamine, parameters, w_min, w_max, decay)
         else:
-            new, _ = finish(w[k], dw, dopamine, dopamine, w_min, w_max, decay)
-            # without a branch, so that neighbours are computed at once
-            w[k] = new if touched else w[k]
+            w[k], _ = update(w[k], dopamine, *sides, dopamine, parameters, w_min, w_max, decay)
 
     @native.njit_part
     def visit_all(
@@ -117,12 +110,12 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         topology, weights, pre_spike, pre_trace, post_spike, post_trace,
         parameters, w_min, w_max, c, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
-        eligibility = (address("c", c), c.stride(0)) if modulated else (0, 0)
-        column, number = (address("dopamine", dopamine), 0.0) if column_dopamine else (0, dopamine)
+        eligibility = (c.data_ptr(), c.stride(0)) if modulated else (0, 0)
+        column, number = (dopamine.data_ptr(), 0.0) if column_dopamine else (0, dopamine)
         run(
-            address("weights", weights), weights.stride(0), *eligibility,
-            address("pre_spike", pre_spike), address("pre_trace", pre_trace),
-            address("post_spike", post_spike), address("post_trace", post_trace),
+            weights.data_ptr(), weights.stride(0), *eligibility,
+            pre_spike.data_ptr(), pre_trace.data_ptr(),
+            post_spike.data_ptr(), post_trace.data_ptr(),
             topology.n, column, parameters, w_min, w_max, decay, number,
         )  # fmt: skip
 

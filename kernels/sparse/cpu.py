@@ -21,7 +21,7 @@ import numpy as np
 from numba import types
 
 from tritonstdp.kernels import native, threads
-from tritonstdp.kernels.formula_cpu import synapse_functions
+from tritonstdp.kernels.formula_cpu import synapse_update
 from tritonstdp.kernels.memory import address
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
@@ -84,12 +84,12 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         topology, weights, pre_spike, pre_trace, post_spike, post_trace,
         parameters, w_min, w_max, c, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
-        pre = address("pre_spike", pre_spike), address("pre_trace", pre_trace), topology.n_pre
-        post = address("post_spike", post_spike), address("post_trace", post_trace), topology.n_post
+        pre = pre_spike.data_ptr(), pre_trace.data_ptr(), topology.n_pre
+        post = post_spike.data_ptr(), post_trace.data_ptr(), topology.n_post
         major, minor = (post, pre) if post_is_major else (pre, post)
         nnz = weights.numel()
         loop_for(nnz)(
-            address("weights", weights), address("c", c) if modulated else 0, nnz, *addresses_of(topology),
+            weights.data_ptr(), c.data_ptr() if modulated else 0, nnz, *addresses_of(topology),
             *major, *minor, config.tasks, full_pass_share, parameters, w_min, w_max, decay, dopamine,
         )  # fmt: skip
 
@@ -98,14 +98,12 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 
 @native.while_used
 def _compile(case: Case, parallel: bool) -> Any:
-    functions = synapse_functions(case.formula, case.dtype, bound_first=False)
-    _, _, change, finish = functions
-    of_post, of_pre = native.contributions(functions, case.dtype, case.bool_spikes)
     real = native.REAL[case.dtype]
     itemsize = np.dtype(real).itemsize
     spike_type = np.bool_ if case.bool_spikes else real
     modulated = case.formula.rule.modulated
     post_is_major, wide = case.kernel_key
+    update = synapse_update(case, bound_first=False, post_is_major=post_is_major)
     # indices are read as unsigned, which spares the test for negative ones
     neuron, position = np.uint32, np.uint64 if wide else np.uint32
     pointer = native.as_pointer
@@ -113,17 +111,6 @@ def _compile(case: Case, parallel: bool) -> Any:
     prefetch = native.prefetch
     find_events: Any = native.event_finder(case.dtype, case.bool_spikes)
     parts = numba.prange if parallel else range
-
-    if post_is_major:
-
-        @native.njit_part
-        def terms(major_spike, major_trace, minor_spike, minor_trace, parameters):  # type: ignore[no-untyped-def]
-            return of_post(minor_trace, major_spike, parameters), of_pre(minor_spike, major_trace, parameters)
-    else:
-
-        @native.njit_part
-        def terms(major_spike, major_trace, minor_spike, minor_trace, parameters):  # type: ignore[no-untyped-def]
-            return of_post(major_trace, minor_spike, parameters), of_pre(major_spike, minor_trace, parameters)
 
     @native.njit_part
     def starts_of(events, start):  # type: ignore[no-untyped-def]
@@ -147,43 +134,33 @@ def _compile(case: Case, parallel: bool) -> Any:
                 prefetch(c_address + np.int64(positions[k]) * itemsize)
 
     @native.njit_part
-    def update(w, c, spike, trace, minor_spike, minor_trace, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
-        potentiation, depression = terms(spike, trace, minor_spike, minor_trace, parameters)
-        dw = change(w, potentiation, depression, w_min, w_max, parameters)
-        touched = spike != 0 or minor_spike != 0
-        return finish(w, dw if touched or not modulated else real(0), c, dopamine, w_min, w_max, decay)
-
-    @native.njit_part
     def visit_row(
         w, c, minor_of, spike, trace, minor_spike, minor_trace, gathered, parameters, w_min, w_max, decay, dopamine
     ):  # type: ignore[no-untyped-def]
-        silent = spike == 0
+        silent, zero = spike == 0, real(0)
         if modulated:
             # gathered first, so that the compiler sees that no store changes what is still to be read
             for first in range(0, len(w), GATHERED):
                 indices = minor_of[first : first + GATHERED]
                 for k in range(len(indices)):
                     gathered[0, k] = minor_spike[indices[k]]
-                    gathered[1, k] = real(0) if silent else minor_trace[indices[k]]
+                    gathered[1, k] = zero if silent else minor_trace[indices[k]]
                 w_part, c_part = w[first : first + GATHERED], c[first : first + GATHERED]
                 s_part, x_part = gathered[0], gathered[1]
                 for k in range(len(w_part)):
                     w_part[k], c_part[k] = update(
                         w_part[k], c_part[k], spike, trace, s_part[k], x_part[k],
-                        parameters, w_min, w_max, decay, dopamine,
+                        dopamine, parameters, w_min, w_max, decay,
                     )  # fmt: skip
         elif silent:
             for k in range(len(w)):
                 s = minor_spike[minor_of[k]]
-                new, _ = update(
-                    w[k], dopamine, real(0), trace, s, real(0), parameters, w_min, w_max, decay, dopamine
-                )  # fmt: skip
-                w[k] = w[k] if s == 0 else new
+                w[k], _ = update(w[k], zero, zero, trace, s, zero, dopamine, parameters, w_min, w_max, decay)
         else:
             for k in range(len(w)):
                 i = minor_of[k]
                 s, x = minor_spike[i], minor_trace[i]
-                w[k], _ = update(w[k], dopamine, spike, trace, s, x, parameters, w_min, w_max, decay, dopamine)
+                w[k], _ = update(w[k], zero, spike, trace, s, x, dopamine, parameters, w_min, w_max, decay)
 
     @native.njit_part
     def visit_minor(
@@ -191,14 +168,15 @@ def _compile(case: Case, parallel: bool) -> Any:
         parameters, w_min, w_max, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         """One minor neuron's synapses with silent major neurons: written at once, or held by a modulated rule."""
+        zero = real(0)
         for k in range(len(by_minor)):
             if k + AHEAD < len(by_minor):
                 fetch_scattered(w_address, c_address, by_minor[k + AHEAD : k + AHEAD + 1])
             j, m = major_by_minor[k], by_minor[k]
             old = w[m]
             new, new_c = update(
-                old, c[m] if modulated else dopamine, real(0), major_trace[j], spike, trace,
-                parameters, w_min, w_max, decay, dopamine,
+                old, c[m] if modulated else zero, zero, major_trace[j], spike, trace,
+                dopamine, parameters, w_min, w_max, decay,
             )  # fmt: skip
             if modulated:
                 held_w[k], held_c[k] = new, new_c
@@ -214,10 +192,11 @@ def _compile(case: Case, parallel: bool) -> Any:
             c[m] = held_c[k] if silent else c[m]
 
     @native.njit_part
-    def rest(w, c, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
+    def rest(w, c, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
         """What a modulated rule does to synapses between silent neurons."""
+        zero = real(0)
         for k in range(len(w)):
-            w[k], c[k] = finish(w[k], real(0), c[k], dopamine, w_min, w_max, decay)
+            w[k], c[k] = update(w[k], c[k], zero, zero, zero, zero, dopamine, parameters, w_min, w_max, decay)
 
     def loop(
         w_address, c_address, nnz, major_start_address, minor_of_address, minor_start_address, by_minor_address,
@@ -281,7 +260,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                 j = majors[e]
                 first, last = major_start[j], major_start[j + 1]
                 if modulated:
-                    rest(w[done:first], c[done:first], w_min, w_max, decay, dopamine)
+                    rest(w[done:first], c[done:first], parameters, w_min, w_max, decay, dopamine)
                     done = last
                 visit_row(
                     w[first:last], c[first:last], minor_of[first:last], real(major_spike[j]), major_trace[j],
@@ -289,7 +268,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                 )  # fmt: skip
             if modulated:
                 stop = major_start[majors[end]] if end < len(majors) else nnz
-                rest(w[done:stop], c[done:stop], w_min, w_max, decay, dopamine)
+                rest(w[done:stop], c[done:stop], parameters, w_min, w_max, decay, dopamine)
 
         if modulated:
             n_parts = min(len(minors), most_parts)

@@ -9,7 +9,6 @@ import numpy as np
 from numba import types
 
 from tritonstdp.kernels import native
-from tritonstdp.kernels.memory import address
 from tritonstdp.kernels.object_cache import Recipe
 from tritonstdp.kernels.trace import TraceCase, TraceStep
 from tritonstdp.rules import updated_trace
@@ -41,6 +40,6 @@ def build(case: TraceCase, config: Config = DEFAULT) -> TraceStep:
     run = native.entry(loop, Recipe((updated_trace,), tuple(case)), *[types.int64] * 3, scalar, scalar, scalar)
 
     def step(trace, spikes, scale, tau, dt):  # type: ignore[no-untyped-def]
-        run(address("trace", trace), address("spikes", spikes), trace.numel(), scale, tau, dt)
+        run(trace.data_ptr(), spikes.data_ptr(), trace.numel(), scale, tau, dt)
 
     return step

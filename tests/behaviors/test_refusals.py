@@ -107,7 +107,7 @@ def test_an_axon_without_a_trace_is_no_source_of_traces(conex):
 
 @pytest.mark.parametrize("attribute", ["src_delay", "dst_delay"])
 def test_an_axon_without_a_delay_on_the_synapse_is_said(attribute):
-    network, (group,) = side_by_side(DENSE, ours.SimpleSTDP(**STDP))
+    network, (group,) = side_by_side(DENSE, ours.SimpleSTDP(**STDP), max_delay=3)
     delattr(group, attribute)
     with pytest.raises(ValueError, match=f"group_0 has no {attribute}, which the axon needs"):
         network.simulate_iteration()

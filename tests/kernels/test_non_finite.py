@@ -156,6 +156,22 @@ def test_the_weight_of_a_silent_synapse_keeps_its_bits(topology, backend, bounds
         assert_bits(run(changed, backend).weights[silent], changed.weights[silent], case)
 
 
+def pole(w, w_min, w_max):
+    return 1 / (w_max - w)
+
+
+@backends
+@pytest.mark.parametrize("topology", ELEMENTWISE)
+def test_an_infinite_bound_reaches_only_what_its_neuron_s_spikes_change(topology, backend):
+    problem = make_problem(Formula.of(RULES["stdp"], pole, soft_bound), GROUPS[topology], rate=0.4)
+    problem = replace(problem, weights=scattered(problem.weights, problem.limits[1]))
+    expected = run(problem, "reference")
+    assert_same(run(problem, backend), expected, "pole")
+    wild = expected.weights.isinf()
+    _, post = PAIRINGS[topology].spiking(problem.topology, problem.pre_spike.float(), problem.post_spike.float())
+    assert wild.any() and not (wild & ~post).any()
+
+
 @pytest.mark.parametrize("side", ["pre", "post"])
 @pytest.mark.parametrize("backend", ("reference", *BACKENDS))
 @rules

@@ -100,15 +100,16 @@ def _signals_of_axons(synapse: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             f"{synapse.tag} lacks {', '.join(missing)}: add {', '.join(_CAUGHT_BY[name] for name in missing)} to it, "
             "before the learning behavior; or, with CoNeX's wheel, a SpikeTrace and then a NeuronAxon to its neurons"
         )
-    pre_spike, pre_trace = _from_axon(src_axon, src, _delay(synapse, "src"))
-    post_spike, post_trace = _from_axon(dst_axon, dst, _delay(synapse, "dst"))
+    pre_spike, pre_trace = _from_axon(src_axon, src, synapse, "src")
+    post_spike, post_trace = _from_axon(dst_axon, dst, synapse, "dst")
     return pre_spike, post_spike, pre_trace, post_trace
 
 
-def _from_axon(axon: Any, neurons: Any, delay: Tensor) -> tuple[Tensor, Tensor]:
+def _from_axon(axon: Any, neurons: Any, synapse: Any, side: str) -> tuple[Tensor, Tensor]:
     if type(axon).get_spike.__module__ == _CONEX_AXON and axon.max_delay == 1:
         # one step of history leaves no other delay than 0: its row is what the axon would gather, at half the cost
         return axon.spike_history[0], axon.trace_history[0]
+    delay = _delay(synapse, side)
     return axon.get_spike(neurons, delay), axon.get_spike_trace(neurons, delay)
 
 

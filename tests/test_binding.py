@@ -1,0 +1,204 @@
+"""Once a step's tensors are known, a step refuses and computes what it would have at the first."""
+
+import gc
+import weakref
+from functools import partial
+
+import pytest
+import torch
+from test_safety import MEMORYLESS, READ, TOPOLOGIES, negated, step
+
+import tritonstdp as ts
+from tritonstdp import binding
+from tritonstdp.problems import make_problem
+from tritonstdp.rules import Formula, rstdp, soft_bound, stdp
+
+ALL = ("weights", "c", *READ)
+
+
+def problem_on(topology, rule=rstdp):
+    return make_problem(Formula.of(rule, soft_bound, soft_bound), topology, rate=0.5)
+
+
+def known(problem):
+    """Take a step, after which its tensors are known; and a problem of the same kind with its own."""
+    step(problem.copy(), "cpu")
+    assert any(isinstance(entry, binding.Binding) for entry in problem.formula.choices.values())
+    return problem
+
+
+def outcome(problem, **changed):
+    """What a step does: its error, or its results."""
+    before = problem.copy()
+    try:
+        step(problem, "cpu", **changed)
+    except (ValueError, TypeError) as error:
+        for name in ("weights", "c"):
+            assert torch.equal(getattr(problem, name), getattr(before, name)), "something was written before the error"
+        return f"{type(error).__name__}: {error}"
+    return problem.outputs
+
+
+class Named(torch.Tensor):
+    pass
+
+
+def doubled(tensor):
+    return torch.cat([tensor.flatten()] * 2)
+
+
+ODD = {
+    **MEMORYLESS,
+    "a shape of its own": lambda tensor: tensor[None],
+    "fewer": lambda tensor: tensor.flatten()[:-1],
+    "float64": torch.Tensor.double,
+    "another device": lambda tensor: tensor.to("meta"),
+    "requires grad": lambda tensor: tensor.float().requires_grad_(),
+    "a number": lambda tensor: 1.0,
+    "None": lambda tensor: None,
+    "negated": lambda tensor: negated(tensor.float()),
+    "strided": lambda tensor: torch.stack([tensor] * 2, -1)[..., 0],
+    "expanded": lambda tensor: tensor.flatten()[:1].expand(tensor.shape),
+    "behind others in its storage": lambda tensor: doubled(tensor)[tensor.numel() :].view_as(tensor),
+    "a subclass": lambda tensor: tensor.as_subclass(Named),
+}
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Whether each step since has found its tensors known."""
+    found, holds = [], binding.Binding.holds
+
+    def noted(*arguments):
+        found.append(holds(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(binding.Binding, "holds", noted)
+    return found
+
+
+def outcome_of_a_first_step(problem, *, monkeypatch, **changed):
+    with monkeypatch.context() as patch:
+        patch.setattr(binding.Binding, "holds", lambda *_: False)
+        return outcome(problem, **changed)
+
+
+def assert_same(got, expected, case):
+    if isinstance(expected, str):
+        assert got == expected, case
+    else:
+        assert all(torch.equal(got[name], expected[name]) for name in expected), case
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_a_known_step_does_with_odd_tensors_what_a_first_one_does(topology, kind, monkeypatch):
+    for name in ALL:
+        if (topology, name) == ("sparse", "weights"):
+            continue  # its tensors of values are made anew at each step
+        outcomes = []
+        for run in (partial(outcome_of_a_first_step, monkeypatch=monkeypatch), outcome):
+            problem = known(problem_on(TOPOLOGIES[topology]))
+            odd = ODD[kind](getattr(problem, name))
+            result = run(problem, **{name: odd})
+            outcomes.append(result if isinstance(result, str) else {**result, name: odd.clone()})
+        if kind in MEMORYLESS:  # what lies there instead may belong to another tensor, and is called shared then
+            assert all("memory" in text or "one address" in text for text in outcomes), name
+        else:
+            assert_same(outcomes[1], outcomes[0], name)
+
+
+@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("written", ["weights", "c"])
+@pytest.mark.parametrize("topology", [name for name in TOPOLOGIES if name != "sparse"])
+def test_memory_that_is_shared_later_is_refused(topology, written, name):
+    problem = known(problem_on(TOPOLOGIES[topology]))
+    values, signal = getattr(problem, written), getattr(problem, name)
+    room = torch.empty(values.nbytes + signal.nbytes, dtype=torch.uint8)
+    held = room[: values.nbytes].view(values.dtype).view(values.shape).copy_(values)
+    overlapping = room[values.nbytes - 4 :][: signal.nbytes].view(signal.dtype)
+    with pytest.raises(ValueError, match=f"{written} shares memory with {name}"):
+        step(problem, "cpu", **{written: held, name: overlapping})
+
+
+CHANGES = {
+    "weights": {
+        "transposed": lambda w: w.t_(), "expanded": lambda w: w.as_strided_(w.shape, (0, 1)),
+        "requires grad": lambda w: w.requires_grad_(), "storage of size 0": lambda w: w.untyped_storage().resize_(0),
+        "storage cut short": lambda w: w.untyped_storage().resize_(w.nbytes - 4),
+        "smaller": lambda w: w.resize_(2, 2), "of another dtype": lambda w: setattr(w, "data", w.double()),
+    },
+    "pre_trace": {
+        "strided": lambda x: x.as_strided_(x.shape, (0,)), "requires grad": lambda x: x.requires_grad_(),
+        "storage of size 0": lambda x: x.untyped_storage().resize_(0),
+        "storage cut short": lambda x: x.untyped_storage().resize_(x.nbytes - 4),
+        "larger": lambda x: x.resize_(50), "of another dtype": lambda x: setattr(x, "data", x.double()),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "change"), [(name, change) for name in CHANGES for change in CHANGES[name]])
+def test_a_tensor_that_is_changed_in_place_is_looked_at_again(name, change, monkeypatch, held):
+    topology = ts.Dense(6, 6)
+    problem = problem_on(topology)
+    step(problem, "cpu"), step(problem, "cpu")
+    assert held == [True]
+    outcomes = []
+    for run in (partial(outcome_of_a_first_step, monkeypatch=monkeypatch), outcome):
+        problem = problem_on(topology)
+        step(problem, "cpu")
+        CHANGES[name][change](getattr(problem, name))
+        changed = {name: getattr(problem, name)}
+        if "storage" in change:
+            with pytest.raises(ValueError, match=f"{name}.*no memory"):
+                step(problem, "cpu")
+        else:
+            outcomes.append(run(problem, **changed))
+    if outcomes:
+        assert_same(outcomes[1], outcomes[0], change)
+
+
+def test_steps_on_the_same_kind_of_tensors_are_known_and_give_the_same(held):
+    topology, expected = ts.Dense(7, 5), None
+    for rule in (stdp, rstdp):
+        for _ in range(3):
+            problem = problem_on(topology, rule)
+            step(problem, "cpu")
+            expected = expected if _ else problem.outputs
+            assert all(torch.equal(problem.outputs[name], expected[name]) for name in expected)
+    assert held == [True] * 4
+
+
+def test_a_recurrent_group_has_the_same_spikes_and_traces_on_both_sides(held):
+    topology = ts.Dense(7, 7)
+    problem = problem_on(topology, stdp)
+    same = {"post_spike": problem.pre_spike, "post_trace": problem.pre_trace}
+    apart = {name: tensor.clone() for name, tensor in same.items()}
+    results = []
+    for given in (same, same, apart, apart):
+        other = problem.copy()
+        step(other, "cpu", **{name: getattr(other, name.replace("post", "pre")) if given is same else tensor
+                              for name, tensor in given.items()})  # fmt: skip
+        results.append(other.weights)
+    assert held == [True, True] and all(torch.equal(result, results[0]) for result in results)
+
+
+def test_a_topology_is_not_kept_alive_and_leaves_nothing_behind():
+    topology = ts.Dense(3, 4)
+    problem = problem_on(topology)
+    step(problem, "cpu")
+    formula, gone = problem.formula, weakref.ref(topology)
+    bindings = [key for key, entry in formula.choices.items() if isinstance(entry, binding.Binding)]
+    assert bindings
+    del problem, topology
+    gc.collect()
+    assert gone() is None and not any(key[0] == bindings[-1][0] for key in formula.choices)
+
+
+@pytest.mark.parametrize("name", ["weights", "c"])
+def test_what_is_written_and_requires_grad_is_refused_without_grad_mode_too(name):
+    problem = known(problem_on(ts.Dense(6, 5)))
+    with torch.no_grad():
+        step(problem, "cpu")
+        with pytest.raises(ValueError, match=f"{name} require grad"):
+            step(problem, "cpu", **{name: getattr(problem, name).clone().requires_grad_()})

@@ -1,0 +1,95 @@
+"""What is proved once for tensors of one kind, and what a step looks at every time.
+
+A step's checks cost more than its loop where groups are small. Most of what they ask follows from a tensor's kind: its
+class, dtype, device, shape, strides, whether it requires grad or is negated in name alone. torch compares all that in
+one call. What is left are memory that has been taken away and tensors that have come to share it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from tritonstdp.kernels.memory import span
+from tritonstdp.registry import Choice
+from tritonstdp.topology import Topology
+
+try:
+    from torch._C._dynamo.guards import TensorGuards
+except ImportError:  # not a public part of torch: without it, every step takes the longer way
+    TensorGuards = None  # type: ignore[assignment,misc]
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def distinct(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """The tensors, each once: a recurrent group has the same spikes on both sides."""
+    return tuple({id(tensor): tensor for tensor in tensors}.values())
+
+
+class Binding:
+    """A kernel, and the kind of tensors that have been proved to fit it as they are.
+
+    Parameters
+    ----------
+    choice : Choice
+        The kernel.
+    topology : weakref of Topology
+        The topology.
+    tensors : tuple of Tensor
+        What a step reads and writes, each once; proved to fit, and not kept alive.
+    n_written : int
+        How many of the first are written.
+    """
+
+    __slots__ = ("_alike", "_itemsizes", "_n_written", "_needed", "_topology", "choice")
+
+    def __init__(
+        self, choice: Choice, topology: weakref.ref[Topology], tensors: tuple[Tensor, ...], n_written: int
+    ) -> None:
+        self.choice = choice
+        self._topology = topology
+        self._alike = TensorGuards(
+            *tensors,
+            dynamic_dims_sizes=[list(tensor.shape) for tensor in tensors],  # type: ignore[misc]
+            dynamic_dims_strides=[list(tensor.stride()) for tensor in tensors],  # type: ignore[misc]
+        )
+        self._itemsizes = tuple(tensor.itemsize for tensor in tensors)
+        self._needed = tuple(span(tensor) for tensor in tensors)
+        self._n_written = n_written
+
+    @staticmethod
+    def can_hold(tensors: tuple[Tensor, ...]) -> bool:
+        """Whether tensors are of a kind that a binding knows again."""
+        return TensorGuards is not None and all(type(tensor) in _PLAIN for tensor in tensors)
+
+    def holds(self, topology: Topology, tensors: tuple[Tensor, ...]) -> bool:
+        """Whether tensors are of the kind that was proved to fit, have their memory, and share none that is written.
+
+        Where it is hard to tell, False.
+        """
+        if self._topology() is not topology or not self._alike.check(*tensors):
+            return False
+        written = tensors[0]
+        begin = written.data_ptr()
+        end = begin + self._needed[0]
+        for tensor, itemsize, size in zip(tensors, self._itemsizes, self._needed):  # noqa: B905 (strict takes longer)
+            if tensor.storage_offset() * itemsize + size > tensor.untyped_storage().nbytes():
+                return False
+            at = tensor.data_ptr()
+            if at < end and begin < at + size and tensor is not written:
+                return False
+        return self._n_written == 1 or self._is_apart(tensors, 1)
+
+    def _is_apart(self, tensors: tuple[Tensor, ...], k: int) -> bool:
+        """Whether none behind the one at ``k`` shares its memory."""
+        begin = tensors[k].data_ptr()
+        end = begin + self._needed[k]
+        for m in range(k + 1, len(tensors)):
+            at = tensors[m].data_ptr()
+            if at < end and begin < at + self._needed[m]:
+                return False
+        return True
