@@ -98,7 +98,7 @@ def _compile(case: Case, parallel: bool) -> Any:
     update = synapse_update(case, bound_first=True)
     real = native.REAL[case.dtype]
     spike_type = np.bool_ if case.bool_spikes else real
-    modulated = case.formula.rule.modulated
+    modulated, bool_spikes = case.formula.rule.modulated, case.bool_spikes
     (kh, kw), (sh, sw) = case.kernel_key
     list_row, at_once = native.row_lister(case.dtype, case.bool_spikes), native.AT_ONCE
     copy_run: Any = _run_copier(kw, real)
@@ -124,8 +124,9 @@ def _compile(case: Case, parallel: bool) -> Any:
         for e in range(len(synapses)):
             k, v = synapses[e], positions[e]
             old = w[k]
+            spike = real(1) if bool_spikes else spikes[e]
             new, new_c = update(
-                old, c[k] if modulated else dopamine, spikes[e], silent, silent, post_trace[v],
+                old, c[k] if modulated else dopamine, spike, silent, silent, post_trace[v],
                 dopamine, parameters, w_min, w_max, decay,
             )  # fmt: skip
             if modulated:

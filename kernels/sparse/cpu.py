@@ -101,7 +101,7 @@ def _compile(case: Case, parallel: bool) -> Any:
     real = native.REAL[case.dtype]
     itemsize = np.dtype(real).itemsize
     spike_type = np.bool_ if case.bool_spikes else real
-    modulated = case.formula.rule.modulated
+    modulated, bool_spikes = case.formula.rule.modulated, case.bool_spikes
     post_is_major, wide = case.kernel_key
     update = synapse_update(case, bound_first=False, post_is_major=post_is_major)
     # indices are read as unsigned, which spares the test for negative ones
@@ -157,6 +157,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                 s = minor_spike[minor_of[k]]
                 w[k], _ = update(w[k], zero, zero, trace, s, zero, dopamine, parameters, w_min, w_max, decay)
         else:
+            spike = real(1) if bool_spikes else spike
             for k in range(len(w)):
                 i = minor_of[k]
                 s, x = minor_spike[i], minor_trace[i]
@@ -168,7 +169,7 @@ def _compile(case: Case, parallel: bool) -> Any:
         parameters, w_min, w_max, decay, dopamine,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         """One minor neuron's synapses with silent major neurons: written at once, or held by a modulated rule."""
-        zero = real(0)
+        spike, zero = real(1) if bool_spikes else spike, real(0)
         for k in range(len(by_minor)):
             if k + AHEAD < len(by_minor):
                 fetch_scattered(w_address, c_address, by_minor[k + AHEAD : k + AHEAD + 1])
