@@ -31,16 +31,17 @@ def conex():
 
 
 LONGER = {
-    "behaviors/test_parity.py": r"float64_weights.*cpu|interpreted.*(Simple|iSTDP|Sparse-STDP)",
+    "behaviors/test_parity.py": r"float64_weights.*(cpu|iSTDP|RSTDP)|interpreted.*(Simple|iSTDP|Sparse-STDP)",
     "kernels/test_bounds.py": r"stays_in_its_arrays.*(istdp|(conv2d|local2d|one_to_one)-rstdp)",
     "kernels/test_conv2d.py": r"compiled_loops_agree",
     "kernels/test_conv2d_divisor.py": r"-(istdp|rstdp)-",
     "kernels/test_dense_and_one_to_one.py": r"compiled.*of_the_reference",
-    "kernels/test_gpu_proofs.py": r"local2d.*(istdp|rstdp)|conv2d.*istdp",
+    "kernels/test_gpu_proofs.py": r"(local2d|conv2d).*(istdp|rstdp)",
     "kernels/test_local2d.py": r"give(s)?_the_bits_of_the_reference",
     "kernels/test_non_finite.py": r"istdp|(local2d|conv2d|one_to_one|rstdp).*cpu",
-    "kernels/test_sparse.py": r"200_steps.*-dtype[13]-",
-    "test_options.py": r"iSTDP|RSTDP|(compiled_loops|every_backend)\[(conv2d|local2d)",
+    "kernels/test_sparse.py": r"200_steps.*-dtype[13]-|loops_give_the_bits_of_the_ref|threads_give",
+    "test_options.py": r"iSTDP|RSTDP|(compiled_loops|every_backend)\[(conv2d|local2d|one_to_one)",
+    "test_traffic.py": r"each_bounds_something\[(local2d|sparse)",
     "test_verification.py": r"is_checked\[(conv2d|local2d|sparse)\]",
 }
 """Cases that take long beside others that prove nearly the same: ``-m slow`` runs them, as CI does."""

@@ -14,7 +14,7 @@ from tritonstdp.kernels import native, object_cache
 from tritonstdp.kernels.dense import cpu as dense
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.problems import make_problem
-from tritonstdp.registry import choose
+from tritonstdp.registry import choose, forget_choices
 from tritonstdp.rules import Formula, hard_bound, soft_bound, stdp
 
 
@@ -90,6 +90,8 @@ def test_a_bound_that_captures_more_than_numbers_is_not_kept():
 
 def test_what_was_compiled_goes_with_the_last_step_that_uses_it(monkeypatch):
     kept = []
+    forget_choices()  # another test's loop of the same formula would serve
+    gc.collect()
     monkeypatch.setattr(object_cache, "load", lambda key: None)
     monkeypatch.setattr(object_cache, "save", lambda key, compiled: kept.append(weakref.ref(compiled.library)))
     problem = make_problem(Formula.of(stdp, soft_bound, hard_bound), Dense(3, 4))
