@@ -1,8 +1,10 @@
 """Once a step's tensors are known, a step refuses and computes what it would have at the first."""
 
+import copy
 import gc
 import weakref
 from functools import partial
+from itertools import combinations
 
 import pytest
 import torch
@@ -61,6 +63,8 @@ ODD = {
     "expanded": lambda tensor: tensor.flatten()[:1].expand(tensor.shape),
     "behind others in its storage": lambda tensor: doubled(tensor)[tensor.numel() :].view_as(tensor),
     "a subclass": lambda tensor: tensor.as_subclass(Named),
+    "nested": lambda tensor: torch.nested.nested_tensor([tensor.flatten()] * 2),
+    "jagged": lambda tensor: torch.nested.nested_tensor([tensor.flatten()] * 2, layout=torch.jagged),
 }
 
 
@@ -181,6 +185,37 @@ def test_a_recurrent_group_has_the_same_spikes_and_traces_on_both_sides(held):
                               for name, tensor in given.items()})  # fmt: skip
         results.append(other.weights)
     assert held == [True, True] and all(torch.equal(result, results[0]) for result in results)
+
+
+ALIKE = ("weights", "c", "pre_spike", "pre_trace", "post_spike", "post_trace")
+
+
+@pytest.mark.parametrize("wiring", ["one_to_one", "dense"])
+@pytest.mark.parametrize("known_as", [(), ("post_spike",), ("post_trace",), ("post_spike", "post_trace")])
+def test_a_tensor_that_stands_for_another_is_looked_at_as_in_a_first_step(wiring, known_as, monkeypatch):
+    """After steps that share some signals, every pair of arguments is one tensor in turn."""
+    topology = {"one_to_one": ts.OneToOne(6), "dense": ts.Dense(6, 6)}[wiring]
+
+    def shared(problem):
+        return {name: getattr(problem, name.replace("post", "pre")) for name in known_as}
+
+    for first, second in combinations(ALIKE, 2):
+        outcomes = []
+        for run in (partial(outcome_of_a_first_step, monkeypatch=monkeypatch), outcome):
+            problem = problem_on(topology)
+            step(problem, "cpu", **shared(problem))
+            problem = problem_on(topology)
+            given = shared(problem) | {second: getattr(problem, first)}
+            outcomes.append(run(problem, **given))
+        assert_same(outcomes[1], outcomes[0], (first, second))
+
+
+def test_a_formula_that_has_been_used_can_be_copied():
+    problem = problem_on(ts.Dense(3, 4))
+    choice = step(problem, "cpu")
+    assert copy.deepcopy(choice).backend == "cpu"
+    copied = copy.deepcopy(problem.formula)
+    assert copied.rule.name == "rstdp" and not copied.choices
 
 
 def test_a_topology_is_not_kept_alive_and_leaves_nothing_behind():

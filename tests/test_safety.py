@@ -121,6 +121,41 @@ def test_a_parameter_without_memory_is_refused(name):
         ts.trace_(torch.rand(3), spikes, tau=without_storage(torch.ones(3)))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("written", ["weights", "c"])
+def test_dopamine_that_shares_memory_with_what_is_written_is_refused(written, backend):
+    problem = problem_of("dense")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"{written} shares memory with dopamine"):
+            step(problem, backend, dopamine=getattr(problem, written)[0])
+        step(problem.copy(), backend, dopamine=torch.zeros(5))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"a_plus": 2**70}, {"tau_c": 2**70}, {"dopamine": 2**70}, {"w_max": 10**30}, {"w_max": 1e300}, {"a_plus": 1e300}],
+    ids=str,
+)
+def test_large_numbers_are_the_same_on_every_backend(options):
+    results = []
+    for backend in BACKENDS:
+        problem = problem_of("one_to_one")
+        given = {"a_plus": 0.1, "a_minus": 0.1, "tau_c": 10.0, "dopamine": 1.0, "clamp": True} | options
+        signals = (problem.pre_spike, problem.pre_trace, problem.post_spike, problem.post_trace)
+        ts.rstdp_(problem.weights, problem.c, *signals, backend=backend, positive_bound="soft_bound", **given)
+        results.append(problem.weights)
+    for result in results:
+        torch.testing.assert_close(result, results[0], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(("parameters", "decay"), [((0.1,), (7.0,)), ((0.1,) * 3, (7.0,)), ((0.1,) * 2, ())])
+def test_too_few_or_too_many_numbers_are_said(parameters, decay):
+    problem = problem_of("dense")
+    signals = (getattr(problem, name) for name in READ)
+    with pytest.raises(ValueError, match=r"(parameters|decay) has \d values: rstdp takes"):
+        step_(problem.formula, problem.topology, problem.weights, *signals, parameters, 0, 1, problem.c, decay, 0.5)
+
+
 @pytest.mark.parametrize("topology", ("sparse", "conv2d", "local2d"))
 def test_one_dopamine_a_post_neuron_is_refused_where_it_would_meet_other_synapses(topology):
     problem = problem_of(topology)

@@ -8,7 +8,6 @@ one call. What is left are memory that has been taken away and tensors that have
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -25,11 +24,6 @@ except ImportError:  # not a public part of torch: without it, every step takes 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def distinct(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """The tensors, each once: a recurrent group has the same spikes on both sides."""
-    return tuple({id(tensor): tensor for tensor in tensors}.values())
-
-
 class Binding:
     """A kernel, and the kind of tensors that have been proved to fit it as they are.
 
@@ -40,7 +34,8 @@ class Binding:
     topology : weakref of Topology
         The topology.
     tensors : tuple of Tensor
-        What a step reads and writes, each once; proved to fit, and not kept alive.
+        What a step reads and writes, each once; proved to fit, and not kept alive. Which of them stand for several
+        of a step's arguments is for the caller to tell.
     n_written : int
         How many of the first are written.
     """
@@ -71,8 +66,16 @@ class Binding:
 
         Where it is hard to tell, False.
         """
-        if self._topology() is not topology or not self._alike.check(*tensors):
+        if self._topology() is not topology:
             return False
+        try:
+            # the comparison below ends Python at a nested tensor
+            return not any([t.is_nested for t in tensors]) and self._alike.check(*tensors) and self._is_free(tensors)
+        except (AttributeError, RuntimeError):  # the longer way says what is wrong
+            return False
+
+    def _is_free(self, tensors: tuple[Tensor, ...]) -> bool:
+        """Whether tensors have their memory, and share none that is written."""
         written = tensors[0]
         begin = written.data_ptr()
         end = begin + self._needed[0]

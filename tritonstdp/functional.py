@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 from typing_extensions import Unpack
 
-from tritonstdp.binding import Binding, distinct
+from tritonstdp.binding import Binding
 from tritonstdp.kernels import reference
 from tritonstdp.kernels.compilation import undisturbed
 from tritonstdp.kernels.memory import address, check_apart
@@ -36,6 +36,8 @@ Signals = tuple[Tensor, Tensor, Tensor, Tensor]
 _SIGNALS = ("pre_spike", "pre_trace", "post_spike", "post_trace")
 _PLAIN = frozenset((float, int))
 _LARGEST = sys.float_info.max
+_USUAL = 2.0**53
+"""Up to this sum, an int among the numbers is exactly a float, and each is within the range of float32."""
 
 
 class Options(TypedDict, total=False):
@@ -62,6 +64,8 @@ def _check(topology: Topology, weights: Tensor, values: Tensor, signals: Signals
     for name, tensor, shape in named:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} is {type(tensor).__name__}, not a Tensor of shape {shape}: use torch.as_tensor")
+        if tensor.is_nested:
+            raise TypeError(f"{name} is a nested tensor: pass a plain one of shape {shape}")
     for name, tensor in (("weights", weights), ("c", c)):
         if tensor is not None and tensor.requires_grad:
             raise ValueError(f"{name} require grad: plasticity writes in place; pass {name}.detach()")
@@ -98,7 +102,7 @@ def _number(name: str, value: Any) -> Any:
 
 
 def _dopamine_kind(dopamine: Any, topology: Topology, values: Tensor) -> tuple[Any, str]:
-    if dopamine.__class__ in _PLAIN:
+    if dopamine.__class__ is float:
         return dopamine, "number"
     if dopamine is None:
         raise ValueError("dopamine is missing: a reward-modulated rule needs a number or a tensor")
@@ -228,6 +232,8 @@ def step_(
     """
     topology.check()
     values = topology.values(weights)
+    if len(parameters) != len(formula.rule.parameters) or len(decay) != len(formula.rule.eligibility_parameters):
+        _complain_of_numbers(formula.rule, parameters, decay)
     scalars = True
     for value in (w_min, w_max, *parameters, *decay):
         if value.__class__ not in _PLAIN:
@@ -245,27 +251,36 @@ def step_(
             total = sum(numbers, w_min + w_max)
         except OverflowError:
             total = inf
-        fits = w_min <= w_max and -_LARGEST < total < _LARGEST
+        fits = w_min <= w_max and -_USUAL < total < _USUAL
         for k in formula.rule.positive_at:
             fits = fits and numbers[k] > 0
         if not fits:
             _check_numbers(formula.rule, parameters, w_min, w_max, decay)
+            # as floats of the weights' range, which all backends take
+            parameters, decay = tuple(map(float, parameters)), tuple(map(float, decay))
+            w_min, w_max = _rounded(float(w_min), values.dtype), _rounded(float(w_max), values.dtype)
     dopamine_kind = "number"
     if formula.rule.eligibility is not None:
-        _check_eligibility(formula.rule, c, decay)
+        if c is None:
+            raise ValueError(f"c is missing: {formula.rule.name} keeps an eligibility trace of the weights' shape")
         dopamine, dopamine_kind = _dopamine_kind(dopamine, topology, values)
     else:
         dopamine = 0.0
     signals = pre_spike, pre_trace, post_spike, post_trace
+    # a recurrent group has the same spikes and traces on both sides: each tensor is looked at once
+    same_spikes, same_traces = post_spike is pre_spike, post_trace is pre_trace
     tensors: tuple[Tensor, ...] = (values, *signals) if c is None else (values, c, *signals)
-    if pre_spike is post_spike or pre_trace is post_trace:
-        tensors = distinct(tensors)
-    key = (id(topology), scalars, dopamine_kind, backend, autotune, len(tensors))
+    if same_spikes or same_traces:
+        post = (*(() if same_spikes else (post_spike,)), *(() if same_traces else (post_trace,)))
+        tensors = (*tensors[:-2], *post)
+    if dopamine_kind == "column":
+        tensors = (*tensors, dopamine)
+    key = (id(topology), scalars, dopamine_kind, backend, autotune, same_spikes, same_traces, c is None)
     binding = formula.choices.get(key)
     if binding is not None and not weights.requires_grad and binding.holds(topology, tensors):
         choice = binding.choice
     else:
-        fitting = _fitting(topology, weights, values, signals, c)
+        fitting = _fitting(topology, weights, values, signals, c, dopamine)
         case = _case(formula, topology, values, fitting, c, scalars, dopamine_kind)
         choice = choose(case, backend, autotune)
         as_they_are = all(map(operator.is_, fitting, signals))
@@ -289,12 +304,12 @@ def _forget(formula: weakref.ref[Formula], key: Any, _: Any) -> None:
         still.choices.pop(key, None)
 
 
-def _check_eligibility(rule: Rule, c: Tensor | None, decay: Sequence[Any]) -> None:
-    if len(decay) != len(rule.eligibility_parameters):
-        wanted = ", ".join(rule.eligibility_parameters)
-        raise ValueError(f"decay has {len(decay)} values: {rule.name} takes {wanted}")
-    if c is None:
-        raise ValueError(f"c is missing: {rule.name} keeps an eligibility trace of the weights' shape")
+def _complain_of_numbers(rule: Rule, parameters: Sequence[Any], decay: Sequence[Any]) -> None:
+    for what, names, found in (
+        ("parameters", rule.parameters, parameters), ("decay", rule.eligibility_parameters, decay)
+    ):  # fmt: skip
+        if len(found) != len(names):
+            raise ValueError(f"{what} has {len(found)} values: {rule.name} takes {', '.join(names) or 'none'}")
 
 
 def _case(
@@ -316,10 +331,14 @@ def _case(
     )  # fmt: skip
 
 
-def _fitting(topology: Topology, weights: Tensor, values: Tensor, signals: Signals, c: Tensor | None) -> Signals:
+def _fitting(
+    topology: Topology, weights: Tensor, values: Tensor, signals: Signals, c: Tensor | None, dopamine: Any
+) -> Signals:
     """The spikes and traces as kernels take them, once it is sure that all of a step's tensors fit."""
     _check(topology, weights, values, signals, c)
     read = tuple(zip(_SIGNALS, signals, strict=True))
+    if isinstance(dopamine, Tensor):
+        read = (*read, ("dopamine", dopamine))
     if c is not None:
         check_apart("c", c, read)
         read = (*read, ("c", c))

@@ -468,6 +468,10 @@ class Formula:
     clamp: bool
     choices: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # copies build kernels of their own
+        return type(self), (self.rule, self.positive, self.negative, self.clamp)
+
     @property
     def signatures(self) -> tuple[Signature, ...]:
         """Every function of the formula, and what each is given."""
