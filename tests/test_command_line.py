@@ -17,6 +17,7 @@ from rich.console import Console
 
 from tritonstdp import __version__, terminal
 from tritonstdp.cli import COMMANDS, main
+from tritonstdp.registry import forget_choices
 from tritonstdp.terminal import Parser, Progress, UserError
 
 WITHOUT_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -136,6 +137,7 @@ def test_a_report_about_something_else_is_refused(folder, capsys):
 
 def test_kernels_that_a_device_lacks_are_refused(monkeypatch, capsys):
     monkeypatch.delenv("TRITON_INTERPRET")
+    forget_choices()  # another test's choice, made where the interpreter was on, would serve
     assert "Triton runs on cuda" in refused(["demo", "--backend", "triton"], capsys)
 
 
