@@ -187,9 +187,6 @@ def test_a_recurrent_group_has_the_same_spikes_and_traces_on_both_sides(held):
     assert held == [True, True] and all(torch.equal(result, results[0]) for result in results)
 
 
-ALIKE = ("weights", "c", "pre_spike", "pre_trace", "post_spike", "post_trace")
-
-
 @pytest.mark.parametrize("wiring", ["one_to_one", "dense"])
 @pytest.mark.parametrize("known_as", [(), ("post_spike",), ("post_trace",), ("post_spike", "post_trace")])
 def test_a_tensor_that_stands_for_another_is_looked_at_as_in_a_first_step(wiring, known_as, monkeypatch):
@@ -199,7 +196,7 @@ def test_a_tensor_that_stands_for_another_is_looked_at_as_in_a_first_step(wiring
     def shared(problem):
         return {name: getattr(problem, name.replace("post", "pre")) for name in known_as}
 
-    for first, second in combinations(ALIKE, 2):
+    for first, second in combinations(ALL, 2):
         outcomes = []
         for run in (partial(outcome_of_a_first_step, monkeypatch=monkeypatch), outcome):
             problem = problem_on(topology)
