@@ -6,6 +6,7 @@ The Triton twins, which can't be closures, are ``change`` and ``finish`` of :mod
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -46,7 +47,19 @@ def _where_spiked(spiked: Any, bound: Any, one: Any) -> Any:
 
 
 def _clip_tensor(w: torch.Tensor, w_min: Any, w_max: Any) -> torch.Tensor:
-    return w.clamp(min=w_min).clamp(max=w_max)
+    return w.clamp(min=_in_range(w_min, w.dtype)).clamp(max=_in_range(w_max, w.dtype))
+
+
+def _in_range(limit: Any, dtype: torch.dtype) -> Any:
+    """A limit as compiled code rounds it where it is beyond the range of the weights; torch's clamp takes none."""
+    within = isinstance(limit, torch.Tensor) or abs(limit) <= torch.finfo(dtype).max
+    return limit if within else rounded(limit, dtype)
+
+
+@lru_cache
+def rounded(number: float, dtype: torch.dtype) -> float:
+    """A number as a tensor of a dtype would hold it."""
+    return torch.tensor(number, dtype=dtype, device="cpu").item()
 
 
 def compose(

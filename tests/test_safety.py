@@ -148,6 +148,15 @@ def test_large_numbers_are_the_same_on_every_backend(options):
         torch.testing.assert_close(result, results[0], rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_a_limit_beyond_half_precision_counts_in_the_precision_that_is_computed_in(dtype, backend):
+    weights, spikes, traces = torch.zeros(2, dtype=dtype), torch.ones(2, dtype=torch.bool), torch.ones(2, dtype=dtype)
+    given = {"a_plus": 1e-20, "a_minus": 0.0, "w_max": 1e20, "positive_bound": "upper_bound", "backend": backend}
+    ts.stdp_(weights, spikes, traces, spikes, traces, **given)
+    assert weights.tolist() == [1.0, 1.0]
+
+
 @pytest.mark.parametrize(("parameters", "decay"), [((0.1,), (7.0,)), ((0.1,) * 3, (7.0,)), ((0.1,) * 2, ())])
 def test_too_few_or_too_many_numbers_are_said(parameters, decay):
     problem = problem_of("dense")

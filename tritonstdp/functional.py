@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from difflib import get_close_matches
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from importlib import import_module
 from math import inf
 from typing import Any, TypedDict
@@ -22,6 +22,7 @@ from typing_extensions import Unpack
 from tritonstdp.binding import Binding
 from tritonstdp.kernels import reference
 from tritonstdp.kernels.compilation import undisturbed
+from tritonstdp.kernels.compose import rounded
 from tritonstdp.kernels.memory import address, check_apart
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.trace import TraceCase, TraceStep
@@ -37,7 +38,7 @@ _SIGNALS = ("pre_spike", "pre_trace", "post_spike", "post_trace")
 _PLAIN = frozenset((float, int))
 _LARGEST = sys.float_info.max
 _USUAL = 2.0**53
-"""Up to this sum, an int among the numbers is exactly a float, and each is within the range of float32."""
+"""Up to this sum, the numbers need no second look: none is beyond any float, and an int is exactly a float."""
 
 
 class Options(TypedDict, total=False):
@@ -256,9 +257,9 @@ def step_(
             fits = fits and numbers[k] > 0
         if not fits:
             _check_numbers(formula.rule, parameters, w_min, w_max, decay)
-            # as floats of the weights' range, which all backends take
+            # as floats: torch takes no int beyond 64 bits
+            w_min, w_max = float(w_min), float(w_max)
             parameters, decay = tuple(map(float, parameters)), tuple(map(float, decay))
-            w_min, w_max = _rounded(float(w_min), values.dtype), _rounded(float(w_max), values.dtype)
     dopamine_kind = "number"
     if formula.rule.eligibility is not None:
         if c is None:
@@ -747,11 +748,6 @@ def _check_time(tau: float, dt: float, scale: float) -> None:
         raise ValueError("scale is nan: pass what one spike adds")
 
 
-@lru_cache
-def _rounded(value: float, dtype: torch.dtype) -> float:
-    return torch.tensor(value, dtype=dtype, device="cpu").item()
-
-
 def trace_(
     trace: Tensor, spikes: Tensor, *, tau: Any, dt: Any = 1.0, scale: Any = 1.0, backend: str | None = None
 ) -> Tensor:
@@ -800,7 +796,7 @@ def trace_(
     if not bool_spikes:
         spikes = _real_spikes("spikes", spikes, dtype)
     elif dtype is torch.float64 and scalars:
-        scale = _rounded(scale, torch.get_default_dtype())
+        scale = rounded(scale, torch.get_default_dtype())
     device = "cpu" if trace.is_cpu else trace.device.type
     step = _trace_step(TraceCase(dtype, device, bool_spikes, scalars), backend)
     if device != "meta":
