@@ -13,8 +13,10 @@ from weakref import WeakSet
 
 import torch
 
+from tritonstdp.kernels import reference
 from tritonstdp.kernels.compilation import undisturbed
 from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.kernels.reference import Meeting
 from tritonstdp.rules import BOUNDS, RULES, Bound, Formula, Rule, checked_bound, is_own, resolve_bound
 from tritonstdp.source import CannotCompileError, content_of, name_of
 from tritonstdp.topology import TOPOLOGIES
@@ -76,7 +78,7 @@ def _triton_refuses(case: Case) -> str | None:
         return f"Triton {found} is installed, and the kernels need {wanted} or newer: upgrade torch, which brings it"
     if case.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         return f"weights of {case.dtype} are not supported"
-    return _values_refused(case, dopamine=("number", "scalar", "column"))
+    return _values_refused(case, ("number", "pre", "post", "scalar"))
 
 
 def _cpu_refuses(case: Case) -> str | None:
@@ -84,14 +86,15 @@ def _cpu_refuses(case: Case) -> str | None:
         return f"the weights are on {case.device}"
     if case.dtype not in (torch.float32, torch.float64):
         return f"weights of {case.dtype}: compiled loops take float32 and float64"
-    return _values_refused(case, dopamine=("number", "column"))
+    return _values_refused(case, ("number", "pre", "post"))
 
 
-def _values_refused(case: Case, dopamine: tuple[str, ...]) -> str | None:
-    if not case.scalars:
-        return "a parameter is a tensor"
-    if case.dopamine not in dopamine:
-        return f"dopamine of this shape or dtype ({case.dopamine})"
+def _values_refused(case: Case, kinds: tuple[str, ...]) -> str | None:
+    if case.limits == "tensor":
+        return "w_min or w_max is a tensor"
+    for name, kind in zip(case.formula.parameters, case.given, strict=True):
+        if kind not in kinds:
+            return f"{name} is a tensor of no shape or dtype that gives one value a neuron"
     if case.layout == "strided" and case.topology in ("sparse", "conv2d", "local2d"):
         return "the weights are not contiguous"
     return None
@@ -169,9 +172,13 @@ class KernelEntry:
         return (self.rule is not None) + (self.bound is not None)
 
 
+def meeting_of(topology: str) -> Meeting:
+    """How a topology's neurons meet at its weights, as the reference has it."""
+    return importlib.import_module(f"tritonstdp.kernels.{topology}.reference").MEETING
+
+
 def _build_reference(topology: str, case: Case) -> Step:
-    pairing = importlib.import_module(f"tritonstdp.kernels.{topology}.reference").PAIRING
-    return importlib.import_module("tritonstdp.kernels.reference").build(pairing, case.formula)
+    return reference.build(meeting_of(topology), case)
 
 
 def _build_lazily(module: str, case: Case, config: Any) -> Step:
@@ -428,7 +435,7 @@ _VARIANTS: dict[tuple[Any, ...], set[int]] = {}
 
 def _check_variants(formula: Formula) -> None:
     """Refuse to compile a formula of which too many variants have been: one made anew at each step never ends."""
-    written = [s.function for s in formula.signatures if not is_own(s.function)]
+    written = [function for function in formula.functions if not is_own(function)]
     codes = [getattr(getattr(function, "func", function), "__code__", None) for function in written]
     if not any(codes):
         return

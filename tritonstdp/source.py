@@ -29,6 +29,7 @@ __all__ = [
     "captured_values",
     "captures_numbers_alone",
     "content_of",
+    "define",
     "frozen",
     "name_of",
     "plain_function",
@@ -70,10 +71,37 @@ class Source(NamedTuple):
         definition = tree.body[0]
         assert isinstance(definition, ast.FunctionDef)
         definition.name = f"formula_{hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:12]}"
-        source, filename = ast.unparse(tree), f"<{definition.name} of {self.name}>"
-        linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-        exec(compile(source, filename, "exec"), namespace)
-        return namespace[definition.name]
+        return define(ast.unparse(tree), definition.name, namespace, f"<{definition.name} of {self.name}>")
+
+
+def define(text: str, name: str, namespace: dict[str, Any], filename: str | None = None) -> Any:
+    """Define a function from its text, which stays readable for compilers that ask for a source.
+
+    Parameters
+    ----------
+    text : str
+        The definition.
+    name : str
+        The function's name in it.
+    namespace : dict
+        What the text names; the function is added.
+    filename : str, optional
+        What tracebacks call its file.
+
+    Returns
+    -------
+    callable
+        The function.
+
+    Examples
+    --------
+    >>> define("def halved(x):\n    return x / 2", "halved", {})(3.0)
+    1.5
+    """
+    filename = filename or f"<{name}>"
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    exec(compile(text, filename, "exec"), namespace)
+    return namespace[name]
 
 
 def name_of(function: Function) -> str:

@@ -144,9 +144,12 @@ class Topology(_WeaklyReferable):
         The shape of the values that a kernel updates.
     pre_shape, post_shape : tuple of int
         The shapes of the vectors of spikes and traces on either side.
+    shares_weights : bool
+        Whether a weight serves several pairs of neurons.
     """
 
     name: ClassVar[str] = ""
+    shares_weights: ClassVar[bool] = False
     weights_shape: tuple[int, ...] = field(init=False, repr=False)
     pre_shape: tuple[int] = field(init=False, repr=False)
     post_shape: tuple[int] = field(init=False, repr=False)
@@ -199,6 +202,26 @@ class Topology(_WeaklyReferable):
             )
         return weights
 
+    def side_of(self, shape: Sequence[int]) -> str | None:
+        """Whether a tensor that broadcasts to the weights has one value a "pre" or one a "post" neuron.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            The tensor's shape.
+
+        Returns
+        -------
+        str or None
+            The side; None where its values are other ones, or the weights' shape does not tell.
+
+        Examples
+        --------
+        >>> Dense(3, 5).side_of((5,)), Dense(3, 5).side_of((3, 1)), Dense(3, 5).side_of((3, 5))
+        ('post', 'pre', None)
+        """
+        return None
+
     def layout(self, values: Tensor) -> str:
         """How the values lie in memory, as far as kernels are specialised on it."""
         return "contiguous" if values.is_contiguous() else "strided"
@@ -227,6 +250,10 @@ class Dense(Topology):
         n_pre, n_post = _size("n_pre", self.n_pre), _size("n_post", self.n_post)
         self._set(n_pre=n_pre, n_post=n_post)
         self._set_shapes((n_pre, n_post), n_pre, n_post)
+
+    def side_of(self, shape: Sequence[int]) -> str | None:
+        kinds = {(self.n_post,): "post", (1, self.n_post): "post", (self.n_pre, 1): "pre"}
+        return kinds.get(tuple(shape))
 
     def layout(self, values: Tensor) -> str:
         """Which side's neurons have their synapses next to each other: "pre", "post", or neither ("strided")."""
@@ -258,6 +285,9 @@ class OneToOne(Topology):
         n = _size("n", self.n)
         self._set(n=n)
         self._set_shapes((n,), n, n)
+
+    def side_of(self, shape: Sequence[int]) -> str | None:
+        return "post" if tuple(shape) == self.post_shape else None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -325,6 +355,7 @@ class Conv2d(_Patches):
     """
 
     name: ClassVar[str] = "conv2d"
+    shares_weights: ClassVar[bool] = True
     divisor: float | None = None
 
     def __post_init__(self) -> None:
@@ -374,6 +405,9 @@ class Local2d(_Patches):
     def _shape_of_weights(self) -> tuple[int, ...]:
         positions = self.dst_shape[1] * self.dst_shape[2]
         return (self.dst_shape[0], positions, self.src_shape[0] * self.kernel_size[0] * self.kernel_size[1])
+
+    def side_of(self, shape: Sequence[int]) -> str | None:
+        return "post" if tuple(shape) == (*self.weights_shape[:2], 1) else None
 
 
 def _index_vector(name: str, indices: Any, device: torch.device | None = None) -> Tensor:
