@@ -119,13 +119,15 @@ def _compile(case: Case, parallel: bool) -> Any:
                 w[k], _ = update(w[k], real(0), here, there, numbers, w_min, w_max)
 
     @native.njit_part
-    def visit_events(w, c, synapses, positions, neurons, pre, post, held, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+    def visit_events(
+        w, c, synapses, positions, spikes, neurons, pre, post, held, numbers, w_min, w_max
+    ):  # type: ignore[no-untyped-def]
         """The synapses of a row that see a spike, where their post neuron is silent: written, or held if modulated."""
         zero = real(0)
         for e in range(len(synapses)):
             k, i, v = synapses[e], neurons[e], positions[e]
             old = w[k]
-            spike = real(1) if bool_spikes else pre[0][i]
+            spike = real(1) if bool_spikes else spikes[e]
             here, there = (spike, *pre_traces(pre, i)), (zero, *post_traces(post, v))
             new, new_c = update(old, c[k] if modulated else zero, here, there, numbers, w_min, w_max)
             if modulated:
@@ -211,7 +213,8 @@ def _compile(case: Case, parallel: bool) -> Any:
         n_parts = out_height if parallel else 1
         for part in parts(n_parts):
             synapses, positions = np.empty(row_synapses, np.uint32), np.empty(row_synapses, np.uint32)
-            neurons, held = np.empty_like(synapses), np.empty((2, row_synapses), real)
+            neurons, spikes = np.empty_like(synapses), np.empty(row_synapses, real)
+            held = np.empty((2, row_synapses), real)
             counts, seeing, noted = np.empty(out_width, np.int64), np.empty_like(synapses), np.empty_like(synapses)
             visited, gathered = np.empty(out_width + at_once, np.uint32), np.empty(out_width, np.bool_)
             # what the positions of a row see of each signal, position by position
@@ -222,7 +225,8 @@ def _compile(case: Case, parallel: bool) -> Any:
                     synapses, positions, neurons, counts, seeing, noted, fired, row_start, u, height, width, pad_h, pad_w
                 )  # fmt: skip
                 for e in range(n_events):
-                    seen[0, synapses[e]] = real(1) if bool_spikes else pre[0][neurons[e]]
+                    spikes[e] = real(1) if bool_spikes else pre[0][neurons[e]]
+                    seen[0, synapses[e]] = spikes[e]
                 # other signals are gathered where they are first needed, and serve all output channels
                 gathered[:] = False
                 all_patches = not rest_alike or n_events > dense_pass_rate * row_synapses
@@ -237,7 +241,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                     if not all_patches:
                         n_visited = list_row(post[0], first, out_width, visited, 0)
                     visit_events(
-                        w, c, synapses[:n_listed], positions[:n_listed], neurons[:n_listed], pre, there, held,
+                        w, c, synapses[:n_listed], positions[:n_listed], spikes, neurons, pre, there, held,
                         numbers, w_min, w_max,
                     )  # fmt: skip
                     done = 0
