@@ -96,7 +96,7 @@ def _compile(case: Case, parallel: bool) -> Any:
     real = native.REAL[case.dtype]
     pre_side, post_side = native.signals_of(case)
     pre_arrays, pre_traces, post_arrays, post_traces = *pre_side[1:3], *post_side[1:3]
-    pre_part, post_part = pre_side.part, post_side.part
+    post_part = post_side.part
     names, modulated, bool_spikes = case.names, case.modulated, case.bool_spikes
     n_signals = len(names.pre)
     silent_pre, silent_post = (real(0),) * n_signals, (real(0),) * len(names.post)
@@ -110,9 +110,9 @@ def _compile(case: Case, parallel: bool) -> Any:
     parts = numba.prange if parallel else range
 
     @native.njit_part
-    def visit_patch(w, c, patch, there, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+    def visit_patch(w, c, s, patch, there, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         for k in range(len(w)):
-            here = (patch[0][k], *pre_traces(patch, k))
+            here = (s[k], *pre_traces(patch, k))
             if modulated:
                 w[k], c[k] = update(w[k], c[k], here, there, numbers, w_min, w_max)
             else:
@@ -218,15 +218,14 @@ def _compile(case: Case, parallel: bool) -> Any:
             counts, seeing, noted = np.empty(out_width, np.int64), np.empty_like(synapses), np.empty_like(synapses)
             visited, gathered = np.empty(out_width + at_once, np.uint32), np.empty(out_width, np.bool_)
             # what the positions of a row see of each signal, position by position
-            seen = np.empty((n_signals, row_synapses), real)
-            seen[0] = 0
+            s, seen = np.zeros(row_synapses, real), np.empty((out_width, n_signals, taps), real)
             for u in range(part * out_height // n_parts, (part + 1) * out_height // n_parts):
                 n_events = note_events(
                     synapses, positions, neurons, counts, seeing, noted, fired, row_start, u, height, width, pad_h, pad_w
                 )  # fmt: skip
                 for e in range(n_events):
                     spikes[e] = real(1) if bool_spikes else pre[0][neurons[e]]
-                    seen[0, synapses[e]] = spikes[e]
+                    s[synapses[e]] = spikes[e]
                 # other signals are gathered where they are first needed, and serve all output channels
                 gathered[:] = False
                 all_patches = not rest_alike or n_events > dense_pass_rate * row_synapses
@@ -251,18 +250,18 @@ def _compile(case: Case, parallel: bool) -> Any:
                         if modulated:
                             rest(w[done:begin], c[done:begin], numbers, w_min, w_max)
                             done = end
-                        patch = pre_part(seen, begin, end)
+                        patch = seen[v]
                         if not gathered[v]:
                             for k, values in enumerate(pre[1:]):
                                 gather(patch[k + 1], values, u, v, height, width, pad_h, pad_w)
                             gathered[v] = True
                         at_position = (real(there[0][v]), *post_traces(there, v))
-                        visit_patch(w[begin:end], c[begin:end], patch, at_position, numbers, w_min, w_max)
+                        visit_patch(w[begin:end], c[begin:end], s[begin:end], patch, at_position, numbers, w_min, w_max)
                     if modulated:
                         rest(w[done:], c[done:], numbers, w_min, w_max)
                         write_held(w, c, synapses[:n_listed], positions[:n_listed], there[0], held)
                 for e in range(n_events):
-                    seen[0, synapses[e]] = 0
+                    s[synapses[e]] = 0
 
     addresses = types.int64, types.int64, pre_side.addresses, post_side.addresses
     arguments = *addresses, *[types.int64] * 8, types.float64, *native.scalars(case)
