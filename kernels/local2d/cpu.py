@@ -100,7 +100,7 @@ def _compile(case: Case, parallel: bool) -> Any:
     names, modulated, bool_spikes = case.names, case.modulated, case.bool_spikes
     n_signals = len(names.pre)
     silent_pre, silent_post = (real(0),) * n_signals, (real(0),) * len(names.post)
-    # synapses at rest are told apart by their neurons where those say how they move
+    # synapses between silent neurons move alike, unless their neurons say how
     rest_alike = {*case.formula.rule.eligibility_parameters, "dopamine"}.isdisjoint((*names.pre, *names.post))
     (kh, kw), (sh, sw) = case.kernel_key
     list_row, at_once = native.row_lister(case.dtype, case.bool_spikes), native.AT_ONCE
@@ -213,11 +213,11 @@ def _compile(case: Case, parallel: bool) -> Any:
         n_parts = out_height if parallel else 1
         for part in parts(n_parts):
             synapses, positions = np.empty(row_synapses, np.uint32), np.empty(row_synapses, np.uint32)
-            neurons, spikes = np.empty_like(synapses), np.empty(row_synapses, real)
-            held = np.empty((2, row_synapses), real)
-            counts, seeing, noted = np.empty(out_width, np.int64), np.empty_like(synapses), np.empty_like(synapses)
+            spikes, held = np.empty(row_synapses, real), np.empty((2, row_synapses), real)
+            seeing, noted, neurons = np.empty_like(synapses), np.empty_like(synapses), np.empty_like(synapses)
+            counts = np.empty(out_width, np.int64)
             visited, gathered = np.empty(out_width + at_once, np.uint32), np.empty(out_width, np.bool_)
-            # what the positions of a row see of each signal, position by position
+            # what the positions of a row see of each signal; spikes lie apart, as they are noted by synapse
             s, seen = np.zeros(row_synapses, real), np.empty((out_width, n_signals, taps), real)
             for u in range(part * out_height // n_parts, (part + 1) * out_height // n_parts):
                 n_events = note_events(
