@@ -154,8 +154,11 @@ def synapse_functions(case: Case, bound_first: bool) -> Composed:
         return min(max(w, w_min), w_max)
 
     choose = njit_part(_where)
-    words = {"where": choose, "met": choose, "real": cast, "clip": clip}
-    return compose(case.formula, case.names, bound_first, words, compile_formula, njit_part, case.bool_spikes)
+    namespace = {"where": choose, "met": choose, "real": cast, "clip": clip}
+    words = {word: word for word in namespace}
+    return compose(
+        case.formula, case.names, bound_first, words, namespace, compile_formula, njit_part, case.bool_spikes
+    )
 
 
 def synapse_update(case: Case, bound_first: bool, post_is_major: bool = False) -> Any:
