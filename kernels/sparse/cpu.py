@@ -161,9 +161,7 @@ def _compile(case: Case, parallel: bool) -> Any:
     def visit_each(w, minor_of, here, minor, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         for k in range(len(w)):
             i = minor_of[k]
-            w[k], _ = update(
-                w[k], real(0), here, (real(minor[0][i]), *minor_traces(minor, i)), numbers, w_min, w_max
-            )
+            w[k], _ = update(w[k], real(0), here, (real(minor[0][i]), *minor_traces(minor, i)), numbers, w_min, w_max)
 
     @native.njit_part
     def visit_row(w, c, minor_of, spike, traces, minor, gathered, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
@@ -175,9 +173,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                 w_part, c_part = w[first : first + GATHERED], c[first : first + GATHERED]
                 for k in range(len(w_part)):
                     there = (gathered[0][k], *minor_traces(gathered, k))
-                    w_part[k], c_part[k] = update(
-                        w_part[k], c_part[k], (spike, *traces), there, numbers, w_min, w_max
-                    )
+                    w_part[k], c_part[k] = update(w_part[k], c_part[k], (spike, *traces), there, numbers, w_min, w_max)
         elif spike == 0:
             visit_each(w, minor_of, (real(0), *traces), minor, numbers, w_min, w_max)
         else:
