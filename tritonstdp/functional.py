@@ -315,8 +315,8 @@ def step_(
     weights : Tensor
         The weights, of the topology's shape, or a sparse tensor.
     pre, post : tuple of Tensor
-        The signals of ``formula.rule.pre``, ``(n_pre,)`` each, and of ``formula.rule.post``, ``(n_post,)``. The first is
-        the spikes of this step, bool, or float spikes that count with their value; the others, as traces, have the
+        The signals of ``formula.rule.pre``, ``(n_pre,)`` each, and of ``formula.rule.post``, ``(n_post,)``. The first
+        is the spikes of this step, bool, or float spikes that count with their value; the others, as traces, have the
         weights' dtype.
     parameters : sequence
         The values of ``formula.parameters``, in order: numbers, one value a neuron (:func:`per_pre`, :func:`per_post`,
@@ -588,8 +588,8 @@ def update_(
     w_min, w_max : float or Tensor
         The limits that bounds and clamp use.
     positive_bound, negative_bound : str, callable or None
-        The bounds of potentiation and of depression: a name, a function ``(w, w_min, w_max)`` with parameters of its own
-        behind a ``*``, or None for no bound.
+        The bounds of potentiation and of depression: a name, a function ``(w, w_min, w_max)`` with parameters of its
+        own behind a ``*``, or None for no bound.
     clamp : bool
         Clip what the step touches to ``[w_min, w_max]``.
     topology : Topology, optional
@@ -601,8 +601,8 @@ def update_(
         seconds, and keep the fastest; as ``TRITONSTDP_AUTOTUNE=1`` does everywhere.
     **arguments
         By name, what the rule reads. Its signals: ``pre_spike`` and ``post_spike``, bool ``(n_pre,)`` and ``(n_post,)``
-        (a float spike counts with its value), and the others of ``rule.pre`` and ``rule.post``, as ``pre_trace``, of the
-        weights' dtype. Its parameters, those of its bounds and, where it is modulated, ``dopamine``: numbers, 0-d
+        (a float spike counts with its value), and the others of ``rule.pre`` and ``rule.post``, as ``pre_trace``, of
+        the weights' dtype. Its parameters, those of its bounds and, where it is modulated, ``dopamine``: numbers, 0-d
         tensors, one value a neuron (:func:`per_pre`, :func:`per_post`), or tensors that broadcast to the weights.
 
     Returns
@@ -634,9 +634,7 @@ def update_(
         raise _wrong_arguments(formula, arguments) from None
     if len(arguments) != len(pre) + len(post) + len(parameters):
         raise _wrong_arguments(formula, arguments)
-    step_(
-        formula, _topology_of(weights, topology), weights, pre, post, parameters, w_min, w_max, c, backend, autotune
-    )
+    step_(formula, _topology_of(weights, topology), weights, pre, post, parameters, w_min, w_max, c, backend, autotune)
     return weights
 
 
@@ -869,7 +867,14 @@ def _check_time(tau: float, dt: float, scale: float) -> None:
 
 
 def trace_(
-    trace: Tensor, spikes: Tensor, *, tau: Any, dt: Any = 1.0, scale: Any = 1.0, backend: str | None = None
+    trace: Tensor,
+    spikes: Tensor,
+    *,
+    tau: Any,
+    dt: Any = 1.0,
+    scale: Any = 1.0,
+    nearest: bool = False,
+    backend: str | None = None,
 ) -> Tensor:
     """Raise a spike trace by the spikes of a step and let it decay, in place and in one pass.
 
@@ -885,13 +890,15 @@ def trace_(
         The length of a step.
     scale : float or Tensor
         What one spike adds. With bool spikes it is rounded to torch's default dtype, as in ``spikes * scale``.
+    nearest : bool
+        Whether a spike sets the trace instead of adding to it, so that spikes pair with the nearest earlier one alone.
     backend : str, optional
         "triton", "cpu" or "reference", and no other; by default the fastest that takes the case.
 
     Returns
     -------
     Tensor
-        ``trace``, by :func:`tritonstdp.rules.updated_trace`: the same bits as CoNeX's ``trace += spikes * scale`` and
+        ``trace``, by :func:`tritonstdp.rules.updated_trace` (or ``nearest_trace``): the same bits as CoNeX's ``trace += spikes * scale`` and
         ``trace -= trace / tau * dt`` in float32 and float64.
 
     Raises
@@ -918,7 +925,8 @@ def trace_(
     elif dtype is torch.float64 and scalars:
         scale = rounded(scale, torch.get_default_dtype())
     device = "cpu" if trace.is_cpu else trace.device.type
-    step = _trace_step(TraceCase(dtype, device, bool_spikes, scalars), backend)
+    given = ("number" if scalars else "tensor",) * 3
+    step = _trace_step(TraceCase(dtype, device, bool_spikes, given, bool(nearest)), backend)
     if device != "meta":
         address("trace", trace), address("spikes", spikes)
     if trace.is_contiguous():
