@@ -13,12 +13,13 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 import tritonstdp as ts
-from support import as_weights
+from rules_of_their_own import POWER, TRIPLET
+from support import stepped
 from tritonstdp.functional import step_
 from tritonstdp.kernels.memory import extent, meets_itself
 from tritonstdp.kernels.protocol import PerNeuron
 from tritonstdp.problems import make_problem, random_sparse
-from tritonstdp.rules import Formula, rstdp, soft_bound, stdp
+from tritonstdp.rules import Formula, modulated, rstdp, soft_bound, stdp
 
 BACKENDS = ("cpu", "triton", "reference")
 TOPOLOGIES = {
@@ -29,6 +30,7 @@ TOPOLOGIES = {
     "local2d": ts.Local2d((2, 5, 4), (3, 3, 3), (3, 2)),
 }
 READ = ("pre_spike", "pre_trace", "post_spike", "post_trace")
+REWARDED_TRIPLET = modulated(TRIPLET, "rewarded_triplet")
 
 
 @pytest.fixture(autouse=True)
@@ -42,17 +44,22 @@ def problem_of(topology, rule=rstdp, **options):
     return make_problem(Formula.of(rule, soft_bound, soft_bound), TOPOLOGIES[topology], rate=0.5, **options)
 
 
+def problem_of_all(topology):
+    """A problem with every kind of tensor that a step reads: traces, and what has one value a neuron of either side."""
+    dopamine = "number" if TOPOLOGIES[topology].shares_weights else "post"
+    formula = Formula.of(REWARDED_TRIPLET, soft_bound, POWER)
+    problem = make_problem(formula, TOPOLOGIES[topology], rate=0.5, per_neuron=True, dopamine=dopamine)
+    sides = {value.side for value in problem.parameters.values() if isinstance(value, PerNeuron)}
+    assert sides == {"pre", "post"} and {"pre_slow", "post_slow"} < set(problem.tensors)
+    return problem
+
+
 def step(problem, backend, **changed):
-    """A step with some of a problem's tensors or parameters changed; one that has a value a neuron keeps its side."""
+    """A step with some of a problem's tensors or parameters changed; what has one value a neuron keeps its side."""
     for name, value in problem.parameters.items():
-        if name in changed and isinstance(value, PerNeuron):
-            changed[name] = value._replace(values=changed[name])
-    given, rule = problem.replaced(**changed), problem.formula.rule
-    pre, post = (tuple(given.signals[name] for name in side) for side in (rule.pre, rule.post))
-    return step_(
-        problem.formula, problem.topology, as_weights(problem.topology, given.weights), pre, post,
-        tuple(given.parameters.values()), *given.limits, given.c, backend,
-    )  # fmt: skip
+        if isinstance(value, PerNeuron) and isinstance(changed.get(name), torch.Tensor):
+            changed[name] = {"pre": ts.per_pre, "post": ts.per_post}[value.side](changed[name])
+    return stepped(problem.replaced(**changed), backend)
 
 
 class Wrapper(torch.Tensor):
@@ -95,10 +102,10 @@ MEMORYLESS = {
 @pytest.mark.parametrize("kind", MEMORYLESS)
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_a_tensor_without_memory_is_refused_by_name(topology, kind, backend):
-    for name in ("weights", *READ, "c"):
+    for name in problem_of_all(topology).tensors:
         if (topology, name) == ("sparse", "weights") and kind in ("fake", "wrapper"):
             continue  # torch makes no sparse tensor of these
-        problem = problem_of(topology)
+        problem = problem_of_all(topology)
         before = problem.copy()
         with pytest.raises(ValueError, match=f"{name}.*(memory|one address)"):
             step(problem, backend, **{name: MEMORYLESS[kind](problem.tensors[name])})
@@ -251,7 +258,7 @@ def test_the_package_imports_under_another_default_device():
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_what_is_written_and_overlaps_is_refused(topology, backend):
-    problem = problem_of(topology)
+    problem = problem_of_all(topology)
     before = problem.copy()
     weights = problem.weights
     alike = {"weights": weights, "c": weights}
@@ -259,7 +266,7 @@ def test_what_is_written_and_overlaps_is_refused(topology, backend):
     for changed in (alike, {"weights": expanded}, {"c": expanded}):
         with pytest.raises(ValueError, match=r"one address|shares memory"):
             step(problem, backend, **changed)
-    for name in ("pre_trace", "post_trace"):
+    for name in set(problem.tensors) - {"weights", "c", "pre_spike", "post_spike"}:
         n = problem.tensors[name].numel()
         if n <= weights.numel():
             for written in ("weights", "c"):
@@ -295,11 +302,12 @@ def negated(like):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_a_negated_view_is_read_with_its_sign_and_not_written(topology, backend):
-    problem = problem_of(topology, float_spikes=True)
+    problem = problem_of_all(topology)
+    problem = problem.replaced(**{name: problem.tensors[name] * 0.5 for name in ("pre_spike", "post_spike")})
     expected = problem.copy()
     step(expected, backend)
-    done = problem.copy()
-    step(done, backend, **{name: negated(problem.tensors[name]) for name in READ})
+    done, read = problem.copy(), set(problem.tensors) - {"weights", "c"}
+    step(done, backend, **{name: negated(problem.tensors[name]) for name in read})
     assert torch.equal(done.weights, expected.weights) and torch.equal(done.c, expected.c)
     for name in ("c",) if topology == "sparse" else ("weights", "c"):  # a sparse tensor holds no such values
         with pytest.raises(ValueError, match=f"{name} is negated in name alone"):
@@ -324,14 +332,14 @@ def test_a_backward_after_a_step_is_refused_as_after_any_other_write(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("topology", TOPOLOGIES)
-def test_signals_that_require_grad_leave_weights_that_do_not(topology, backend):
-    problem = problem_of(topology)
-    expected = problem.copy()
-    step(expected, backend)
-    trace = problem.signals["pre_trace"].requires_grad_()
-    step(problem, backend, pre_trace=trace, dopamine=torch.tensor(0.3).requires_grad_())
-    assert not problem.weights.requires_grad and not problem.c.requires_grad
-    assert torch.equal(problem.weights, expected.weights)
+def test_what_is_read_may_require_grad_and_leaves_weights_that_do_not(topology, backend):
+    for problem in (problem_of_all(topology), problem_of(topology, dopamine="scalar")):
+        expected = problem.copy()
+        step(expected, backend)
+        read = set(problem.tensors) - {"weights", "c", "pre_spike", "post_spike"}
+        step(problem, backend, **{name: problem.tensors[name].clone().requires_grad_() for name in read})
+        assert not problem.weights.requires_grad and not problem.c.requires_grad
+        assert torch.equal(problem.weights, expected.weights)
 
 
 def test_a_sparse_tensor_that_was_saved_for_backward_is_noticed():
