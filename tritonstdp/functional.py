@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from difflib import get_close_matches
 from functools import cache, partial
 from importlib import import_module
+from itertools import compress
 from math import inf
 from typing import Any, NamedTuple, TypedDict
 
@@ -121,8 +122,11 @@ def per_post(values: Tensor) -> PerNeuron:
 
 
 def _per_neuron(side: str, values: Tensor) -> PerNeuron:
-    if not isinstance(values, Tensor) or values.dim() != 1 or values.layout is not torch.strided:
-        raise TypeError(f"per_{side} is given {values!r}: pass a vector with one value a {side} neuron")
+    wanted = f"pass a vector with one value a {side} neuron"
+    if not isinstance(values, Tensor):
+        raise TypeError(f"per_{side} is given {values!r}: {wanted}")
+    if values.dim() != 1 or values.layout is not torch.strided or values.is_nested:
+        raise TypeError(f"per_{side} is given {values.dim()} dimensions of {values.layout}: {wanted}")
     return PerNeuron(side, values)
 
 
@@ -382,10 +386,9 @@ def step_(
         c = None
     # a recurrent group has the same spikes and traces on both sides: each tensor is looked at once
     same = tuple(map(operator.is_, pre, post))
-    tensors: tuple[Tensor, ...] = (values, *pre, *post) if c is None else (values, c, *pre, *post)
-    if True in same:
-        tensors = tuple({id(tensor): tensor for tensor in tensors}.values())
-    key = (id(topology), given, limits, backend, autotune, same, c is None)
+    apart = (*compress(post, map(operator.not_, same)), *post[len(same) :]) if True in same else post
+    tensors: tuple[Tensor, ...] = (values, *pre, *apart) if c is None else (values, c, *pre, *apart)
+    key = (id(topology), given, limits, backend, autotune, len(pre), len(post), same, c is None)
     binding = formula.choices.get(key)
     if binding is not None and not weights.requires_grad and binding.holds(topology, tensors):
         choice = binding.choice
