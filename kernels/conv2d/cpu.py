@@ -472,7 +472,7 @@ def _by_terms(case: Case, side: Side) -> Way:
             there = (real(1) if bool_spikes else own[0][neuron], *traces(own, neuron))
             add_terms(sums, target, w, seen, run, row_size, signal_size, first, there, state)
 
-    return Way(len(side.laid), outside, lay_out, add)
+    return Way(max(len(side.laid), 1), outside, lay_out, add)
 
 
 def _adder(case: Case, side: Side) -> Any:
