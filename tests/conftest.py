@@ -32,11 +32,11 @@ def conex():
 
 LONGER = {
     "behaviors/test_parity.py": r"float64_weights.*(cpu|iSTDP|RSTDP)|interpreted.*(Simple|iSTDP|Sparse-STDP)",
-    "kernels/test_bounds.py": r"stays_in_its_arrays.*(istdp|(conv2d|local2d|one_to_one)-rstdp)",
+    "kernels/test_bounds.py": r"in_its_arrays.*(istdp|(conv2d|local2d|one_to_one)-rstdp|tagged|weighted|sparse-trip)",
     "kernels/test_conv2d.py": r"compiled_loops_agree",
     "kernels/test_conv2d_divisor.py": r"-(istdp|rstdp)-",
     "kernels/test_dense_and_one_to_one.py": r"compiled.*of_the_reference",
-    "kernels/test_gpu_proofs.py": r"(local2d|conv2d).*(istdp|rstdp)",
+    "kernels/test_gpu_proofs.py": r"(local2d|conv2d).*(istdp|rstdp|tagged|alone)|order.*(tagged|weighted|alone)",
     "kernels/test_local2d.py": r"give(s)?_the_bits_of_the_reference",
     "kernels/test_named_signals.py": r"cpu-(?!triplet)",
     "kernels/test_non_finite.py": r"istdp|(local2d|conv2d|one_to_one|rstdp).*cpu",

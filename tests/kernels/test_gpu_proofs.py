@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime import interpreter
 
 from rules_of_their_own import POWER, RULES_OF_TESTS
+from support import with_tensors
 from tritonstdp.inspection import gpu_module
 from tritonstdp.interpretation import swift_interpreter
-from tritonstdp.kernels.protocol import PerNeuron
 from tritonstdp.kernels.reference import HALF
 from tritonstdp.problems import Problem, make_problem, random_sparse
 from tritonstdp.registry import choose
@@ -177,12 +177,6 @@ def span_of(tensor: torch.Tensor) -> tuple[int, int]:
     """The addresses from a tensor's first element to its last."""
     n = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
     return tensor.data_ptr(), tensor.data_ptr() + n * tensor.element_size()
-
-
-def with_tensors(problem: Problem, tensors: dict[str, torch.Tensor]) -> Problem:
-    """The problem with other memory for each of its tensors."""
-    per_neuron = {name: v for name, v in problem.parameters.items() if isinstance(v, PerNeuron)}
-    return problem.replaced(**tensors | {name: v._replace(values=tensors[name]) for name, v in per_neuron.items()})
 
 
 def confine(monkeypatch) -> None:
