@@ -1,10 +1,12 @@
 """Rules of any signals and parameters, and parameters of one value a neuron: as the reference, on every backend."""
 
+from math import inf, nan
+
 import pytest
 import torch
 
 from rules_of_their_own import POWER, RULES_OF_TESTS, SPIKES_ALONE, TAGGED, TRIPLET, WEIGHTED
-from support import stepped
+from support import stepped, with_tensors
 from tritonstdp import Conv2d, Dense, Local2d, OneToOne
 from tritonstdp.interpretation import swift_interpreter
 from tritonstdp.problems import make_problem, random_sparse
@@ -56,3 +58,22 @@ def test_a_step_gives_what_the_reference_gives(topology, backend, case):
             for name, tensor in got.outputs.items():
                 torch.testing.assert_close(tensor, expected.outputs[name], rtol=tolerance, atol=tolerance / 2)
             assert group.weights_shape[-1] == 0 or not torch.equal(got.weights, problem.weights)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu", "triton"])
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_what_only_the_term_of_a_silent_neuron_reads_does_not_matter(topology, backend):
+    formula, options = CASES["triplet"]
+    problem = make_problem(formula, GROUPS[topology][0], **options)
+    read = {"pre_spike": ("pre_slow", "a2_minus"), "post_spike": ("post_slow", "a3_plus")}
+    expected = problem.copy()
+    stepped(expected, backend)
+    for value in (nan, inf):
+        silent = {
+            name: problem.tensors[name].masked_fill(problem.signals[spikes] == 0, value)
+            for spikes, names in read.items()
+            for name in names
+        }
+        got = with_tensors(problem.copy(), silent)
+        stepped(got, backend)
+        assert torch.equal(got.weights, expected.weights), value
