@@ -32,7 +32,7 @@ def _weighted_on_post(post_spike, pre_trace, w_max, *, gain):
 
 
 def _weighted_change(potentiation, depression, positive, negative, w, *, leak):
-    return potentiation * positive + (depression - potentiation * w * leak) * negative
+    return potentiation * positive * (1 - leak * w) + depression * negative
 
 
 WEIGHTED = Rule("weighted", _weighted_on_pre, _weighted_on_post, _weighted_change)
