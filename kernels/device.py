@@ -30,7 +30,7 @@ def launch_options(dtype: torch.dtype, device: str) -> dict[str, Any]:
 
 @triton.jit
 def clipped(w, w_min, w_max):
-    """``w`` within its limits, by comparisons: they keep NaN, which tl.maximum and tl.minimum drop, and a zero's sign."""
+    """``w`` within its limits: comparisons keep NaN, which tl.maximum and tl.minimum drop, and the sign of a zero."""
     w = tl.where(w < w_min, w_min, w)
     return tl.where(w > w_max, w_max, w)
 

@@ -5,9 +5,9 @@ PymoNNtorch or CoNeX network.
 """
 
 from tritonstdp import _checkout  # noqa: F401  (finds the kernels of a checkout, before anything imports them)
-from tritonstdp.functional import explain, istdp_, rstdp_, stdp_, trace_, update_
+from tritonstdp.functional import explain, istdp_, per_post, per_pre, rstdp_, stdp_, trace_, update_
 from tritonstdp.registry import register_bound, register_kernel, register_rule
-from tritonstdp.rules import BOUNDS, RULES, Rule, hard_bound, lower_bound, no_bound, soft_bound, upper_bound
+from tritonstdp.rules import BOUNDS, RULES, Rule, hard_bound, lower_bound, modulated, no_bound, soft_bound, upper_bound
 from tritonstdp.topology import Conv2d, Dense, Local2d, OneToOne, Sparse
 
 __version__ = "0.1.0"
@@ -25,7 +25,10 @@ __all__ = [
     "hard_bound",
     "istdp_",
     "lower_bound",
+    "modulated",
     "no_bound",
+    "per_post",
+    "per_pre",
     "register_bound",
     "register_kernel",
     "register_rule",

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     for heading in ("rule", "parameters", *(f"on {backend.name}" for backend in BACKENDS)):
         table.add_column(heading)
     for rule in RULES.values():
-        parameters = ", ".join((*rule.parameters, *rule.eligibility_parameters))
+        parameters = ", ".join(Formula.of(rule).parameters)
         table.add_row(rule.name, parameters, *(_served(rule, backend.name) for backend in BACKENDS))
     console = Console(highlight=False)
     console.print(table)
