@@ -14,7 +14,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rules_of_their_own import POWER, RULES_OF_TESTS, SPIKES_ALONE, TAGGED, TRIPLET, WEIGHTED
+from rules_of_their_own import POWER, RULES_OF_TESTS, SPIKES_ALONE, TAGGED, WEIGHTED
 from support import with_tensors
 from tritonstdp import Conv2d, Dense, Local2d, OneToOne, Sparse
 from tritonstdp import topology as topology_module
@@ -22,6 +22,7 @@ from tritonstdp.kernels import native, threads
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.trace import TraceCase
 from tritonstdp.kernels.trace import cpu as trace_cpu
+from tritonstdp.library import triplet
 from tritonstdp.problems import Problem, make_problem
 from tritonstdp.registry import choose
 from tritonstdp.rules import Formula, hard_bound, istdp, no_bound, rstdp, soft_bound, stdp, updated_trace
@@ -31,7 +32,7 @@ FORMULAS = {
     "stdp": Formula.of(stdp, soft_bound, hard_bound, True),
     "istdp": Formula.of(istdp, soft_bound, no_bound),
     "rstdp": Formula.of(rstdp, no_bound, soft_bound, True),
-    "triplet": Formula.of(TRIPLET, POWER, soft_bound),
+    "triplet": Formula.of(triplet, POWER, soft_bound),
     "tagged": Formula.of(TAGGED, soft_bound, POWER, True),
     "weighted": Formula.of(WEIGHTED, hard_bound, POWER),
     "spikes_alone": Formula.of(SPIKES_ALONE, soft_bound, hard_bound),
@@ -87,7 +88,8 @@ MORE = [
       product(_PATCHES, ((torch.float32, False), (torch.float64, True)))),
     *(Loop(topology, rule, form, per_neuron=True) for (topology, form), rule in product(
       (("dense", "pre"), ("dense", "strided"), ("one_to_one", "strided"), ("sparse", ("csc", True)),
-       ("sparse", ("csr", False)), ("conv2d", ((2, 5), (3, 2))), ("local2d", ((1, 3), (2, 1)))), RULES_OF_TESTS)),
+       ("sparse", ("csr", False)), ("conv2d", ((2, 5), (3, 2))), ("local2d", ((1, 3), (2, 1)))),
+      ("triplet", *RULES_OF_TESTS))),
 ]  # fmt: skip
 
 SIZES = st.sampled_from([0, 1, 2, 7, 8, 63, 64, 65, 130])

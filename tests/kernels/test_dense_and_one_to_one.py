@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules_of_their_own import POWER, SPIKES_ALONE, TAGGED, TRIPLET, WEIGHTED
+from rules_of_their_own import POWER, SPIKES_ALONE, TAGGED, WEIGHTED
 from support import stepped
 from tritonstdp import Dense, OneToOne
 from tritonstdp.functional import per_post, stdp_
+from tritonstdp.library import triplet
 from tritonstdp.problems import make_problem
 from tritonstdp.rules import BOUNDS, RULES, Formula, hard_bound, istdp, no_bound, rstdp, soft_bound, stdp
 
@@ -21,7 +22,7 @@ FORMULAS = [
     Formula.of(istdp, no_bound, soft_bound, True),
     Formula.of(rstdp, soft_bound, hard_bound),
     Formula.of(rstdp, no_bound, soft_bound, True),
-    Formula.of(TRIPLET, POWER, soft_bound),
+    Formula.of(triplet, POWER, soft_bound),
     Formula.of(TAGGED, hard_bound, POWER, True),
     Formula.of(WEIGHTED, soft_bound, POWER),
     Formula.of(SPIKES_ALONE),

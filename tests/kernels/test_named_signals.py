@@ -7,24 +7,23 @@ import pytest
 import torch
 from torch.nn.functional import unfold
 
-from rules_of_their_own import POWER, RULES_OF_TESTS, SPIKES_ALONE, TAGGED, TRIPLET, WEIGHTED
+from rules_of_their_own import POWER, RULES_OF_TESTS, SPIKES_ALONE, TAGGED, WEIGHTED
 from support import as_weights, stepped, with_tensors
 from tritonstdp import Conv2d, Dense, Local2d, OneToOne
 from tritonstdp.interpretation import swift_interpreter
 from tritonstdp.problems import make_problem, random_sparse
-from tritonstdp.rules import Formula, hard_bound, istdp, no_bound, rstdp, soft_bound, stdp
+from tritonstdp.rules import RULES, Formula, hard_bound, istdp, no_bound, rstdp, soft_bound
 from tritonstdp.topology import TOPOLOGIES
 
-CASES = {
-    "triplet": (Formula.of(TRIPLET, POWER, soft_bound), {"per_neuron": True}),
+EVERY_RULE = RULES | RULES_OF_TESTS
+CASES = {name: (Formula.of(rule, POWER, soft_bound), {"per_neuron": True}) for name, rule in EVERY_RULE.items()} | {
+    "istdp": (Formula.of(istdp, POWER, POWER), {"per_neuron": True, "float_spikes": True}),
+    "rstdp": (Formula.of(rstdp, soft_bound, hard_bound), {"per_neuron": True, "dopamine": "pre"}),
     "tagged": (Formula.of(TAGGED, soft_bound, POWER, True), {"dopamine": "post", "float_spikes": True}),
     "weighted": (Formula.of(WEIGHTED, POWER, hard_bound), {"per_neuron": True, "dtype": torch.float64}),
     "spikes_alone": (Formula.of(SPIKES_ALONE, no_bound, POWER, True), {}),
-    "stdp": (Formula.of(stdp, soft_bound, POWER), {"per_neuron": True}),
-    "istdp": (Formula.of(istdp, POWER, POWER), {"per_neuron": True, "float_spikes": True}),
-    "rstdp": (Formula.of(rstdp, soft_bound, hard_bound), {"per_neuron": True, "dopamine": "pre"}),
 }
-"""A formula, and how its parameters and signals are given."""
+"""A formula of each rule, and how its parameters and signals are given."""
 GROUPS = {
     "dense": [Dense(37, 50), Dense(1, 7), Dense(5, 0)],
     "one_to_one": [OneToOne(40), OneToOne(2000)],
@@ -46,10 +45,6 @@ def assert_same(got, expected):
 def _swift():
     with swift_interpreter():
         yield
-
-
-def test_every_rule_has_a_case():
-    assert {"stdp", "istdp", "rstdp", *RULES_OF_TESTS} == set(CASES)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -109,14 +104,14 @@ def pairs_of(topology):
     return patches.view(*topology.weights_shape[1:], -1) - 1, post[:, None, None, None]
 
 
-@pytest.mark.parametrize("rule", RULES_OF_TESTS)
+@pytest.mark.parametrize("rule", ["triplet", *RULES_OF_TESTS])
 @pytest.mark.parametrize("topology", [group for groups in GROUPS.values() for group in groups], ids=str)
 def test_the_reference_reads_each_value_at_its_neuron(topology, rule):
     """Every pair of neurons as a synapse of its own."""
-    if topology.shares_weights and RULES_OF_TESTS[rule].modulated:
+    if topology.shares_weights and EVERY_RULE[rule].modulated:
         pytest.skip("the eligibility is no sum over positions")
     problem = make_problem(
-        Formula.of(RULES_OF_TESTS[rule], POWER), topology, per_neuron=True, rate=0.4, dtype=torch.float64
+        Formula.of(EVERY_RULE[rule], POWER), topology, per_neuron=True, rate=0.4, dtype=torch.float64
     )
     pairs = dict(zip(("pre", "post"), torch.broadcast_tensors(*pairs_of(topology)), strict=True))
     shape = pairs["pre"].shape
