@@ -38,6 +38,7 @@ LONGER = {
     "kernels/test_dense_and_one_to_one.py": r"compiled.*of_the_reference",
     "kernels/test_gpu_proofs.py": r"(local2d|conv2d).*(istdp|rstdp)",
     "kernels/test_local2d.py": r"give(s)?_the_bits_of_the_reference",
+    "kernels/test_named_signals.py": r"cpu-(?!triplet)",
     "kernels/test_non_finite.py": r"istdp|(local2d|conv2d|one_to_one|rstdp).*cpu",
     "kernels/test_sparse.py": r"200_steps.*-dtype[13]-|loops_give_the_bits_of_the_ref|threads_give",
     "test_options.py": r"iSTDP|RSTDP|(compiled_loops|every_backend)\[(conv2d|local2d|one_to_one)",
