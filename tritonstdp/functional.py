@@ -901,8 +901,8 @@ def trace_(
     Returns
     -------
     Tensor
-        ``trace``, by :func:`tritonstdp.rules.updated_trace` (or ``nearest_trace``): the same bits as CoNeX's ``trace += spikes * scale`` and
-        ``trace -= trace / tau * dt`` in float32 and float64.
+        ``trace``, by :func:`tritonstdp.rules.updated_trace` (or :func:`~tritonstdp.rules.nearest_trace`): the same bits
+        as CoNeX's ``trace += spikes * scale`` and ``trace -= trace / tau * dt`` in float32 and float64.
 
     Raises
     ------

@@ -280,8 +280,8 @@ def nearest_trace(trace: Any, spike: Any, scale: Any, tau: Any, dt: Any) -> Any:
     Returns
     -------
     scalar or tensor
-        The trace after the step, with which each spike pairs with the nearest one before it alone (Morrison et al. 2008,
-        doi 10.1007/s00422-008-0233-1).
+        The trace after the step, with which each spike pairs with the nearest one before it alone (Morrison et al.
+        2008, doi 10.1007/s00422-008-0233-1).
 
     Examples
     --------

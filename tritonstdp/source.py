@@ -95,7 +95,7 @@ def define(text: str, name: str, namespace: dict[str, Any], filename: str | None
 
     Examples
     --------
-    >>> define("def halved(x):\n    return x / 2", "halved", {})(3.0)
+    >>> define("def halved(x): return x / 2", "halved", {})(3.0)
     1.5
     """
     filename = filename or f"<{name}>"
