@@ -14,7 +14,7 @@ from tritonstdp.kernels.compose import Composed, compose
 from tritonstdp.kernels.native import REAL, njit_part
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.rules import Signature, is_own
-from tritonstdp.source import CannotCompileError, NoSourceError, captures_numbers_alone, name_of, read
+from tritonstdp.source import CannotCompileError, NoSourceError, captures_numbers_alone, located, read
 
 
 class _WeakNumbers(ast.NodeTransformer):
@@ -93,7 +93,7 @@ def compiled(function: Callable[..., Any], real: type) -> Any:
 
 def _prove(signature: Signature, of_scalars: Any, dtype: torch.dtype) -> None:
     """Refuse a function that, number by number, does not give what it gives on tensors."""
-    real, name = REAL[dtype], name_of(signature.function)
+    real, name = REAL[dtype], located(signature.function)
     tensors, values = signature.samples(dtype)
     try:
         written = signature.call((t.clone() for t in tensors), values)

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tritonstdp.rules import Signature, is_own
-from tritonstdp.source import CannotCompileError, Source, name_of, read
+from tritonstdp.source import CannotCompileError, Source, located, name_of, read
 from tritonstdp.vocabulary import WORDS_ON_TENSORS
 
 fp64 = tl.constexpr("fp64")
@@ -213,7 +213,7 @@ def prove(signature: Signature) -> None:
     function = signature.function
     if is_own(function):
         return
-    name = name_of(function)
+    name = located(function)
     device = "cpu" if triton.knobs.runtime.interpret else "cuda" if torch.cuda.is_available() else None
     dtype, tolerance = (torch.float64, 1e-12) if device is None else (torch.float32, 2e-5)
     tensors, values = signature.samples(dtype)

@@ -47,9 +47,8 @@ def _served(rule: Rule, backend: str) -> str:
     """The topologies on which a backend has a rule."""
 
     def serves(topology: str) -> bool:
-        case = Case(
-            Formula.of(rule), topology, example_topology(topology).kernel_key, "contiguous", torch.float32, "cpu"
-        )
+        formula, key = Formula.of(rule), example_topology(topology).kernel_key
+        case = Case(formula, topology, key, "contiguous", torch.float32, "cpu", True, formula.all_numbers)
         return any(entry.serves(case, backend) for entry in entries())
 
     served = [topology for topology in TOPOLOGIES if serves(topology)]

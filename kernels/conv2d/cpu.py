@@ -117,7 +117,9 @@ def _sides(case: Case, formula: Composed) -> tuple[Side, Side]:
         read = tuple(k for k, name in enumerate(names[other]) if name in reads)
         alone = reads.isdisjoint((*names[own][1:], "w"))
         term = term_of_post if is_post else pre_term
-        return Side(is_post, reaches[own], signals[own], signals[other], len(names[other]), read, alone, "w" in reads, term)
+        return Side(
+            is_post, reaches[own], signals[own], signals[other], len(names[other]), read, alone, "w" in reads, term
+        )
 
     return side(True), side(False)
 
@@ -209,7 +211,9 @@ def _term_adder(side: Side, real: type) -> Any:
     other, term = types.UniTuple(number, side.n_other), side.term
 
     @intrinsic
-    def add_addresses(typing_context, target, weights, source, row_size, signal_size, first, own, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+    def add_addresses(
+        typing_context, target, weights, source, row_size, signal_size, first, own, numbers, w_min, w_max
+    ):  # type: ignore[no-untyped-def]
         function = typing_context.resolve_value_type(term)
         signature = function.get_call_type(typing_context, (own, other, numbers, number, number, number), {})
 
@@ -225,7 +229,9 @@ def _term_adder(side: Side, real: type) -> Any:
                 row = builder.urem(builder.add(first, integer(k)), integer(rows))
                 row = builder.add(source, builder.mul(row, row_size))
                 with _vector_loop(builder, vector) as (lane, load, store):
-                    laid = [load(at(builder.add(row, builder.mul(signal_size, integer(p))), lane)) for p in range(n_laid)]
+                    laid = [
+                        load(at(builder.add(row, builder.mul(signal_size, integer(p))), lane)) for p in range(n_laid)
+                    ]
                     there = iter(laid)
                     values = [next(there) if p in side.read else scalar(0) for p in range(other.count)]
                     tap = builder.add(lane, integer(k * vector))
