@@ -68,7 +68,7 @@ def test_what_a_group_does_not_have_is_read_off_its_neurons():
     def on_post(post_spike, pre_gain):
         return post_spike * pre_gain
 
-    network, group = triplet_group()
+    _, group = triplet_group()
     group.src.gain, group.dst.v = torch.full((23,), 0.5), torch.linspace(0, 1, 17)
     del group.pre_trace
     rule = ts.Rule("by_voltage", on_pre, on_post)
@@ -134,7 +134,7 @@ def test_a_signal_that_is_found_nowhere_is_named_with_what_sets_it():
 
 @pytest.mark.parametrize("signal", ["slow", "post_slow", "pre_spike", 3])
 def test_a_trace_has_a_name_of_its_side(signal):
-    with pytest.raises(ValueError, match="signal is .*: name a trace of these neurons, as pre_slow"):
+    with pytest.raises(ValueError, match=r"signal is .*: name a trace of these neurons, as pre_slow"):
         PreTrace(tau_s=1.0, signal=signal)
 
 

@@ -1,4 +1,4 @@
-"""The reward-modulated rules: each feeds an eligibility trace with its plain rule's change, and dopamine moves weights."""
+"""Reward-modulated rules: each feeds an eligibility trace with its plain rule's change, and dopamine moves weights."""
 
 import pytest
 import torch
