@@ -155,7 +155,7 @@ class _Specialising(ast.NodeTransformer):
             return self._call_of(role)
         name = self.names.get(node.func.id, node.func.id)
         arguments = [self.visit(argument) for argument in node.args]
-        return arguments[0] if name is None else ast.Call(ast.Name(name, ast.Load()), arguments, [])
+        return arguments[0] if name is None else ast.Call(ast.parse(name, mode="eval").body, arguments, [])
 
     def _call_of(self, role: str) -> ast.expr:
         signature, name = self.calls[role]
@@ -177,7 +177,8 @@ def compose(
     formula: Formula,
     names: Names,
     bound_first: bool,
-    words: Mapping[str, Any],
+    words: Mapping[str, str | None],
+    namespace: dict[str, Any],
     compile_formula: Callable[[Signature], tuple[str, Any]],
     compile_part: Callable[[Callable[..., Any]], Any],
     one_spike: bool = False,
@@ -195,7 +196,9 @@ def compose(
         Whether a contribution meets its bound before its coefficient. CoNeX multiplies in this order for local and
         convolutional connections and in the other for the rest; the bits depend on it.
     words : mapping
-        What ``where``, ``met``, ``real`` and ``clip`` are; None for ``real`` where nothing needs a cast.
+        What is written for ``where``, ``met``, ``real`` and ``clip``; None for ``real`` where nothing needs a cast.
+    namespace : dict
+        What those names stand for; the compiled functions are added.
     compile_formula : callable
         ``compile_formula(signature)``: a formula's function, compiled, and a name that tells it from all that do
         something else.
@@ -219,8 +222,8 @@ def compose(
         for k, name in enumerate(named)
     }
     settled = {"BOUND_FIRST": bound_first, "CLAMP": formula.clamp, "MODULATED": formula.rule.modulated}
-    known = {name: None if word is None else name for name, word in words.items()}
-    namespace: dict[str, Any] = {**words, **{name: function for name, function in compiled.values()}}
+    known = dict(words)
+    namespace.update(compiled.values())
     parts = {}
     for template in _TEMPLATES:
         specialising = _Specialising(calls, places, settled, known, one_spike, by_keyword)
@@ -249,10 +252,6 @@ def _definition(name: str, arguments: ast.arguments, body: list[ast.stmt]) -> as
     return definition
 
 
-def _where(condition: Any, a: Any, b: Any) -> Any:
-    return torch.where(condition, a, b)
-
-
 def _met(spiked: Any, bound: Any, one: Any) -> Any:
     # a number stays one, so that the dtype of the weights decides
     if spiked is True or (isinstance(bound, (int, float)) and isfinite(bound)):
@@ -276,8 +275,8 @@ def rounded(number: float, dtype: torch.dtype) -> float:
     return torch.tensor(number, dtype=dtype, device="cpu").item()
 
 
-ON_TENSORS: dict[str, Any] = {"where": _where, "met": _met, "real": None, "clip": _clip}
-"""The templates' words for torch."""
+_WORDS = {"where": "where", "met": "met", "real": None, "clip": "clip"}
+_NAMESPACE: dict[str, Any] = {"where": torch.where, "met": _met, "clip": _clip}
 
 
 def compose_on_tensors(
@@ -294,5 +293,5 @@ def compose_on_tensors(
         return f"formula_{id(signature.function)}", function
 
     return compose(
-        formula, names, bound_first, ON_TENSORS, compile_formula, lambda part: part, one_spike, by_keyword=True
+        formula, names, bound_first, _WORDS, dict(_NAMESPACE), compile_formula, lambda part: part, one_spike, True
     )

@@ -14,7 +14,7 @@ from tritonstdp.kernels.compose import Composed, compose
 from tritonstdp.kernels.native import REAL, njit_part
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.rules import Signature, is_own
-from tritonstdp.source import CannotCompileError, NoSourceError, captures_numbers_alone, name_of, read
+from tritonstdp.source import CannotCompileError, NoSourceError, captures_numbers_alone, located, read
 
 
 class _WeakNumbers(ast.NodeTransformer):
@@ -77,7 +77,7 @@ _WORDS = {
 
 def _as_numba_reads_it(function: Callable[..., Any], real: type) -> Callable[..., Any]:
     if is_own(function):  # which numba vectorises better without casts
-        return read(function).define({})
+        return read(function).define(dict(_WORDS))
     try:
         return read(function).define({**_WORDS, "_real": real}, _WeakNumbers())
     except NoSourceError:
@@ -86,9 +86,14 @@ def _as_numba_reads_it(function: Callable[..., Any], real: type) -> Callable[...
         return function  # numba reads instructions; the samples tell whether they mean the same
 
 
-def _prove(signature: Signature, compiled: Any, dtype: torch.dtype) -> None:
+def compiled(function: Callable[..., Any], real: type) -> Any:
+    """A formula's function, compiled for scalars of one type."""
+    return njit_part(_as_numba_reads_it(function, real))
+
+
+def _prove(signature: Signature, of_scalars: Any, dtype: torch.dtype) -> None:
     """Refuse a function that, number by number, does not give what it gives on tensors."""
-    real, name = REAL[dtype], name_of(signature.function)
+    real, name = REAL[dtype], located(signature.function)
     tensors, values = signature.samples(dtype)
     try:
         written = signature.call((t.clone() for t in tensors), values)
@@ -97,7 +102,7 @@ def _prove(signature: Signature, compiled: Any, dtype: torch.dtype) -> None:
         raise CannotCompileError(f"{name} can't be tried on a vector of 61 weights ({_first_line(error)})") from error
     rows = zip(*(t.numpy() for t in tensors), strict=True) if tensors else [()] * 61
     try:
-        found = [compiled(*numbers, *map(real, values)) for numbers in rows]
+        found = [of_scalars(*numbers, *map(real, values)) for numbers in rows]
     except Exception as error:
         raise CannotCompileError(f"numba can't compile {name}: {_reason(error)}") from error
     # torch computes what is said of numbers alone in float64, and has powers, exp and log of its own
@@ -137,10 +142,10 @@ def synapse_functions(case: Case, bound_first: bool) -> Composed:
 
     def compile_formula(signature: Signature) -> tuple[str, Any]:
         function = signature.function
-        compiled = njit_part(_as_numba_reads_it(function, real))
+        of_scalars = compiled(function, real)
         if not is_own(function):
-            _prove(signature, compiled, dtype)
-        return f"formula_{id(function)}", compiled
+            _prove(signature, of_scalars, dtype)
+        return f"formula_{id(function)}", of_scalars
 
     @njit_part
     def cast(value):  # type: ignore[no-untyped-def]
@@ -154,8 +159,11 @@ def synapse_functions(case: Case, bound_first: bool) -> Composed:
         return min(max(w, w_min), w_max)
 
     choose = njit_part(_where)
-    words = {"where": choose, "met": choose, "real": cast, "clip": clip}
-    return compose(case.formula, case.names, bound_first, words, compile_formula, njit_part, case.bool_spikes)
+    namespace = {"where": choose, "met": choose, "real": cast, "clip": clip}
+    words = {word: word for word in namespace}
+    return compose(
+        case.formula, case.names, bound_first, words, namespace, compile_formula, njit_part, case.bool_spikes
+    )
 
 
 def synapse_update(case: Case, bound_first: bool, post_is_major: bool = False) -> Any:

@@ -97,6 +97,11 @@ class Case(NamedTuple):
         return Names(pre, post, (*named["number"], *named["tensor"], *named["scalar"]), len(named["scalar"]))
 
     @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of what is given."""
+        return self.formula.parameters
+
+    @property
     def modulated(self) -> bool:
         """Whether the rule writes an eligibility trace."""
         return self.formula.rule.modulated

@@ -56,7 +56,7 @@ def test_parameters_that_are_missing_are_all_named():
         ({"a_minus": "much"}, "a_minus is 'much': pass a number or a tensor"),
         ({"a_plus": None}, "a_plus is None: pass a number or a tensor"),
         ({"positive_bound": 1}, "a bound is a name, a function"),
-        ({"lr": 0.1}, "stdp takes no lr. Its parameters are a_plus, a_minus"),
+        ({"lr": 0.1}, "stdp takes no lr. It reads pre_spike, pre_trace, post_spike, post_trace, a_plus, a_minus"),
     ],
 )
 def test_what_is_of_the_wrong_kind_is_named(changes, message):

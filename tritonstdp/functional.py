@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from difflib import get_close_matches
 from functools import cache, partial
 from importlib import import_module
+from itertools import compress
 from math import inf
 from typing import Any, NamedTuple, TypedDict
 
@@ -121,8 +122,11 @@ def per_post(values: Tensor) -> PerNeuron:
 
 
 def _per_neuron(side: str, values: Tensor) -> PerNeuron:
-    if not isinstance(values, Tensor) or values.dim() != 1 or values.layout is not torch.strided:
-        raise TypeError(f"per_{side} is given {values!r}: pass a vector with one value a {side} neuron")
+    wanted = f"pass a vector with one value a {side} neuron"
+    if not isinstance(values, Tensor):
+        raise TypeError(f"per_{side} is given {values!r}: {wanted}")
+    if values.dim() != 1 or values.layout is not torch.strided or values.is_nested:
+        raise TypeError(f"per_{side} is given {values.dim()} dimensions of {values.layout}: {wanted}")
     return PerNeuron(side, values)
 
 
@@ -315,8 +319,8 @@ def step_(
     weights : Tensor
         The weights, of the topology's shape, or a sparse tensor.
     pre, post : tuple of Tensor
-        The signals of ``formula.rule.pre``, ``(n_pre,)`` each, and of ``formula.rule.post``, ``(n_post,)``. The first is
-        the spikes of this step, bool, or float spikes that count with their value; the others, as traces, have the
+        The signals of ``formula.rule.pre``, ``(n_pre,)`` each, and of ``formula.rule.post``, ``(n_post,)``. The first
+        is the spikes of this step, bool, or float spikes that count with their value; the others, as traces, have the
         weights' dtype.
     parameters : sequence
         The values of ``formula.parameters``, in order: numbers, one value a neuron (:func:`per_pre`, :func:`per_post`,
@@ -382,10 +386,9 @@ def step_(
         c = None
     # a recurrent group has the same spikes and traces on both sides: each tensor is looked at once
     same = tuple(map(operator.is_, pre, post))
-    tensors: tuple[Tensor, ...] = (values, *pre, *post) if c is None else (values, c, *pre, *post)
-    if True in same:
-        tensors = tuple({id(tensor): tensor for tensor in tensors}.values())
-    key = (id(topology), given, limits, backend, autotune, same, c is None)
+    apart = (*compress(post, map(operator.not_, same)), *post[len(same) :]) if True in same else post
+    tensors: tuple[Tensor, ...] = (values, *pre, *apart) if c is None else (values, c, *pre, *apart)
+    key = (id(topology), given, limits, backend, autotune, len(pre), len(post), same, c is None)
     binding = formula.choices.get(key)
     if binding is not None and not weights.requires_grad and binding.holds(topology, tensors):
         choice = binding.choice
@@ -588,8 +591,8 @@ def update_(
     w_min, w_max : float or Tensor
         The limits that bounds and clamp use.
     positive_bound, negative_bound : str, callable or None
-        The bounds of potentiation and of depression: a name, a function ``(w, w_min, w_max)`` with parameters of its own
-        behind a ``*``, or None for no bound.
+        The bounds of potentiation and of depression: a name, a function ``(w, w_min, w_max)`` with parameters of its
+        own behind a ``*``, or None for no bound.
     clamp : bool
         Clip what the step touches to ``[w_min, w_max]``.
     topology : Topology, optional
@@ -601,8 +604,8 @@ def update_(
         seconds, and keep the fastest; as ``TRITONSTDP_AUTOTUNE=1`` does everywhere.
     **arguments
         By name, what the rule reads. Its signals: ``pre_spike`` and ``post_spike``, bool ``(n_pre,)`` and ``(n_post,)``
-        (a float spike counts with its value), and the others of ``rule.pre`` and ``rule.post``, as ``pre_trace``, of the
-        weights' dtype. Its parameters, those of its bounds and, where it is modulated, ``dopamine``: numbers, 0-d
+        (a float spike counts with its value), and the others of ``rule.pre`` and ``rule.post``, as ``pre_trace``, of
+        the weights' dtype. Its parameters, those of its bounds and, where it is modulated, ``dopamine``: numbers, 0-d
         tensors, one value a neuron (:func:`per_pre`, :func:`per_post`), or tensors that broadcast to the weights.
 
     Returns
@@ -634,9 +637,7 @@ def update_(
         raise _wrong_arguments(formula, arguments) from None
     if len(arguments) != len(pre) + len(post) + len(parameters):
         raise _wrong_arguments(formula, arguments)
-    step_(
-        formula, _topology_of(weights, topology), weights, pre, post, parameters, w_min, w_max, c, backend, autotune
-    )
+    step_(formula, _topology_of(weights, topology), weights, pre, post, parameters, w_min, w_max, c, backend, autotune)
     return weights
 
 
@@ -869,7 +870,14 @@ def _check_time(tau: float, dt: float, scale: float) -> None:
 
 
 def trace_(
-    trace: Tensor, spikes: Tensor, *, tau: Any, dt: Any = 1.0, scale: Any = 1.0, backend: str | None = None
+    trace: Tensor,
+    spikes: Tensor,
+    *,
+    tau: Any,
+    dt: Any = 1.0,
+    scale: Any = 1.0,
+    nearest: bool = False,
+    backend: str | None = None,
 ) -> Tensor:
     """Raise a spike trace by the spikes of a step and let it decay, in place and in one pass.
 
@@ -885,14 +893,16 @@ def trace_(
         The length of a step.
     scale : float or Tensor
         What one spike adds. With bool spikes it is rounded to torch's default dtype, as in ``spikes * scale``.
+    nearest : bool
+        Whether a spike sets the trace instead of adding to it, so that spikes pair with the nearest earlier one alone.
     backend : str, optional
         "triton", "cpu" or "reference", and no other; by default the fastest that takes the case.
 
     Returns
     -------
     Tensor
-        ``trace``, by :func:`tritonstdp.rules.updated_trace`: the same bits as CoNeX's ``trace += spikes * scale`` and
-        ``trace -= trace / tau * dt`` in float32 and float64.
+        ``trace``, by :func:`tritonstdp.rules.updated_trace` (or :func:`~tritonstdp.rules.nearest_trace`): the same bits
+        as CoNeX's ``trace += spikes * scale`` and ``trace -= trace / tau * dt`` in float32 and float64.
 
     Raises
     ------
@@ -918,7 +928,8 @@ def trace_(
     elif dtype is torch.float64 and scalars:
         scale = rounded(scale, torch.get_default_dtype())
     device = "cpu" if trace.is_cpu else trace.device.type
-    step = _trace_step(TraceCase(dtype, device, bool_spikes, scalars), backend)
+    given = ("number" if scalars else "tensor",) * 3
+    step = _trace_step(TraceCase(dtype, device, bool_spikes, given, bool(nearest)), backend)
     if device != "meta":
         address("trace", trace), address("spikes", spikes)
     if trace.is_contiguous():

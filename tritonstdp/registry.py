@@ -92,7 +92,7 @@ def _cpu_refuses(case: Case) -> str | None:
 def _values_refused(case: Case, kinds: tuple[str, ...]) -> str | None:
     if case.limits == "tensor":
         return "w_min or w_max is a tensor"
-    for name, kind in zip(case.formula.parameters, case.given, strict=True):
+    for name, kind in zip(case.parameters, case.given, strict=True):
         if kind not in kinds:
             return f"{name} is a tensor of no shape or dtype that gives one value a neuron"
     if case.layout == "strided" and case.topology in ("sparse", "conv2d", "local2d"):

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from tritonstdp.source import captured_values, content_of, frozen, name_of, plain_function
+from tritonstdp.vocabulary import where
 
 __all__ = [
     "BOUNDS",
@@ -36,6 +37,7 @@ __all__ = [
     "istdp",
     "lower_bound",
     "modulated",
+    "nearest_trace",
     "no_bound",
     "resolve_bound",
     "resolve_rule",
@@ -267,6 +269,29 @@ def updated_trace(trace: Any, spike: Any, scale: Any, tau: Any, dt: Any) -> Any:
     return trace - trace / tau * dt
 
 
+def nearest_trace(trace: Any, spike: Any, scale: Any, tau: Any, dt: Any) -> Any:
+    """Set a trace by the spikes of this step, forgetting earlier ones, then let it decay.
+
+    Parameters
+    ----------
+    trace, spike, scale, tau, dt : scalar or tensor
+        As for :func:`updated_trace`.
+
+    Returns
+    -------
+    scalar or tensor
+        The trace after the step, with which each spike pairs with the nearest one before it alone (Morrison et al.
+        2008, doi 10.1007/s00422-008-0233-1).
+
+    Examples
+    --------
+    >>> nearest_trace(1.0, 1.0, 1.0, 10.0, 1.0)
+    0.9
+    """
+    trace = where(spike != 0, spike * scale, trace)
+    return trace - trace / tau * dt
+
+
 def target_trace(rho: float, tau: float) -> float:
     """The post trace at which inhibitory STDP is at rest, for a wanted firing rate.
 
@@ -373,8 +398,8 @@ class Rule:
     @cached_property
     def signatures(self) -> dict[str, Signature]:
         """What each function of the rule reads, by the function's place in the rule."""
-        parts = {part: getattr(self, part) for part in READS}
-        return {part: Signature.of(function) for part, function in parts.items() if function is not None}
+        parts = (part for part in READS if part != "eligibility" or self.modulated)
+        return {part: Signature.of(getattr(self, part)) for part in parts}
 
     @cached_property
     def pre(self) -> tuple[str, ...]:
@@ -465,7 +490,7 @@ class Signature(NamedTuple):
 
 
 def modulated(rule: Rule, name: str) -> Rule:
-    """The reward-modulated version of a rule: its change feeds an eligibility trace, which dopamine turns into learning.
+    """The reward-modulated version of a rule: its change feeds an eligibility trace, on which dopamine acts.
 
     Parameters
     ----------
@@ -518,7 +543,7 @@ def _check_signatures(rule: Rule) -> None:
     every = (*rule.parameters, *rule.eligibility_parameters)
     twice = sorted(set(rule.parameters) & set(rule.eligibility_parameters))
     if twice:
-        raise TypeError(f"rule {rule.name!r}: the eligibility's {', '.join(twice)} is a parameter of the change as well")
+        raise TypeError(f"rule {rule.name!r}: {', '.join(twice)} is a parameter of the change and of the eligibility")
     unknown = sorted(set(rule.positive) - set(every))
     if isinstance(rule.positive, str) or unknown:
         raise TypeError(f"positive of rule {rule.name!r} is {rule.positive!r}: name some of {', '.join(every)}")
@@ -563,7 +588,10 @@ RULES: dict[str, Rule] = {rule.name: rule for rule in (stdp, istdp, rstdp)}
 """The rules that a name stands for; :func:`tritonstdp.register_rule` adds to it."""
 
 
-_OWN = {id(f) for f in (*BOUNDS.values(), *(f for rule in RULES.values() for f in rule.functions))}
+_OWN = {
+    id(f)
+    for f in (*BOUNDS.values(), *(f for rule in RULES.values() for f in rule.functions), updated_trace, nearest_trace)
+}
 
 
 def is_own(function: Callable[..., Any]) -> bool:

@@ -17,6 +17,7 @@ import numbers
 from collections.abc import Callable
 from copy import deepcopy
 from functools import lru_cache
+from pathlib import Path
 from types import CellType, CodeType, FunctionType
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ __all__ = [
     "content_of",
     "define",
     "frozen",
+    "located",
     "name_of",
     "plain_function",
     "read",
@@ -95,7 +97,7 @@ def define(text: str, name: str, namespace: dict[str, Any], filename: str | None
 
     Examples
     --------
-    >>> define("def halved(x):\n    return x / 2", "halved", {})(3.0)
+    >>> define("def halved(x): return x / 2", "halved", {})(3.0)
     1.5
     """
     filename = filename or f"<{name}>"
@@ -115,6 +117,23 @@ def name_of(function: Function) -> str:
     if isinstance(function, functools.partial):
         return f"partial({name_of(function.func)})"
     return getattr(function, "__name__", None) or type(function).__name__
+
+
+def located(function: Function, line: int | None = None) -> str:
+    """What to call a function where something is wrong with it: its name, its file, and a line of it or its first.
+
+    Examples
+    --------
+    >>> located(located).startswith("located (source.py, line ")
+    True
+    >>> located(max)
+    'max'
+    """
+    inner = _unwrapped(function)[0]
+    if not isinstance(inner, FunctionType):
+        return name_of(function)
+    code = inner.__code__
+    return f"{name_of(function)} ({Path(code.co_filename).name}, line {line or code.co_firstlineno})"
 
 
 def plain_function(function: Function) -> Function:
@@ -358,7 +377,7 @@ class _Rewriting(ast.NodeTransformer):
 
     def refuse(self, node: ast.AST, what: str) -> CannotCompileError:
         line = getattr(node, "lineno", self.function.__code__.co_firstlineno)
-        return CannotCompileError(f"{name_of(self.function)}, line {line}: {what} can't be compiled")
+        return CannotCompileError(f"{located(self.function, line)}: {what} can't be compiled")
 
     def arguments(self, arguments: ast.arguments) -> ast.arguments:
         if arguments.vararg is not None or arguments.kwarg is not None:

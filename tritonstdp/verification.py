@@ -131,8 +131,7 @@ def _problems(topology: str) -> Iterator[Problem]:
             for dtype in DTYPES:
                 yield make_problem(Formula.of(rule, bound, bound), group, dtype=dtype)
         clamped = Formula.of(rule, soft_bound, BOUNDS["hard_bound"], clamp=True)
-        per_column = topology in ("dense", "one_to_one")
-        yield make_problem(clamped, group, float_spikes=True, dopamine="column" if per_column else "number")
+        yield make_problem(clamped, group, float_spikes=True, per_neuron=True)
         yield make_problem(Formula.of(rule, soft_bound, soft_bound), group, rate=0.01, dopamine="scalar")
         if topology == "dense":
             yield make_problem(clamped, group, transposed=True)
