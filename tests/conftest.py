@@ -41,7 +41,7 @@ LONGER = {
         r"|(istdp|rstdp|triplet|oja)-(power|upper|lower)"
     ),
     "kernels/test_local2d.py": r"give(s)?_the_bits_of_the_reference",
-    "kernels/test_named_signals.py": r"cpu-(?!triplet\])",
+    "kernels/test_named_signals.py": r"cpu-(?!triplet\])|[12]-cpu",
     "kernels/test_non_finite.py": (
         r"istdp|_modulated|weighted|alone|(local2d|conv2d|one_to_one|rstdp|triplet|tagged|oja).*cpu"
     ),

@@ -31,12 +31,14 @@ GROUPS = {
     "conv2d": [Conv2d((2, 6, 7), (3, 4, 5), (3, 3)), Conv2d((1, 1, 70), (2, 2, 35), (2, 3), (1, 2), (1, 1), 7.5)],
     "local2d": [Local2d((2, 6, 7), (3, 4, 5), (3, 3)), Local2d((1, 1, 70), (2, 2, 35), (2, 3), (1, 2), (1, 1))],
 }
-SUMMED = ("conv2d",)
-"""Topologies that sum over positions, each backend in an order of its own."""
+groups = pytest.mark.parametrize(
+    "topology", [pytest.param(t, id=f"{name}-{k}") for name, kinds in GROUPS.items() for k, t in enumerate(kinds)]
+)
 
 
 def assert_same(got, expected):
-    rtol, atol = (2e-6, 1e-6) if got.topology.name in SUMMED else (0, 0)
+    # each backend sums over positions in an order of its own
+    rtol, atol = (2e-6, 1e-6) if got.topology.shares_weights else (0, 0)
     for name, tensor in expected.outputs.items():
         torch.testing.assert_close(got.outputs[name], tensor, rtol=rtol, atol=atol)
 
@@ -49,18 +51,17 @@ def _swift():
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("backend", ["cpu", "triton"])
-@pytest.mark.parametrize("topology", TOPOLOGIES)
+@groups
 def test_a_step_gives_what_the_reference_gives(topology, backend, case):
     formula, options = CASES[case]
-    if topology in SUMMED:  # whose weights belong to no neuron
+    if topology.shares_weights:  # which belong to no neuron
         options = options | {"dopamine": "number"}
-    for group in GROUPS[topology]:
-        for rate in (0.0, 0.1, 0.6):
-            problem = make_problem(formula, group, rate=rate, **options)
-            expected, got = problem.copy(), problem.copy()
-            stepped(expected, "reference"), stepped(got, backend)
-            assert_same(got, expected)
-            assert not got.weights.numel() or not torch.equal(got.weights, problem.weights)
+    for rate in (0.0, 0.1, 0.6):
+        problem = make_problem(formula, topology, rate=rate, **options)
+        expected, got = problem.copy(), problem.copy()
+        stepped(expected, "reference"), stepped(got, backend)
+        assert_same(got, expected)
+        assert not got.weights.numel() or not torch.equal(got.weights, problem.weights)
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu", "triton"])
@@ -105,7 +106,7 @@ def pairs_of(topology):
 
 
 @pytest.mark.parametrize("rule", ["triplet", *RULES_OF_TESTS])
-@pytest.mark.parametrize("topology", [group for groups in GROUPS.values() for group in groups], ids=str)
+@groups
 def test_the_reference_reads_each_value_at_its_neuron(topology, rule):
     """Every pair of neurons as a synapse of its own."""
     if topology.shares_weights and EVERY_RULE[rule].modulated:
