@@ -97,6 +97,17 @@ def test_spikes_come_first_whether_they_are_read_or_not():
     assert (rule.pre, rule.post) == (("pre_spike", "pre_trace"), ("post_spike", "post_trace"))
 
 
+def test_a_parameter_that_the_change_reads_as_well_is_not_one_of_a_spike():
+    """It is read once a weight, also where a weight serves many spikes."""
+
+    def change(potentiation, depression, *, a3_plus):
+        return a3_plus * (potentiation - depression)
+
+    rule = replace(triplet, name="twice_read", change=change)
+    assert rule.parameters == triplet.parameters
+    assert rule.spike_parameters == ("a2_minus", "a3_minus", "a2_plus")
+
+
 def test_arguments_that_have_a_value_are_not_read():
     def on_pre(pre_spike, post_trace, scale=2.0, *, a, b=3.0):
         return pre_spike * post_trace * scale * a * b
