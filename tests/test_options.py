@@ -81,7 +81,7 @@ READS_ALL = Rule("reads_all", _all_on_pre, _all_on_post, _all_change, _all_eligi
 
 
 def shifted(w, w_min, w_max, *, by):
-    return w_max + by - w
+    return w_max - w + by
 
 
 TRIPLET = Formula.of(RULES["triplet"], POWER, shifted, True)
