@@ -11,9 +11,9 @@ import torch
 from test_safety import MEMORYLESS, TOPOLOGIES, negated, problem_of_all, step
 
 import tritonstdp as ts
-from rules_of_their_own import TRIPLET
 from tritonstdp import binding
 from tritonstdp.functional import step_
+from tritonstdp.library import triplet
 from tritonstdp.problems import make_problem
 from tritonstdp.rules import Formula, Rule, rstdp, soft_bound, stdp
 
@@ -219,7 +219,7 @@ def test_a_tensor_that_stands_for_another_is_looked_at_as_in_a_first_step(wiring
 
 def test_signals_in_each_other_s_place_are_looked_at_as_in_a_first_step(monkeypatch):
     """After each way in which signals can share two tensors of spikes and two of traces, every two of them swapped."""
-    problem = make_problem(Formula.of(TRIPLET), ts.OneToOne(6), rate=0.5)
+    problem = make_problem(Formula.of(triplet), ts.OneToOne(6), rate=0.5)
     names = tuple(problem.signals)
     kinds = {kind: tuple(problem.signals[f"{side}_{kind}"] for side in ("pre", "post")) for kind in ("spike", "trace")}
     for tensors in product(*(kinds["spike" if name.endswith("spike") else "trace"] for name in names)):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import tritonstdp
-from rules_of_their_own import POWER, SPIKES_ALONE, TRIPLET
+from rules_of_their_own import POWER, SPIKES_ALONE
 from support import as_weights
 from tritonstdp import (
     Conv2d,
@@ -21,6 +21,7 @@ from tritonstdp import (
     update_,
 )
 from tritonstdp.functional import step_, weight_change
+from tritonstdp.library import triplet
 from tritonstdp.problems import random_sparse
 from tritonstdp.rules import Formula, soft_bound, stdp
 
@@ -170,7 +171,7 @@ def test_signals_and_parameters_are_given_by_name_in_any_order(backend):
     expected[:, 1] += TRIPLETS["pre_trace"] * (0.125 + 0.25 * 2.0)
     for order in (given, dict(reversed(given.items())), dict(sorted(given.items()))):
         weights = torch.full((2, 3), 0.5)
-        assert update_(TRIPLET, weights, backend=backend, **order) is weights
+        assert update_(triplet, weights, backend=backend, **order) is weights
         assert torch.equal(weights, expected)
 
 
@@ -231,7 +232,7 @@ def test_names_that_are_missing_or_wrong_are_said_before_anything_changes(left_o
     weights = torch.full((2, 3), 0.5)
     given = {name: value for name, value in {**TRIPLETS, **NUMBERS}.items() if name not in left_out} | added
     with pytest.raises(error, match=message):
-        update_(TRIPLET, weights, **given)
+        update_(triplet, weights, **given)
     assert torch.equal(weights, torch.full((2, 3), 0.5))
 
 
@@ -267,9 +268,9 @@ def test_a_rule_without_a_change_of_its_own_moves_weights_by_the_difference(back
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_any_rule_can_be_modulated(backend):
     """What moves the weights of the plain rule feeds the eligibility of the modulated one."""
-    rewarded, given = modulated(TRIPLET, "rewarded_triplet"), {**TRIPLETS, **NUMBERS, "backend": backend}
+    rewarded, given = modulated(triplet, "rewarded_triplet"), {**TRIPLETS, **NUMBERS, "backend": backend}
     weights, c = torch.full((2, 3), 0.5), torch.full((2, 3), 0.25)
-    change = update_(TRIPLET, weights.clone(), **given) - 0.5
+    change = update_(triplet, weights.clone(), **given) - 0.5
     update_(rewarded, weights, c=c, tau_c=8.0, dopamine=0.5, **given)
     torch.testing.assert_close(c, 0.25 - 0.25 / 8 + change)
     torch.testing.assert_close(weights, 0.5 + 0.5 * c)
@@ -430,7 +431,7 @@ def test_shared_weights_take_one_value_a_neuron_where_a_spike_s_contribution_rea
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_a_change_that_is_not_written_is_that_of_a_step(topology):
     topology = TOPOLOGIES[topology]
-    formula = Formula.of(TRIPLET, soft_bound, POWER)
+    formula = Formula.of(triplet, soft_bound, POWER)
     (n_pre,), (n_post,) = topology.pre_shape, topology.post_shape
     pre, post = (((torch.rand(n) < 0.5), torch.rand(n), torch.rand(n)) for n in (n_pre, n_post))
     parameters = (per_pre(torch.rand(n_pre)), 0.5, per_post(torch.rand(n_post)), 0.25, 2.0)

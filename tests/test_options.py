@@ -81,7 +81,7 @@ READS_ALL = Rule("reads_all", _all_on_pre, _all_on_post, _all_change, _all_eligi
 
 
 def shifted(w, w_min, w_max, *, by):
-    return w_max + by - w
+    return w_max - w + by
 
 
 TRIPLET = Formula.of(RULES["triplet"], POWER, shifted, True)
@@ -359,12 +359,15 @@ ARGUMENTS = {
     "STDP": {"a_plus": 0.1, "a_minus": 0.12, "positive_bound": "soft_bound"},
     "iSTDP": {"lr": 0.1, "alpha": 0.4},
     "RSTDP": {"a_plus": 0.1, "a_minus": 0.12, "tau_c": 7.0, "positive_bound": "soft_bound"},
+    "Learning": {"rule": "oja_modulated", "lr": 0.3, "decay": 0.5, "tau_c": 7.0, "positive_bound": POWER, "mu": 0.7},
 }
 ATTRIBUTES = {
     "a_plus": 0.3,
     "a_minus": 0.4,
-    "lr": 0.3,
+    "lr": 0.2,
     "alpha": 0.7,
+    "decay": 1.5,
+    "mu": 1.2,
     "change_sign": 1,
     "tau_c": 3.0,
     "w_min": 0.2,
@@ -401,11 +404,11 @@ def test_each_attribute_that_a_behavior_reads_is_varied_and_does_the_same_on_eve
 
 
 def vary_attributes(prefix, rule):
-    kind = getattr(ours, prefix + rule)
+    kind = getattr(ours, rule if rule == "Learning" else prefix + rule)
     behaviors = [kind(**ARGUMENTS[rule], backend=backend) for backend in ("reference", *KERNELS)]
     network, groups = side_by_side(SMALL[prefix], *behaviors, convention="synapse", rate=0.4)
     network.simulate_iterations(3, measure_block_time=False)
-    read = attributes_read(behaviors[0], groups[0]) - {"backend"}
+    read = attributes_read(behaviors[0], groups[0]) - {"backend", "rule"}
     assert set(FORMULA_ATTRIBUTES) < read <= {*ATTRIBUTES, *FORMULA_ATTRIBUTES}
     start, c = values_of(groups[0].weights).clone(), getattr(groups[0], "c", None)
     c = None if c is None else c.clone()

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rules_of_their_own import POWER, SPIKES_ALONE, TAGGED, TRIPLET
+from rules_of_their_own import POWER, SPIKES_ALONE, TAGGED
+from tritonstdp.library import triplet
 from tritonstdp.rules import (
     BOUNDS,
     RULES,
@@ -79,14 +80,14 @@ def test_the_target_trace_is_twice_rate_times_time_constant():
 
 
 def test_a_rule_says_by_names_what_it_reads():
-    assert (TRIPLET.pre, TRIPLET.post) == (
+    assert (triplet.pre, triplet.post) == (
         ("pre_spike", "pre_slow", "pre_trace"),
         ("post_spike", "post_trace", "post_slow"),
     )
-    assert TRIPLET.parameters == TRIPLET.spike_parameters == ("a2_minus", "a3_minus", "a2_plus", "a3_plus")
+    assert triplet.parameters == triplet.spike_parameters == ("a2_minus", "a3_minus", "a2_plus", "a3_plus")
     assert (SPIKES_ALONE.pre, SPIKES_ALONE.post) == (("pre_spike",), ("post_spike",))
     assert (stdp.parameters, stdp.spike_parameters) == (("a_plus", "a_minus"), ())
-    assert TAGGED.eligibility_parameters == ("tau_tag",) and TAGGED.modulated and not TRIPLET.modulated
+    assert TAGGED.eligibility_parameters == ("tau_tag",) and TAGGED.modulated and not triplet.modulated
 
 
 def test_spikes_come_first_whether_they_are_read_or_not():
@@ -96,11 +97,22 @@ def test_spikes_come_first_whether_they_are_read_or_not():
     assert (rule.pre, rule.post) == (("pre_spike", "pre_trace"), ("post_spike", "post_trace"))
 
 
+def test_a_parameter_that_the_change_reads_as_well_is_not_one_of_a_spike():
+    """It is read once a weight, also where a weight serves many spikes."""
+
+    def change(potentiation, depression, *, a3_plus):
+        return a3_plus * (potentiation - depression)
+
+    rule = replace(triplet, name="twice_read", change=change)
+    assert rule.parameters == triplet.parameters
+    assert rule.spike_parameters == ("a2_minus", "a3_minus", "a2_plus")
+
+
 def test_arguments_that_have_a_value_are_not_read():
     def on_pre(pre_spike, post_trace, scale=2.0, *, a, b=3.0):
         return pre_spike * post_trace * scale * a * b
 
-    assert replace(TRIPLET, name="with_values", on_pre=on_pre).parameters == ("a", "a2_plus", "a3_plus")
+    assert replace(triplet, name="with_values", on_pre=on_pre).parameters == ("a", "a2_plus", "a3_plus")
 
 
 def test_a_step_s_parameters_are_the_rule_s_then_its_bounds_then_its_eligibility_s():
@@ -111,20 +123,20 @@ def test_a_step_s_parameters_are_the_rule_s_then_its_bounds_then_its_eligibility
     assert formula.parameters == ("alpha", "sign", "lr", "mu", "by", "tau_c", "dopamine")
     assert formula.bound_parameters == ("mu", "by")
     assert [formula.parameters[k] for k in formula.positive_at] == ["tau_c"]
-    assert Formula.of(TRIPLET).parameters == TRIPLET.parameters
+    assert Formula.of(triplet).parameters == triplet.parameters
 
 
 def test_a_change_is_a_difference_unless_a_rule_says_another():
-    assert TRIPLET.change is difference and stdp.change is not difference
+    assert triplet.change is difference and stdp.change is not difference
     p, d, above, below = torch.rand(4, 9)
     assert torch.equal(difference(p, d, above, below), p * above - d * below)
 
 
 def test_a_modulated_rule_is_the_rule_with_an_eligibility():
-    rule = modulated(TRIPLET, "rewarded_triplet")
-    assert (rule.on_pre, rule.on_post, rule.change) == (TRIPLET.on_pre, TRIPLET.on_post, TRIPLET.change)
+    rule = modulated(triplet, "rewarded_triplet")
+    assert (rule.on_pre, rule.on_post, rule.change) == (triplet.on_pre, triplet.on_post, triplet.change)
     assert rule.eligibility is rewarded and rule.positive == ("tau_c",) and rule.name == "rewarded_triplet"
-    assert rule.parameters == TRIPLET.parameters and rule.eligibility_parameters == ("tau_c",)
+    assert rule.parameters == triplet.parameters and rule.eligibility_parameters == ("tau_c",)
     assert rstdp.functions == modulated(stdp, "again").functions
     c, dw = torch.rand(2, 9)
     assert torch.equal(rewarded(c, dw, tau_c=7.0), c + (-c / 7.0 + dw))
@@ -225,7 +237,7 @@ def test_a_bound_s_parameters_stand_behind_a_star():
     ("rule", "bound", "name"),
     [
         (stdp, lambda w, w_min, w_max, *, a_plus: w * a_plus, "a_plus"),
-        (TRIPLET, lambda w, w_min, w_max, *, a3_minus, mu: w * a3_minus * mu, "a3_minus"),
+        (triplet, lambda w, w_min, w_max, *, a3_minus, mu: w * a3_minus * mu, "a3_minus"),
         (rstdp, lambda w, w_min, w_max, *, tau_c: w * tau_c, "tau_c"),
         (stdp, lambda w, w_min, w_max, *, dopamine: w * dopamine, "dopamine"),
         (stdp, lambda w, w_min, w_max, *, topology: w * topology, "topology"),

@@ -13,13 +13,14 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 import tritonstdp as ts
-from rules_of_their_own import POWER, TRIPLET
+from rules_of_their_own import POWER
 from support import stepped
 from tritonstdp.functional import step_
 from tritonstdp.kernels.memory import extent, meets_itself
 from tritonstdp.kernels.protocol import PerNeuron
+from tritonstdp.library import triplet_modulated
 from tritonstdp.problems import make_problem, random_sparse
-from tritonstdp.rules import Formula, modulated, rstdp, soft_bound, stdp
+from tritonstdp.rules import Formula, rstdp, soft_bound, stdp
 
 BACKENDS = ("cpu", "triton", "reference")
 TOPOLOGIES = {
@@ -30,7 +31,6 @@ TOPOLOGIES = {
     "local2d": ts.Local2d((2, 5, 4), (3, 3, 3), (3, 2)),
 }
 READ = ("pre_spike", "pre_trace", "post_spike", "post_trace")
-REWARDED_TRIPLET = modulated(TRIPLET, "rewarded_triplet")
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,10 @@ def problem_of(topology, rule=rstdp, **options):
 def problem_of_all(topology):
     """A problem with every kind of tensor that a step reads: traces, and what has one value a neuron of either side."""
     topology = TOPOLOGIES.get(topology, topology)
-    formula, dopamine = Formula.of(REWARDED_TRIPLET, soft_bound, POWER), "number" if topology.shares_weights else "post"
+    formula, dopamine = (
+        Formula.of(triplet_modulated, soft_bound, POWER),
+        "number" if topology.shares_weights else "post",
+    )
     problem = make_problem(formula, topology, rate=0.5, per_neuron=True, dopamine=dopamine)
     sides = {value.side for value in problem.parameters.values() if isinstance(value, PerNeuron)}
     assert sides == {"pre", "post"} and {"pre_slow", "post_slow"} < set(problem.tensors)

@@ -419,8 +419,9 @@ class Rule:
 
     @cached_property
     def spike_parameters(self) -> tuple[str, ...]:
-        """The parameters that a neuron's contribution depends on, rather than what becomes of it."""
-        return self._parameters("on_pre", "on_post")
+        """The parameters that nothing but a neuron's contribution depends on, rather than what becomes of it."""
+        of_change = self.signatures["change"].parameters
+        return tuple(name for name in self._parameters("on_pre", "on_post") if name not in of_change)
 
     @cached_property
     def eligibility_parameters(self) -> tuple[str, ...]:
