@@ -331,11 +331,14 @@ class Signals(NamedTuple):
         ``arrays(addresses, n)``: the signals of ``n`` neurons, spikes first, as a tuple of arrays.
     traces : callable
         ``traces(arrays, k)``: the values of all but the spike at one neuron, as a tuple.
+    part : callable
+        ``part(arrays, first, end)``: the signals of some neighbours, as a tuple of arrays.
     """
 
     addresses: Any
     arrays: Any
     traces: Any
+    part: Any
 
 
 @cached
@@ -347,10 +350,12 @@ def signals(dtype: torch.dtype, bool_spikes: bool, n_signals: int) -> Signals:
     types_of = ("spike_type", *["real"] * (n_signals - 1))
     arrays = ", ".join(f"carray(pointer(addresses[{k}]), n, {kind})" for k, kind in enumerate(types_of))
     traces = ", ".join(f"arrays[{k}][k]" for k in range(1, n_signals))
+    part = ", ".join(f"arrays[{k}][first:end]" for k in range(n_signals))
     return Signals(
         types.UniTuple(types.int64, n_signals),
         njit_part(define(f"def arrays(addresses, n):\n    return ({arrays},)", "arrays", dict(words))),
         njit_part(define(f"def traces(arrays, k):\n    return ({traces}{',' if traces else ''})", "traces", {})),
+        njit_part(define(f"def part(arrays, first, end):\n    return ({part},)", "part", {})),
     )
 
 

@@ -3,24 +3,20 @@
 from tritonstdp.rules import Rule
 
 
-def _triplet_on_pre(pre_spike, post_trace, pre_slow, *, a2_minus, a3_minus):
+def _tagged_on_pre(pre_spike, post_trace, pre_slow, *, a2_minus, a3_minus):
     return pre_spike * post_trace * (a2_minus + a3_minus * pre_slow)
 
 
-def _triplet_on_post(post_spike, pre_trace, post_slow, *, a2_plus, a3_plus):
+def _tagged_on_post(post_spike, pre_trace, post_slow, *, a2_plus, a3_plus):
     return post_spike * pre_trace * (a2_plus + a3_plus * post_slow)
-
-
-TRIPLET = Rule("triplet", _triplet_on_pre, _triplet_on_post)
-"""Two traces a side, each spike reading one of its own side (Pfister & Gerstner 2006)."""
 
 
 def _tagged(c, dw, w, w_max, *, tau_tag):
     return c - c / tau_tag + dw * (w_max - w)
 
 
-TAGGED = Rule("tagged", _triplet_on_pre, _triplet_on_post, eligibility=_tagged, positive=("tau_tag",))
-"""A modulated rule with an eligibility of its own, which reads the weight."""
+TAGGED = Rule("tagged", _tagged_on_pre, _tagged_on_post, eligibility=_tagged, positive=("tau_tag",))
+"""Two traces a side, of which a spike reads both its own; and an eligibility that reads the weight."""
 
 
 def _weighted_on_pre(pre_spike, post_trace, w, *, target):
@@ -32,7 +28,7 @@ def _weighted_on_post(post_spike, pre_trace, w_max, *, gain):
 
 
 def _weighted_change(potentiation, depression, positive, negative, w, *, leak):
-    return potentiation * positive + (depression - potentiation * w * leak) * negative
+    return potentiation * positive * (1 - leak * w) + depression * negative
 
 
 WEIGHTED = Rule("weighted", _weighted_on_pre, _weighted_on_post, _weighted_change)
@@ -50,7 +46,7 @@ def _alone_on_post(post_spike):
 SPIKES_ALONE = Rule("spikes_alone", _alone_on_pre, _alone_on_post)
 """No traces at all."""
 
-RULES_OF_TESTS = {rule.name: rule for rule in (TRIPLET, TAGGED, WEIGHTED, SPIKES_ALONE)}
+RULES_OF_TESTS = {rule.name: rule for rule in (TAGGED, WEIGHTED, SPIKES_ALONE)}
 
 
 def POWER(w, w_min, w_max, *, mu):

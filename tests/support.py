@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pymonntorch import Behavior, Network, NeuronGroup, SynapseGroup
 
-from tritonstdp.functional import step_
+from tritonstdp.functional import PerNeuron, step_
 from tritonstdp.problems import Problem
 from tritonstdp.registry import Choice
 
@@ -217,3 +217,9 @@ def stepped(problem: Problem, backend: str | None = None) -> Choice:
         problem.formula, problem.topology, as_weights(problem.topology, problem.weights), pre, post,
         tuple(problem.parameters.values()), *problem.limits, problem.c, backend,
     )  # fmt: skip
+
+
+def with_tensors(problem: Problem, tensors: dict[str, torch.Tensor]) -> Problem:
+    """The problem with other values for some of its tensors, named as in ``problem.tensors``."""
+    of_neurons = {name: v for name, v in problem.parameters.items() if isinstance(v, PerNeuron) and name in tensors}
+    return problem.replaced(**tensors | {name: v._replace(values=tensors[name]) for name, v in of_neurons.items()})

@@ -46,9 +46,9 @@ def problem_of(topology, rule=rstdp, **options):
 
 def problem_of_all(topology):
     """A problem with every kind of tensor that a step reads: traces, and what has one value a neuron of either side."""
-    dopamine = "number" if TOPOLOGIES[topology].shares_weights else "post"
-    formula = Formula.of(REWARDED_TRIPLET, soft_bound, POWER)
-    problem = make_problem(formula, TOPOLOGIES[topology], rate=0.5, per_neuron=True, dopamine=dopamine)
+    topology = TOPOLOGIES.get(topology, topology)
+    formula, dopamine = Formula.of(REWARDED_TRIPLET, soft_bound, POWER), "number" if topology.shares_weights else "post"
+    problem = make_problem(formula, topology, rate=0.5, per_neuron=True, dopamine=dopamine)
     sides = {value.side for value in problem.parameters.values() if isinstance(value, PerNeuron)}
     assert sides == {"pre", "post"} and {"pre_slow", "post_slow"} < set(problem.tensors)
     return problem

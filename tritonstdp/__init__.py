@@ -27,6 +27,7 @@ __all__ = [
     "explain",
     "hard_bound",
     "istdp_",
+    "library",
     "lower_bound",
     "modulated",
     "no_bound",

@@ -398,8 +398,8 @@ class Rule:
     @cached_property
     def signatures(self) -> dict[str, Signature]:
         """What each function of the rule reads, by the function's place in the rule."""
-        parts = {part: getattr(self, part) for part in READS}
-        return {part: Signature.of(function) for part, function in parts.items() if function is not None}
+        parts = (part for part in READS if part != "eligibility" or self.modulated)
+        return {part: Signature.of(getattr(self, part)) for part in parts}
 
     @cached_property
     def pre(self) -> tuple[str, ...]:

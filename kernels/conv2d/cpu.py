@@ -78,14 +78,14 @@ class Side(NamedTuple):
         The signals of the spikes' side and of the other.
     n_other : int
         How many signals the other side has.
-    read : tuple of int
-        Which of the other side's signals a contribution reads.
+    laid : tuple of int or None
+        The other side's signals that a contribution reads; None, for pre spikes, is whether there is a post neuron.
     alone : bool
-        Whether these are all that it depends on, beside the spike and numbers.
+        Whether they are all that it depends on, beside the spike and numbers.
     reads_w : bool
         Whether it reads the weight.
     term : callable
-        ``term(own, other, numbers, w, w_min, w_max)``, compiled: what a spike contributes.
+        ``term(own, other, w, state)``, compiled: what a spike contributes. ``state`` is ``(numbers, w_min, w_max)``.
     """
 
     is_post: bool
@@ -93,7 +93,7 @@ class Side(NamedTuple):
     own: native.Signals
     other: native.Signals
     n_other: int
-    read: tuple[int, ...]
+    laid: tuple[int | None, ...]
     alone: bool
     reads_w: bool
     term: Any
@@ -107,30 +107,35 @@ def _sides(case: Case, formula: Composed) -> tuple[Side, Side]:
     pre_term, post_term = formula.pre_term, formula.post_term
 
     @native.njit_part
-    def term_of_post(own, other, numbers, w, w_min, w_max):  # type: ignore[no-untyped-def]
-        return post_term(other, own, numbers, w, w_min, w_max)
+    def of_post(own, other, w, state):  # type: ignore[no-untyped-def]
+        return post_term(other, own, state[0], w, state[1], state[2])
+
+    @native.njit_part
+    def of_pre(own, other, w, state):  # type: ignore[no-untyped-def]
+        return pre_term(own, other, state[0], w, state[1], state[2])
 
     def side(is_post: bool) -> Side:
         signature = case.formula.signatures["on_post" if is_post else "on_pre"]
         reads = {*signature.reads, *signature.parameters}
         own, other = int(is_post), int(not is_post)
-        read = tuple(k for k, name in enumerate(names[other]) if name in reads)
-        alone = reads.isdisjoint((*names[own][1:], "w"))
-        term = term_of_post if is_post else pre_term
+        read = [k for k, name in enumerate(names[other]) if name in reads]
         return Side(
-            is_post, reaches[own], signals[own], signals[other], len(names[other]), read, alone, "w" in reads, term
-        )
+            is_post, reaches[own], signals[own], signals[other], len(names[other]),
+            laid=tuple(read if is_post else [*read, None]),
+            alone=reads.isdisjoint((*names[own][1:], "w")), reads_w="w" in reads,
+            term=of_post if is_post else of_pre,
+        )  # fmt: skip
 
     return side(True), side(False)
 
 
 @native.cached
 def _run_adder(reach: Reach, real: type, weighted: bool) -> Any:
-    """``add_runs(sums, at, seen, start, row_size, first, places, spikes, columns, count)``: add what some spikes meet.
+    """``add_runs(sums, at, seen, start, row_size, first, places, spikes, neurons, count)``: add what some spikes meet.
 
     Row ``k`` of the sums from ``at`` on gets the sum over the spikes ``e`` of the run that starts at ``places[e]`` in
-    row ``(first + k) % reach.rows`` of what is seen, of which row 0 starts at ``start``; times ``spikes[columns[e]]`` if
-    ``weighted``. Vectors do it, where a loop over so few lanes would stay scalar.
+    row ``(first + k) % reach.rows`` of what is seen, of which row 0 starts at ``start``; times ``spikes[neurons[e]]``
+    if ``weighted``. Vectors do it, where a loop over so few lanes would stay scalar.
     """
     number = numba.from_dtype(np.dtype(real))
     itemsize = np.dtype(real).itemsize
@@ -138,9 +143,9 @@ def _run_adder(reach: Reach, real: type, weighted: bool) -> Any:
     rows, vector = reach.rows, reach.vector
 
     @intrinsic
-    def add_addresses(typing_context, target, source, row_size, first, places, spikes, columns, count):  # type: ignore[no-untyped-def]
+    def add_addresses(typing_context, target, source, row_size, first, places, spikes, neurons, count):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            target, source, row_size, first, places, spikes, columns, count = arguments
+            target, source, row_size, first, places, spikes, neurons, count = arguments
             scalar, index, integer = context.get_value_type(number), ir.IntType(32), ir.IntType(64)
             vector = ir.VectorType(scalar, reach.vector)
 
@@ -162,8 +167,8 @@ def _run_adder(reach: Reach, real: type, weighted: bool) -> Any:
             with cgutils.for_range(builder, count) as loop:
                 place = builder.zext(builder.load(at(places, index, loop.index)), integer)
                 if weighted:
-                    column = builder.zext(builder.load(at(columns, index, loop.index)), integer)
-                    factor = everywhere(builder.load(at(spikes, scalar, column)))
+                    neuron = builder.zext(builder.load(at(neurons, index, loop.index)), integer)
+                    factor = everywhere(builder.load(at(spikes, scalar, neuron)))
                 for row, total in zip(rows, totals, strict=True):
                     run_start = builder.bitcast(at(row, scalar, place), vector.as_pointer())
                     run = builder.load(run_start, align=itemsize)
@@ -180,47 +185,46 @@ def _run_adder(reach: Reach, real: type, weighted: bool) -> Any:
     add: Any = add_addresses
 
     @native.njit_part
-    def add_runs(sums, at, seen, start, row_size, first, places, spikes, columns, count):  # type: ignore[no-untyped-def]
+    def add_runs(sums, at, seen, start, row_size, first, places, spikes, neurons, count):  # type: ignore[no-untyped-def]
         if checked:
             check(sums, at, rows * vector)
             check(places, 0, count)
-            check(columns, 0, count)
+            check(neurons, 0, count)
             for e in range(count):
-                check(spikes, np.int64(columns[e]), 1)
+                check(spikes, np.int64(neurons[e]), 1)
                 for k in range(rows):
                     check(seen, start + k * row_size + np.int64(places[e]), vector)
         add(
             sums.ctypes.data + at * itemsize, seen.ctypes.data + start * itemsize, row_size * itemsize, first,
-            places.ctypes.data, spikes.ctypes.data, columns.ctypes.data, count,
+            places.ctypes.data, spikes.ctypes.data, neurons.ctypes.data, count,
         )  # fmt: skip
 
     return add_runs
 
 
 def _term_adder(side: Side, real: type) -> Any:
-    """``add_terms(sums, at, w, seen, start, row_size, signal_size, first, own, ...)``: add what one spike contributes.
+    """``add_terms(sums, at, w, seen, start, row_size, signal_size, first, own, state)``: add what a spike contributes.
 
     Row ``k`` of the sums from ``at`` on gets the terms of the run that starts at ``start`` in row
-    ``(first + k) % reach.rows`` of what is seen, signal by signal. Lanes are a loop that LLVM is told to keep until it
+    ``(first + k) % reach.rows`` of each signal seen. Lanes are a loop that LLVM is told to keep until it
     makes a vector of them; it would unroll it into scalars, and ask whether the sums overlap with what is seen.
     """
     number = numba.from_dtype(np.dtype(real))
     itemsize = np.dtype(real).itemsize
     checked, check = native.is_checked(), native.range_check()
-    rows, vector, n_laid = side.reach.rows, side.reach.vector, _n_laid(side)
+    rows, vector, laid = side.reach.rows, side.reach.vector, side.laid
     other, term = types.UniTuple(number, side.n_other), side.term
 
     @intrinsic
-    def add_addresses(
-        typing_context, target, weights, source, row_size, signal_size, first, own, numbers, w_min, w_max
-    ):  # type: ignore[no-untyped-def]
+    def add_addresses(typing_context, target, weights, source, row_size, signal_size, first, own, state):  # type: ignore[no-untyped-def]
         function = typing_context.resolve_value_type(term)
-        signature = function.get_call_type(typing_context, (own, other, numbers, number, number, number), {})
+        signature = function.get_call_type(typing_context, (own, other, number, state), {})
 
         def codegen(context, builder, _, arguments):  # type: ignore[no-untyped-def]
-            target, weights, source, row_size, signal_size, first, own, numbers, w_min, w_max = arguments
-            call = context.get_function(function, signature)
+            target, weights, source, row_size, signal_size, first, own, state = arguments
+            contribution = context.get_function(function, signature)
             scalar, integer = context.get_value_type(number), ir.IntType(64)
+            zero = scalar(0)
 
             def at(address, lane):  # type: ignore[no-untyped-def]
                 return builder.gep(builder.inttoptr(address, scalar.as_pointer()), [lane])
@@ -228,34 +232,31 @@ def _term_adder(side: Side, real: type) -> Any:
             for k in range(rows):
                 row = builder.urem(builder.add(first, integer(k)), integer(rows))
                 row = builder.add(source, builder.mul(row, row_size))
+                starts = [builder.add(row, builder.mul(signal_size, integer(p))) for p in range(len(laid))]
                 with _vector_loop(builder, vector) as (lane, load, store):
-                    laid = [
-                        load(at(builder.add(row, builder.mul(signal_size, integer(p))), lane)) for p in range(n_laid)
-                    ]
-                    there = iter(laid)
-                    values = [next(there) if p in side.read else scalar(0) for p in range(other.count)]
+                    seen = {signal: load(at(start, lane)) for signal, start in zip(laid, starts, strict=True)}
+                    values = context.make_tuple(builder, other, [seen.get(p, zero) for p in range(other.count)])
                     tap = builder.add(lane, integer(k * vector))
-                    w = load(at(weights, tap)) if side.reads_w else scalar(0)
-                    value = call(builder, [own, context.make_tuple(builder, other, values), numbers, w, w_min, w_max])
-                    if not side.is_post:
-                        exists = builder.fcmp_unordered("!=", laid[-1], scalar(0))
-                        value = builder.select(exists, value, scalar(0))
+                    w = load(at(weights, tap)) if side.reads_w else zero
+                    value = contribution(builder, [own, values, w, state])
+                    if None in seen:
+                        value = builder.select(builder.fcmp_unordered("!=", seen[None], zero), value, zero)
                     store(builder.fadd(load(at(target, tap)), value), at(target, tap))
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 6, own, numbers, number, number), codegen
+        return types.void(*[types.int64] * 6, own, state), codegen
 
     add: Any = add_addresses
 
     @native.njit_part
-    def add_terms(sums, at, w, seen, start, row_size, signal_size, first, own, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+    def add_terms(sums, at, w, seen, start, row_size, signal_size, first, own, state):  # type: ignore[no-untyped-def]
         if checked:
             check(sums, at, rows * vector)
             check(w, at, rows * vector)
-            check(seen, start, (n_laid - 1) * signal_size + (rows - 1) * row_size + vector)
+            check(seen, start, (len(laid) - 1) * signal_size + (rows - 1) * row_size + vector)
         add(
             sums.ctypes.data + at * itemsize, w.ctypes.data + at * itemsize, seen.ctypes.data + start * itemsize,
-            row_size * itemsize, signal_size * itemsize, first, own, numbers, w_min, w_max,
+            row_size * itemsize, signal_size * itemsize, first, own, state,
         )  # fmt: skip
 
     return add_terms
@@ -319,9 +320,9 @@ def _compile(case: Case) -> Any:
     carray: Any = numba.carray
 
     @native.njit_part
-    def potentiations_of(post, post_shape, pre, pre_shape, padding, w, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+    def potentiations_of(post, post_shape, pre, pre_shape, padding, w, state):  # type: ignore[no-untyped-def]
         """The sums of the post spikes without the gaps between their vectors, tap by tap as the weights lie."""
-        sums = add_up_post(post, post_shape, pre, pre_shape, padding, w, numbers, w_min, w_max)
+        sums = add_up_post(post, post_shape, pre, pre_shape, padding, w, state)
         potentiations = np.empty(len(w), real)
         for row in range(len(w) // kw):
             for j in range(kw):
@@ -337,8 +338,9 @@ def _compile(case: Case) -> Any:
         n = post_shape[0] * pre_shape[0] * kh * kw
         w = carray(pointer(w_address), n, real)
         c = carray(pointer(c_address), n if modulated else 0, real)
-        potentiations = potentiations_of(post, post_shape, pre, pre_shape, padding, w, numbers, w_min, w_max)
-        depressions = add_up_pre(pre, pre_shape, post, post_shape, padding, w, numbers, w_min, w_max)
+        state = numbers, w_min, w_max
+        potentiations = potentiations_of(post, post_shape, pre, pre_shape, padding, w, state)
+        depressions = add_up_pre(pre, pre_shape, post, post_shape, padding, w, state)
         for row in range(n // kw):
             for j in range(kw):
                 k = row * kw + j
@@ -356,7 +358,7 @@ def _compile(case: Case) -> Any:
 
 
 def _tap_of(case: Case, side: Side) -> Any:
-    """``tap(row, j)``, compiled: where the sums have column ``j`` of a row of taps, all kernels' rows counted through."""
+    """``tap(row, j)``, compiled: where the sums have column ``j`` of a row of taps; rows of all kernels in turn."""
     (kh, _), (sh, sw) = case.kernel_key
     rows, columns, vector, sums = side.reach.rows, side.reach.columns, side.reach.vector, side.reach.sums
 
@@ -381,11 +383,12 @@ class Way(NamedTuple):
     n_laid : int
         How many values of a neuron are laid out.
     outside : callable
-        ``outside(numbers, w_min, w_max)``: what is laid out where there is no neuron.
+        ``outside(state)``: what is laid out where there is no neuron.
     lay_out : callable
-        ``lay_out(seen, start, signal_size, other, source, width, inside, numbers, w_min, w_max)``: lay out a row.
+        ``lay_out(seen, start, signal_size, other, source, width, inside, state)``: lay out a row.
     add : callable
-        Add what the spikes of a row contribute between two channels.
+        ``add(sums, target, w, seen, start, row_size, signal_size, first, places, own, neurons, count, state)``: add
+        what spikes contribute at one channel; ``places`` has where their runs start, ``neurons`` who they are.
     """
 
     n_laid: int
@@ -401,40 +404,31 @@ def _by_runs(case: Case, side: Side) -> Way:
     add_runs = _run_adder(side.reach, real, not case.bool_spikes)
 
     @native.njit_part
-    def contribution(other, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
-        return term((real(1),), other, numbers, real(0), w_min, w_max)
+    def contribution(other, state):  # type: ignore[no-untyped-def]
+        return term((real(1),), other, real(0), state)
 
     @native.njit_part
-    def outside(numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+    def outside(state):  # type: ignore[no-untyped-def]
         # a tap that looks outside the map sees a silent neuron; outside it there is no post neuron
-        return contribution(silent, numbers, w_min, w_max) if is_post else real(0)
+        return contribution(silent, state) if is_post else real(0)
 
     @native.njit_part
-    def lay_out(seen, start, signal_size, other, source, width, inside, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
-        run, nothing = seen[start : start + width], outside(numbers, w_min, w_max)
+    def lay_out(seen, start, signal_size, other, source, width, inside, state):  # type: ignore[no-untyped-def]
+        run, nothing = seen[start : start + width], outside(state)
         # one loop for each, so that each is a loop over vectors
         if inside:
             for k in range(len(run)):
                 at = np.uint64(source + k)
-                run[k] = contribution((real(other[0][at]), *traces(other, at)), numbers, w_min, w_max)
+                run[k] = contribution((real(other[0][at]), *traces(other, at)), state)
         else:
             for k in range(len(run)):
                 run[k] = nothing
 
     @native.njit_part
-    def add(
-        sums, target, w, seen, start, row_size, signal_size, first, places, own, at, width, columns, count,
-        numbers, w_min, w_max,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
-        spikes = own[0][at : at + width]
-        add_runs(sums, target, seen, start, row_size, first, places, spikes, columns, count)
+    def add(sums, target, w, seen, start, row_size, signal_size, first, places, own, neurons, count, state):  # type: ignore[no-untyped-def]
+        add_runs(sums, target, seen, start, row_size, first, places, own[0], neurons, count)
 
     return Way(1, outside, lay_out, add)
-
-
-def _n_laid(side: Side) -> int:
-    """The signals that are read, and whether there is a post neuron."""
-    return len(side.read) + (not side.is_post)
 
 
 def _by_terms(case: Case, side: Side) -> Way:
@@ -442,46 +436,43 @@ def _by_terms(case: Case, side: Side) -> Way:
     real, traces, bool_spikes = native.REAL[case.dtype], side.own.traces, case.bool_spikes
     add_terms = _term_adder(side, real)
 
-    def then(before: Any, place: int, k: int | None) -> Any:
-        @native.njit_part
-        def lay_out(seen, start, signal_size, other, source, width, inside, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
-            if before is not None:
-                before(seen, start, signal_size, other, source, width, inside, numbers, w_min, w_max)
-            run = seen[start + place * signal_size : start + place * signal_size + width]
-            if not inside:
-                run[:] = 0
-            elif k is None:
-                run[:] = 1
-            else:
-                signal = other[k][source : source + width]
-                for m in range(len(run)):
-                    run[m] = signal[m]
-
-        return lay_out
-
-    laid = (*side.read, *([] if side.is_post else [None]))
-    lay_out = None
-    for place, k in enumerate(laid):
-        lay_out = then(lay_out, place, k)
-
     @native.njit_part
-    def outside(numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+    def outside(state):  # type: ignore[no-untyped-def]
         return real(0)
 
     @native.njit_part
-    def add(
-        sums, target, w, seen, start, row_size, signal_size, first, places, own, at, width, columns, count,
-        numbers, w_min, w_max,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
-        for e in range(count):
-            neuron = at + np.int64(columns[e])
-            spike = real(1) if bool_spikes else own[0][neuron]
-            add_terms(
-                sums, target, w, seen, start + np.int64(places[e]), row_size, signal_size, first,
-                (spike, *traces(own, neuron)), numbers, w_min, w_max,
-            )  # fmt: skip
+    def lay_out_nothing(seen, start, signal_size, other, source, width, inside, state):  # type: ignore[no-untyped-def]
+        pass
 
-    return Way(len(laid), outside, lay_out, add)
+    def followed(lay_out_others: Any, place: int, signal: int | None) -> Any:
+        @native.njit_part
+        def lay_out(seen, start, signal_size, other, source, width, inside, state):  # type: ignore[no-untyped-def]
+            lay_out_others(seen, start, signal_size, other, source, width, inside, state)
+            first = start + place * signal_size
+            run = seen[first : first + width]
+            if not inside:
+                run[:] = 0
+            elif signal is None:
+                run[:] = 1
+            else:
+                values = other[signal][source : source + width]
+                for k in range(len(run)):
+                    run[k] = values[k]
+
+        return lay_out
+
+    lay_out = lay_out_nothing
+    for place, signal in enumerate(side.laid):  # one by one, since those of a tuple differ in type
+        lay_out = followed(lay_out, place, signal)
+
+    @native.njit_part
+    def add(sums, target, w, seen, start, row_size, signal_size, first, places, own, neurons, count, state):  # type: ignore[no-untyped-def]
+        for e in range(count):
+            neuron, run = neurons[e], start + np.int64(places[e])
+            there = (real(1) if bool_spikes else own[0][neuron], *traces(own, neuron))
+            add_terms(sums, target, w, seen, run, row_size, signal_size, first, there, state)
+
+    return Way(max(len(side.laid), 1), outside, lay_out, add)
 
 
 def _adder(case: Case, side: Side) -> Any:
@@ -495,12 +486,12 @@ def _adder(case: Case, side: Side) -> Any:
     column_stride = side.reach.strides[1]
 
     @native.njit_part
-    def select(columns, residue, pad_w, places, chosen):  # type: ignore[no-untyped-def]
+    def select(columns, residue, pad_w, first, places, neurons):  # type: ignore[no-untyped-def]
         """Those spikes of a row that meet one set of taps, and where their runs start; and how many there are."""
         count = 0
         for k in range(len(columns)):
             column = np.int64(columns[k])
-            chosen[count] = columns[k]
+            neurons[count] = first + column
             if is_post:
                 places[count] = column * sw
                 count += 1
@@ -520,14 +511,14 @@ def _adder(case: Case, side: Side) -> Any:
         return laid
 
     @native.njit_part
-    def add_up(own, own_shape, other, other_shape, padding, w, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+    def add_up(own, own_shape, other, other_shape, padding, w, state):  # type: ignore[no-untyped-def]
         channels, height, width = own_shape
         other_channels, other_height, other_width = other_shape
         pad_h, pad_w = padding
         sums = np.zeros(channels * other_channels * n_sums, real)
         laid_w = as_sums_lie(w, sums)
         columns, places = np.empty(width + at_once, np.uint32), np.empty(width, np.uint32)
-        chosen = np.empty(width, np.uint32)
+        neurons = np.empty(width, np.uint32)
 
         if is_post:
             margin, extent = pad_w, other_width + 2 * pad_w
@@ -539,7 +530,7 @@ def _adder(case: Case, side: Side) -> Any:
         block = max(1, min(other_channels, len(w) // (n_laid * rows * extent)))
         signal_size = rows * block * extent
         seen = np.empty(n_laid * signal_size + vector - columns_met, real)
-        seen[:] = outside(numbers, w_min, w_max)
+        seen[:] = outside(state)
         origin = -pad_h if is_post else pad_h // sh - rows + 1
         for first_channel in range(0, other_channels, block):
             n_channels = min(block, other_channels - first_channel)
@@ -551,9 +542,7 @@ def _adder(case: Case, side: Side) -> Any:
                     for k in range(n_channels):
                         start = ((t - origin) % rows * block + k) * extent + margin
                         source = ((first_channel + k) * other_height + (t if inside else 0)) * other_width
-                        lay_out(
-                            seen, start, signal_size, other, source, other_width, inside, numbers, w_min, w_max
-                        )  # fmt: skip
+                        lay_out(seen, start, signal_size, other, source, other_width, inside, state)
                 laid_out = begin + rows
                 for channel in range(channels):
                     at = (channel * height + row) * width
@@ -561,15 +550,14 @@ def _adder(case: Case, side: Side) -> Any:
                     if found == 0:
                         continue
                     for residue in range(column_stride):
-                        count = select(columns[:found], residue, pad_w, places, chosen)
+                        count = select(columns[:found], residue, pad_w, at, places, neurons)
                         target = channel * channel_step + first_channel * other_channel_step
                         if not is_post:
                             target += ((row + pad_h) % sh * sw + residue) * rows * vector
                         for k in range(n_channels):
                             add(
                                 sums, target + k * other_channel_step, laid_w, seen, k * extent, block * extent,
-                                signal_size, (begin - origin) % rows, places, own, at, width, chosen, count,
-                                numbers, w_min, w_max,
+                                signal_size, (begin - origin) % rows, places, own, neurons, count, state,
                             )  # fmt: skip
         return sums
 

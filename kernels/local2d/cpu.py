@@ -95,11 +95,12 @@ def _compile(case: Case, parallel: bool) -> Any:
     update = synapse_update(case, bound_first=True)
     real = native.REAL[case.dtype]
     pre_side, post_side = native.signals_of(case)
-    pre_arrays, pre_traces, post_arrays, post_traces = *pre_side[1:], *post_side[1:]
+    pre_arrays, pre_traces, post_arrays, post_traces = *pre_side[1:3], *post_side[1:3]
+    post_part = post_side.part
     names, modulated, bool_spikes = case.names, case.modulated, case.bool_spikes
     n_signals = len(names.pre)
     silent_pre, silent_post = (real(0),) * n_signals, (real(0),) * len(names.post)
-    # synapses at rest are told apart by their neurons where those say how they move
+    # synapses between silent neurons move alike, unless their neurons say how
     rest_alike = {*case.formula.rule.eligibility_parameters, "dopamine"}.isdisjoint((*names.pre, *names.post))
     (kh, kw), (sh, sw) = case.kernel_key
     list_row, at_once = native.row_lister(case.dtype, case.bool_spikes), native.AT_ONCE
@@ -109,29 +110,31 @@ def _compile(case: Case, parallel: bool) -> Any:
     parts = numba.prange if parallel else range
 
     @native.njit_part
-    def visit_patch(w, c, seen, there, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+    def visit_patch(w, c, s, patch, there, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         for k in range(len(w)):
-            here = (seen[0][k], *pre_traces(seen, k))
+            here = (s[k], *pre_traces(patch, k))
             if modulated:
                 w[k], c[k] = update(w[k], c[k], here, there, numbers, w_min, w_max)
             else:
                 w[k], _ = update(w[k], real(0), here, there, numbers, w_min, w_max)
 
     @native.njit_part
-    def visit_events(w, c, synapses, positions, neurons, pre, post, first, held, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+    def visit_events(
+        w, c, synapses, positions, spikes, neurons, pre, post, held, numbers, w_min, w_max
+    ):  # type: ignore[no-untyped-def]
         """The synapses of a row that see a spike, where their post neuron is silent: written, or held if modulated."""
         zero = real(0)
         for e in range(len(synapses)):
-            k, i, j = synapses[e], neurons[e], np.uint64(first) + positions[e]
+            k, i, v = synapses[e], neurons[e], positions[e]
             old = w[k]
-            spike = real(1) if bool_spikes else pre[0][i]
-            here, there = (spike, *pre_traces(pre, i)), (zero, *post_traces(post, j))
+            spike = real(1) if bool_spikes else spikes[e]
+            here, there = (spike, *pre_traces(pre, i)), (zero, *post_traces(post, v))
             new, new_c = update(old, c[k] if modulated else zero, here, there, numbers, w_min, w_max)
             if modulated:
                 held[0, e], held[1, e] = new, new_c
             else:
                 # written either way: a branch that can't be foretold costs more than the store
-                w[k] = new if post[0][j] == 0 else old
+                w[k] = new if post[0][v] == 0 else old
 
     @native.njit_part
     def write_held(w, c, synapses, positions, post_spike, held):  # type: ignore[no-untyped-def]
@@ -210,18 +213,19 @@ def _compile(case: Case, parallel: bool) -> Any:
         n_parts = out_height if parallel else 1
         for part in parts(n_parts):
             synapses, positions = np.empty(row_synapses, np.uint32), np.empty(row_synapses, np.uint32)
-            neurons, held = np.empty_like(synapses), np.empty((2, row_synapses), real)
-            counts, seeing, noted = np.empty(out_width, np.int64), np.empty_like(synapses), np.empty_like(synapses)
+            spikes, held = np.empty(row_synapses, real), np.empty((2, row_synapses), real)
+            seeing, noted, neurons = np.empty_like(synapses), np.empty_like(synapses), np.empty_like(synapses)
+            counts = np.empty(out_width, np.int64)
             visited, gathered = np.empty(out_width + at_once, np.uint32), np.empty(out_width, np.bool_)
-            # what each position of a row sees of each signal; spikes are set by what is noted
-            seen = np.zeros((out_width, n_signals, taps), real)
+            # what the positions of a row see of each signal; spikes lie apart, as they are noted by synapse
+            s, seen = np.zeros(row_synapses, real), np.empty((out_width, n_signals, taps), real)
             for u in range(part * out_height // n_parts, (part + 1) * out_height // n_parts):
                 n_events = note_events(
                     synapses, positions, neurons, counts, seeing, noted, fired, row_start, u, height, width, pad_h, pad_w
                 )  # fmt: skip
                 for e in range(n_events):
-                    v = positions[e]
-                    seen[v, 0, synapses[e] - v * taps] = pre[0][neurons[e]]
+                    spikes[e] = real(1) if bool_spikes else pre[0][neurons[e]]
+                    s[synapses[e]] = spikes[e]
                 # other signals are gathered where they are first needed, and serve all output channels
                 gathered[:] = False
                 all_patches = not rest_alike or n_events > dense_pass_rate * row_synapses
@@ -232,10 +236,11 @@ def _compile(case: Case, parallel: bool) -> Any:
                     first = (o * out_height + u) * out_width
                     w = weights[first * taps : (first + out_width) * taps]
                     c = eligibility[first * taps : (first + out_width) * taps]
+                    there = post_part(post, first, first + out_width)
                     if not all_patches:
                         n_visited = list_row(post[0], first, out_width, visited, 0)
                     visit_events(
-                        w, c, synapses[:n_listed], positions[:n_listed], neurons[:n_listed], pre, post, first, held,
+                        w, c, synapses[:n_listed], positions[:n_listed], spikes, neurons, pre, there, held,
                         numbers, w_min, w_max,
                     )  # fmt: skip
                     done = 0
@@ -245,17 +250,18 @@ def _compile(case: Case, parallel: bool) -> Any:
                         if modulated:
                             rest(w[done:begin], c[done:begin], numbers, w_min, w_max)
                             done = end
+                        patch = seen[v]
                         if not gathered[v]:
                             for k, values in enumerate(pre[1:]):
-                                gather(seen[v, k + 1], values, u, v, height, width, pad_h, pad_w)
+                                gather(patch[k + 1], values, u, v, height, width, pad_h, pad_w)
                             gathered[v] = True
-                        there = (real(post[0][first + v]), *post_traces(post, first + v))
-                        visit_patch(w[begin:end], c[begin:end], seen[v], there, numbers, w_min, w_max)
+                        at_position = (real(there[0][v]), *post_traces(there, v))
+                        visit_patch(w[begin:end], c[begin:end], s[begin:end], patch, at_position, numbers, w_min, w_max)
                     if modulated:
                         rest(w[done:], c[done:], numbers, w_min, w_max)
-                        write_held(w, c, synapses[:n_listed], positions[:n_listed], post[0][first:], held)
+                        write_held(w, c, synapses[:n_listed], positions[:n_listed], there[0], held)
                 for e in range(n_events):
-                    seen[positions[e], 0, synapses[e] - positions[e] * taps] = 0
+                    s[synapses[e]] = 0
 
     addresses = types.int64, types.int64, pre_side.addresses, post_side.addresses
     arguments = *addresses, *[types.int64] * 8, types.float64, *native.scalars(case)

@@ -33,7 +33,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     update = synapse_update(case, bound_first=False)
     pre_side, post_side = native.signals_of(case)
-    pre_arrays, pre_traces, post_arrays, post_traces = *pre_side[1:], *post_side[1:]
+    pre_arrays, pre_traces, post_arrays, post_traces = *pre_side[1:3], *post_side[1:3]
     real = native.REAL[case.dtype]
     modulated = case.modulated
     unit_stride = case.layout == "contiguous"

@@ -107,7 +107,7 @@ def _compile(case: Case, parallel: bool) -> Any:
     post_is_major, wide = case.kernel_key
     pre, post = native.signals_of(case)
     major_side, minor_side = (post, pre) if post_is_major else (pre, post)
-    major_arrays, major_traces, minor_arrays, minor_traces = *major_side[1:], *minor_side[1:]
+    major_arrays, major_traces, minor_arrays, minor_traces = *major_side[1:3], *minor_side[1:3]
     major_names, minor_names = case.names[1::-1] if post_is_major else case.names[:2]
     silent_major, silent_minor = (real(0),) * len(major_names), (real(0),) * len(minor_names)
     n_minor_signals = len(minor_names)

@@ -16,13 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tritonstdp.kernels.device import (
-    device_formula,
-    launch_numbers,
-    launch_options,
-    real_type,
-    values_of,
-)
+from tritonstdp.kernels.device import device_formula, launch_numbers, launch_options, real_type, values_of
 from tritonstdp.kernels.formula_gpu import fp64, numbers_of
 from tritonstdp.kernels.protocol import Case, Step
 from tritonstdp.kernels.sparse import is_indexed
@@ -158,15 +152,15 @@ def major_program(
 
 @triton.jit
 def minor_program(
-    program, n_minor, rest_ptr, w_ptr, start_ptr, by_minor_ptr, major_by_minor_ptr, major, minor, numbers, w_min, w_max,
+    program, n_minor, rest_ptr, w_ptr, start_ptr, by_minor_ptr, major_by_minor_ptr, major, minor,
+    numbers, w_min, w_max,
     UPDATED: tl.constexpr, REAL: tl.constexpr, POST_IS_MAJOR: tl.constexpr, PIECE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The minor neuron's term for a piece of its synapses with silent major neurons; leaves at once where silent."""
     i, piece = piece_of(program, n_minor, rest_ptr)
     spike = tl.load(minor[0] + i).to(REAL)
     if spike != 0:
-        there = values_of(spike, minor, i, i >= 0, REAL)
-        silent = tl.zeros([BLOCK], REAL)
+        here = values_of(spike, minor, i, i >= 0, REAL)
         first, last = extent_of(i, piece, start_ptr, PIECE)
         for start in range(first, last, BLOCK):
             e = start + tl.arange(0, BLOCK)
@@ -175,12 +169,12 @@ def minor_program(
             k = tl.load(by_minor_ptr + e, mask=inside, other=0).to(tl.int64)
             # the synapses of a spiking major neuron belong to its own programs
             mine = tl.load(major[0] + j, mask=inside, other=1) == 0
-            here = values_of(silent, major, j, mine, REAL)
+            there = values_of(tl.zeros([BLOCK], REAL), major, j, mine, REAL)
             w = tl.load(w_ptr + k, mask=mine, other=0.0).to(REAL)
             if POST_IS_MAJOR:
-                w, _ = UPDATED(w, w, there, here, numbers, w_min, w_max)
-            else:
                 w, _ = UPDATED(w, w, here, there, numbers, w_min, w_max)
+            else:
+                w, _ = UPDATED(w, w, there, here, numbers, w_min, w_max)
             tl.store(w_ptr + k, w.to(w_ptr.dtype.element_ty), mask=mine)
 
 
@@ -222,16 +216,15 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         if weights.numel() == 0:
             return
         launch = _launch(topology, config)
-        major, minor = tuple(pre), tuple(post)
-        if post_is_major:
-            major, minor = minor, major
-        major_programs = major[0].numel() + len(launch.major_rest)
-        minor_programs = 0 if modulated else minor[0].numel() + len(launch.minor_rest)
+        major, minor = (tuple(post), tuple(pre)) if post_is_major else (tuple(pre), tuple(post))
+        n_major, n_minor = major[0].numel(), minor[0].numel()
+        major_programs = n_major + len(launch.major_rest)
+        minor_programs = 0 if modulated else n_minor + len(launch.minor_rest)
         warps = max(launch.major_block, launch.minor_block) // WARP
         sparse_kernel[(major_programs + minor_programs,)](
             weights, weights if c is None else c,
             topology.major_start, topology.minor_of, topology.minor_start, topology.by_minor, topology.major_by_minor,
-            launch.major_rest, launch.minor_rest, major, minor, major[0].numel(), minor[0].numel(), major_programs,
+            launch.major_rest, launch.minor_rest, major, minor, n_major, n_minor, major_programs,
             *launch_numbers(case, numbers, w_min, w_max), *settled, launch.major_block, launch.minor_block,
             num_warps=max(1, min(config.num_warps, warps)), **options,
         )  # fmt: skip

@@ -92,6 +92,9 @@ class BaseLearning(Behavior):
         self.clamp = self.parameter("clamp", False)
         self.backend = self.parameter("backend", None)
         self.def_dtype = getattr(synapse.network, "def_dtype", torch.float32)
+        if hasattr(self, "rule"):
+            for name in self._formula().bound_parameters:
+                setattr(self, name, self._required(name))
         if self._is_modulated():
             weights = groups.weights_of(synapse)
             shape = weights.shape if weights.layout is torch.strided else (weights._nnz(),)
@@ -279,9 +282,8 @@ class Learning(BaseLearning):
     def initialize(self, synapse: Any) -> None:
         super().initialize(synapse)
         self.parameter("rule", None)
-        for name in self._formula().parameters:
-            if name != "dopamine":
-                setattr(self, name, self.parameter(name, None))
+        for name in (*self.rule.parameters, *self.rule.eligibility_parameters):
+            setattr(self, name, self._required(name))
         if groups.weights_of(synapse).dim() == 4:
             self.weight_divisor = groups.positions(synapse)
 

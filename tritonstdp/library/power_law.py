@@ -1,4 +1,4 @@
-"""Power-law bounds, between additive and multiplicative STDP (Guetig et al. 2003, doi 10.1523/JNEUROSCI.23-09-03697.2003).
+"""Power-law bounds (Guetig et al. 2003, doi 10.1523/JNEUROSCI.23-09-03697.2003): from additive to multiplicative STDP.
 
 Pair STDP with ``positive_bound="power_upper_bound"``, ``negative_bound="power_lower_bound"`` is the paper's rule
 (equations 1 to 4), its weights scaled to their limits:

@@ -1,4 +1,4 @@
-"""Reward-modulated inhibitory STDP: that of Vogels et al. 2011 (doi 10.1126/science.1211095) with an eligibility trace."""
+"""Inhibitory STDP (Vogels et al. 2011, doi 10.1126/science.1211095), reward-modulated by an eligibility trace."""
 
 from __future__ import annotations
 
