@@ -14,7 +14,9 @@ from tritonstdp.behaviors import Learning, PostSpikeCatcher, PostTrace, PreSpike
 from tritonstdp.rules import resolve_bound
 
 TRIPLET = {"a2_plus": 0.02, "a3_plus": 0.01, "a2_minus": 0.03, "a3_minus": 0.01}
-STDP = {"a_plus": 0.05, "a_minus": 0.04, "positive_bound": "soft_bound", "negative_bound": "hard_bound"}
+STDP = {
+    "a_plus": 0.05, "a_minus": 0.04, "positive_bound": "soft_bound", "negative_bound": "hard_bound", "backend": "cpu",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("convention", ["neurons", "synapse"])
@@ -26,12 +28,12 @@ def test_a_built_in_rule_learns_what_its_class_for_the_topology_learns(rule, suf
         SMALL[prefix], Learning(rule, **STDP, **extra), of_class, convention=convention
     )
     start = values_of(any_rule.weights).clone()
-    network.simulate_iterations(30)
+    network.simulate_iterations(10)
     assert not torch.equal(values_of(any_rule.weights), start)
     assert torch.equal(values_of(any_rule.weights), values_of(own_class.weights))
 
 
-def triplet_group(prefix="Simple", backend=None, **more):
+def triplet_group(prefix="Simple", backend="cpu", **more):
     """A group that learns by triplets: slow traces are updated after learning, as the paper reads them."""
     wiring = SMALL[prefix]
     network = Network()
@@ -100,7 +102,7 @@ def test_a_parameter_may_have_one_value_a_neuron_and_is_read_at_every_step():
 
 
 def test_the_bound_of_a_behavior_may_have_a_parameter_of_its_own():
-    bounds = {"positive_bound": "power_upper_bound", "negative_bound": "power_lower_bound", "mu": 0.5}
+    bounds = {"positive_bound": "power_upper_bound", "negative_bound": "power_lower_bound", "mu": 0.5, "backend": "cpu"}
     of_class = ours.SimpleSTDP(a_plus=0.05, a_minus=0.04, **bounds)
     network, (any_rule, own_class) = side_by_side(
         SMALL["Simple"], Learning("stdp", a_plus=0.05, a_minus=0.04, **bounds), of_class, convention="synapse"

@@ -26,7 +26,8 @@ def test_weights_of_a_linear_neuron_turn_to_the_principal_component_and_keep_the
     w = torch.full((6, 1), 0.1, dtype=torch.float64)
     for x in patterns:  # rates as float spikes, which are their own traces
         y = x @ w
-        ts.update_("oja", w, pre_spike=x, pre_trace=x, post_spike=y, post_trace=y, lr=2e-4, decay=2.0)
+        signals = {"pre_spike": x, "pre_trace": x, "post_spike": y, "post_trace": y}
+        ts.update_("oja", w, **signals, lr=2e-4, decay=2.0, backend="cpu")
     principal = torch.linalg.eigh(mixing.T @ mixing).eigenvectors[:, -1]
     assert w.norm().item() == pytest.approx(1.0, abs=0.05)  # the square root of 2 / decay
     assert abs(torch.dot(w[:, 0], principal)).item() == pytest.approx(1.0, abs=0.05)
