@@ -98,7 +98,7 @@ def _compile(case: Case, parallel: bool) -> Any:
     pre_arrays, pre_traces, post_arrays, post_traces = *pre_side[1:3], *post_side[1:3]
     post_part = post_side.part
     names, modulated, bool_spikes = case.names, case.modulated, case.bool_spikes
-    n_signals = len(names.pre)
+    n_signals, has_traces = len(names.pre), len(names.pre) > 1
     silent_pre, silent_post = (real(0),) * n_signals, (real(0),) * len(names.post)
     # synapses between silent neurons move alike, unless their neurons say how
     rest_alike = {*case.formula.rule.eligibility_parameters, "dopamine"}.isdisjoint((*names.pre, *names.post))
@@ -119,9 +119,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                 w[k], _ = update(w[k], real(0), here, there, numbers, w_min, w_max)
 
     @native.njit_part
-    def visit_events(
-        w, c, synapses, positions, spikes, neurons, pre, post, held, numbers, w_min, w_max
-    ):  # type: ignore[no-untyped-def]
+    def visit_events(w, c, synapses, positions, spikes, neurons, pre, post, held, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         """The synapses of a row that see a spike, where their post neuron is silent: written, or held if modulated."""
         zero = real(0)
         for e in range(len(synapses)):
@@ -221,7 +219,8 @@ def _compile(case: Case, parallel: bool) -> Any:
             s, seen = np.zeros(row_synapses, real), np.empty((out_width, n_signals, taps), real)
             for u in range(part * out_height // n_parts, (part + 1) * out_height // n_parts):
                 n_events = note_events(
-                    synapses, positions, neurons, counts, seeing, noted, fired, row_start, u, height, width, pad_h, pad_w
+                    synapses, positions, neurons, counts, seeing, noted, fired, row_start, u, height, width,
+                    pad_h, pad_w,
                 )  # fmt: skip
                 for e in range(n_events):
                     spikes[e] = real(1) if bool_spikes else pre[0][neurons[e]]
@@ -251,7 +250,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                             rest(w[done:begin], c[done:begin], numbers, w_min, w_max)
                             done = end
                         patch = seen[v]
-                        if not gathered[v]:
+                        if has_traces and not gathered[v]:
                             for k, values in enumerate(pre[1:]):
                                 gather(patch[k + 1], values, u, v, height, width, pad_h, pad_w)
                             gathered[v] = True
