@@ -46,7 +46,9 @@ LONGER = {
         r"istdp|_modulated|weighted|alone|(local2d|conv2d|one_to_one|rstdp|triplet|tagged|oja).*cpu"
     ),
     "kernels/test_sparse.py": r"200_steps.*-dtype[13]-|loops_give_the_bits_of_the_ref|threads_give",
-    "test_options.py": r"[iR]STDP|(One|arse|Local).*-Learning|(compiled_loops|every_backend)\[(conv2d|local2d|one_to_one)",
+    "test_options.py": (
+        r"iSTDP|RSTDP|(One|arse|Local).*-Learning|(compiled_loops|every_backend)\[(conv2d|local2d|one_to_one)"
+    ),
     "test_traffic.py": r"each_bounds_something\[(local2d|sparse)",
     "test_verification.py": r"is_checked\[(conv2d|local2d|sparse)\]",
 }

@@ -928,7 +928,7 @@ def trace_(
     elif dtype is torch.float64 and scalars:
         scale = rounded(scale, torch.get_default_dtype())
     device = "cpu" if trace.is_cpu else trace.device.type
-    given = ("number" if scalars else "tensor",) * 3
+    given = tuple(["tensor" if isinstance(value, Tensor) else "number" for value in (scale, tau, dt)])
     step = _trace_step(TraceCase(dtype, device, bool_spikes, given, bool(nearest)), backend)
     if device != "meta":
         address("trace", trace), address("spikes", spikes)

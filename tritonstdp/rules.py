@@ -367,7 +367,8 @@ class Rule:
         If a function reads what is no signal, state or parameter.
     ValueError
         If a weight would change without a spike (a contribution is not 0 where its spike is, or ``change`` not where
-        both contributions are), or a contribution is not linear in the spike.
+        both contributions are), a contribution is not linear in the spike, or ``change`` reads a bound otherwise than
+        as a factor of its own contribution.
 
     Examples
     --------
@@ -394,6 +395,7 @@ class Rule:
             object.__setattr__(self, part, plain_function(getattr(self, part)))
         _check_signatures(self)
         _check_silence(self)
+        _check_bounds_multiply(self)
 
     @cached_property
     def signatures(self) -> dict[str, Signature]:
@@ -553,16 +555,8 @@ def _check_signatures(rule: Rule) -> None:
 def _check_silence(rule: Rule) -> None:
     """Refuse a rule that the kernels, which visit only synapses of neurons that have spiked, would change."""
     for part, silent in (("on_pre", ("pre_spike",)), ("on_post", ("post_spike",)), ("change", _CONTRIBUTIONS)):
-        signature = rule.signatures[part]
-        vectors, numbers = signature.samples(torch.float64)
-        given = dict(zip(signature.reads, vectors, strict=True))
-
-        def tried(factor: float, *, signature=signature, given=given, silent=silent, numbers=numbers):  # type: ignore[no-untyped-def]
-            values = (factor * v if name in silent else v.clone() for name, v in given.items())
-            return torch.as_tensor(signature.call(values, numbers), dtype=torch.float64, device="cpu")
-
         try:
-            still, once, twice = tried(0), tried(1), tried(2)
+            still, once, twice = (_tried(rule.signatures[part], dict.fromkeys(silent, k)) for k in (0.0, 1.0, 2.0))
         except Exception:
             continue  # it takes no vectors: the reference will say what it makes of the weights
         if bool((still != 0).any()):
@@ -574,7 +568,37 @@ def _check_silence(rule: Rule) -> None:
             raise ValueError(f"{part} of rule {rule.name!r} is not linear in the spike, as a sum over positions needs")
 
 
-_CONTRIBUTIONS = ("potentiation", "depression")
+def _check_bounds_multiply(rule: Rule) -> None:
+    """Refuse a change that would depend on whether a contribution has met its bound already, as on some topologies."""
+    vectors, _ = rule.signatures["change"].samples(torch.float64)
+    given = dict(zip(rule.signatures["change"].reads, vectors, strict=True))
+    nothing = torch.ones(61, dtype=torch.float64, device="cpu")
+    met = {
+        contribution: given.get(contribution, nothing) * given.get(bound, nothing)
+        for contribution, bound in zip(_CONTRIBUTIONS, _BOUNDS_OF, strict=True)
+    }
+    try:
+        apart, together = (
+            _tried(rule.signatures["change"], {}, of) for of in ({}, met | dict.fromkeys(_BOUNDS_OF, nothing))
+        )
+    except Exception:
+        return
+    if not torch.allclose(apart, together, atol=1e-9):
+        raise ValueError(
+            f"change of rule {rule.name!r} must read each bound as a factor of its own contribution alone, as "
+            "potentiation * positive and depression * negative: on some topologies they are multiplied before"
+        )
+
+
+def _tried(signature: Signature, factors: dict[str, float], given: dict[str, Tensor] | None = None) -> Tensor:
+    """What a function gives for its samples, some of them multiplied or replaced."""
+    vectors, numbers = signature.samples(torch.float64)
+    named = dict(zip(signature.reads, vectors, strict=True)) | (given or {})
+    values = (factors.get(name, 1.0) * named[name] for name in signature.reads)
+    return torch.as_tensor(signature.call(values, numbers), dtype=torch.float64, device="cpu")
+
+
+_CONTRIBUTIONS, _BOUNDS_OF = ("potentiation", "depression"), ("positive", "negative")
 
 stdp = Rule("stdp", _pair_on_pre, _pair_on_post, _stdp_change)
 """Pair-based STDP with traces: ``dw = x s_post a_plus B_pos(w) - s_pre y a_minus B_neg(w)`` (CoNeX ``SimpleSTDP``)."""

@@ -25,6 +25,7 @@ from tritonstdp.kernels.formula_cpu import synapse_update
 from tritonstdp.kernels.memory import address
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.kernels.sparse import is_indexed
 
 
 class Config(NamedTuple):
@@ -93,12 +94,9 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 
 
 def _full_pass_share(case: Case, config: Config) -> float:
-    if not case.modulated:
-        return config.full_pass_share
-    # what becomes of a synapse between silent neurons takes its indices where it depends on which they are
-    streamed = {*case.formula.rule.eligibility_parameters, "dopamine"}
-    indexed = not streamed.isdisjoint((*case.names.pre, *case.names.post))
-    return -1.0 if indexed else config.full_pass_share / HELD
+    if is_indexed(case):
+        return -1.0
+    return config.full_pass_share / HELD if case.modulated else config.full_pass_share
 
 
 @native.while_used

@@ -16,9 +16,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tritonstdp.kernels.device import device_formula, launch_numbers, launch_options, real_type, values_at, values_of
+from tritonstdp.kernels.device import device_formula, launch_numbers, launch_options, real_type, values_of
 from tritonstdp.kernels.formula_gpu import fp64, numbers_of
 from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.kernels.sparse import is_indexed
 from tritonstdp.topology import Sparse
 
 
@@ -116,8 +117,8 @@ def extent_of(neuron, piece, start_ptr, PIECE: tl.constexpr):
 @triton.jit
 def major_program(
     program, n_major, rest_ptr, w_ptr, c_ptr, start_ptr, minor_of_ptr, major, minor, numbers, w_min, w_max,
-    UPDATED: tl.constexpr, MODULATED: tl.constexpr, REAL: tl.constexpr, POST_IS_MAJOR: tl.constexpr,
-    PIECE: tl.constexpr, BLOCK: tl.constexpr,
+    UPDATED: tl.constexpr, MODULATED: tl.constexpr, INDEXED: tl.constexpr, REAL: tl.constexpr,
+    POST_IS_MAJOR: tl.constexpr, PIECE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Both terms for a piece of one major neuron's synapses; a plain rule leaves at once where it is silent."""
     j, piece = piece_of(program, n_major, rest_ptr)
@@ -129,7 +130,13 @@ def major_program(
             k = start + tl.arange(0, BLOCK)
             inside = k < last
             i = tl.load(minor_of_ptr + k, mask=inside, other=0)
-            there = values_at(minor, i, inside, REAL)
+            minor_spike = tl.load(minor[0] + i, mask=inside, other=0).to(REAL)
+            read = inside
+            if MODULATED and not INDEXED:
+                # nothing else is read between silent neurons, as most are
+                spiking = tl.full([BLOCK], spike, REAL) != 0
+                read = inside & (spiking | (minor_spike != 0))
+            there = values_of(minor_spike, minor, i, read, REAL)
             w = tl.load(w_ptr + k, mask=inside, other=0.0).to(REAL)
             c = w
             if MODULATED:
@@ -177,8 +184,8 @@ def sparse_kernel(
     major_rest_ptr, minor_rest_ptr, major, minor, n_major, n_minor, major_programs,
     p0: fp64, p1: fp64, p2: fp64, p3: fp64, p4: fp64, p5: fp64, p6: fp64, p7: fp64, p8: fp64, p9: fp64, p10: fp64,
     p11: fp64, scalars, low: fp64, high: fp64,
-    UPDATED: tl.constexpr, MODULATED: tl.constexpr, N: tl.constexpr, REAL: tl.constexpr, POST_IS_MAJOR: tl.constexpr,
-    PIECE: tl.constexpr, MAJOR_BLOCK: tl.constexpr, MINOR_BLOCK: tl.constexpr,
+    UPDATED: tl.constexpr, MODULATED: tl.constexpr, INDEXED: tl.constexpr, N: tl.constexpr, REAL: tl.constexpr,
+    POST_IS_MAJOR: tl.constexpr, PIECE: tl.constexpr, MAJOR_BLOCK: tl.constexpr, MINOR_BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One step; see the module for how programs share the synapses."""
     numbers = numbers_of(p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, scalars, N, REAL)
@@ -188,7 +195,7 @@ def sparse_kernel(
     if MODULATED or program < major_programs:
         major_program(
             program, n_major, major_rest_ptr, w_ptr, c_ptr, major_start_ptr, minor_of_ptr, major, minor,
-            numbers, w_min, w_max, UPDATED, MODULATED, REAL, POST_IS_MAJOR, PIECE, MAJOR_BLOCK,
+            numbers, w_min, w_max, UPDATED, MODULATED, INDEXED, REAL, POST_IS_MAJOR, PIECE, MAJOR_BLOCK,
         )  # fmt: skip
     else:
         minor_program(
@@ -202,8 +209,8 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     updated = device_formula(case, bound_first=False).updated
     real, options = real_type(case.dtype), launch_options(case.dtype, case.device)
     post_is_major, _ = case.kernel_key
-    modulated = case.modulated
-    settled = updated, modulated, len(case.names.numbers) - case.names.n_scalars, real, post_is_major, config.piece
+    modulated, n_numbers = case.modulated, len(case.names.numbers) - case.names.n_scalars
+    settled = updated, modulated, is_indexed(case), n_numbers, real, post_is_major, config.piece
 
     def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         if weights.numel() == 0:

@@ -273,8 +273,8 @@ def test_functions_of_other_arguments_are_refused():
 @pytest.mark.parametrize(
     ("bound", "message"),
     [
-        (lambda w, low, high: w.clamp(0, 1), r"line \d+: a call of w.clamp"),
-        (lambda w, low, high: w if high else low, r"line \d+: ifexp"),
+        (lambda w, low, high: w.clamp(0, 1), r"line \d+\): a call of w.clamp"),
+        (lambda w, low, high: w if high else low, r"line \d+\): ifexp"),
         (AllEqual(1), "AllEqual is a AllEqual, not a plain function"),
         (lambda w, *limits: w, r"\*args"),
         (multiplied_by(float("nan")), "nan"),
