@@ -18,12 +18,16 @@ NVIDIA_OPTIONS = ("maxnreg",)
 """Launch options that only Triton's NVIDIA backend takes."""
 
 
-def launch_options(dtype: torch.dtype, device: str) -> dict[str, Any]:
-    """The options of every launch, for weights of a dtype on a type of device."""
+USUAL_SIGNALS = 4
+"""A spike and a trace of either side."""
+
+
+def launch_options(dtype: torch.dtype, device: str, n_signals: int = USUAL_SIGNALS) -> dict[str, Any]:
+    """The options of every launch, for weights of a dtype on a type of device, and so many signals on both sides."""
     # no contraction to fused multiply-add: the bits are CoNeX's, and the kernels are bound by memory anyway
     options: dict[str, Any] = {"enable_fp_fusion": False}
-    if dtype is not torch.float32 and device != "xpu" and torch.version.hip is None:
-        # unless told that it need not, ptxas spills a value or two of other dtypes to fit one more warp
+    if (dtype is not torch.float32 or n_signals > USUAL_SIGNALS) and device != "xpu" and torch.version.hip is None:
+        # unless told that it need not, ptxas spills a value or two to fit one more warp
         options["maxnreg"] = 168
     return options
 
