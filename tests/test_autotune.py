@@ -20,7 +20,7 @@ from tritonstdp.rules import Formula, rstdp, soft_bound, stdp
 from tritonstdp.topology import TOPOLOGIES, example_topology
 
 FORMULA = Formula.of(stdp, soft_bound, soft_bound)
-CASE = Case(FORMULA, "one_to_one", None, "contiguous", torch.float32, "cpu")
+CASE = Case(FORMULA, "one_to_one", None, "contiguous", torch.float32, "cpu", True, FORMULA.all_numbers)
 GROUP = OneToOne(64)
 
 

@@ -140,7 +140,8 @@ def conv2d_apply_kernel(
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Prepare the launches for one case; raises ``CannotCompileError`` where Triton can't take the formula."""
     formula = device_formula(case, bound_first=True)
-    real, options = real_type(case.dtype), launch_options(case.dtype, case.device, len(case.names.pre) + len(case.names.post))
+    n_signals = len(case.names.pre) + len(case.names.post)
+    real, options = real_type(case.dtype), launch_options(case.dtype, case.device, n_signals)
     kernel_size, stride = case.kernel_key
     n_passed = len(case.names.numbers) - case.names.n_scalars
     of_sums = formula.pre_term, formula.post_term, n_passed, real, *kernel_size, *stride, config.taps, config.chunk

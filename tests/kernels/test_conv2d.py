@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules_of_their_own import POWER, SPIKES_ALONE, TAGGED, TRIPLET, WEIGHTED
+from rules_of_their_own import POWER, SPIKES_ALONE, TAGGED, WEIGHTED
 from support import stepped
 from tritonstdp import Conv2d
+from tritonstdp.library import triplet
 from tritonstdp.problems import make_problem
 from tritonstdp.registry import choose
 from tritonstdp.rules import BOUNDS, Formula, Rule, hard_bound, istdp, no_bound, rstdp, soft_bound, stdp
@@ -39,13 +40,13 @@ CASES = [
     (Formula.of(rstdp, no_bound, soft_bound, True), PADDED),
     (Formula.of(rstdp, soft_bound, soft_bound), DIVIDED),
     (Formula.of(stdp, soft_bound, soft_bound), MULTIPLIED),
-    (Formula.of(TRIPLET, POWER, soft_bound), PADDED),
+    (Formula.of(triplet, POWER, soft_bound), PADDED),
     (Formula.of(TAGGED, hard_bound, POWER, True), STRIDED),
     (Formula.of(WEIGHTED, soft_bound, POWER), SQUARE),
     (Formula.of(SPIKES_ALONE), PADDED),
     (Formula.of(ONE_SIDED), STRIDED),
 ]
-LARGER = [(Formula.of(rule, soft_bound, soft_bound), WIDE) for rule in (stdp, rstdp, TRIPLET, WEIGHTED)]
+LARGER = [(Formula.of(rule, soft_bound, soft_bound), WIDE) for rule in (stdp, rstdp, triplet, WEIGHTED)]
 RATES = [0.0, 0.05, 0.3, 1.0]
 
 
@@ -182,7 +183,7 @@ def resident_bytes(which):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read as Linux tells it")
 @pytest.mark.parametrize(
-    ("rule", "most"), [(stdp, 4), (TRIPLET, 4), (WEIGHTED, 6)], ids=lambda r: getattr(r, "name", r)
+    ("rule", "most"), [(stdp, 4), (triplet, 4), (WEIGHTED, 6)], ids=lambda r: getattr(r, "name", r)
 )
 def test_a_step_needs_memory_in_proportion_to_its_weights(rule, most):
     formula = Formula.of(rule, soft_bound, soft_bound)
