@@ -9,7 +9,14 @@ from tritonstdp import (
     library,
 )
 from tritonstdp.functional import explain, istdp_, per_post, per_pre, rstdp_, stdp_, trace_, update_
-from tritonstdp.registry import register_bound, register_kernel, register_rule
+from tritonstdp.registry import (
+    Backend,
+    register_backend,
+    register_bound,
+    register_kernel,
+    register_rule,
+    register_topology,
+)
 from tritonstdp.rules import BOUNDS, RULES, Rule, hard_bound, lower_bound, modulated, no_bound, soft_bound, upper_bound
 from tritonstdp.topology import Conv2d, Dense, Local2d, OneToOne, Sparse
 
@@ -18,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BOUNDS",
     "RULES",
+    "Backend",
     "Conv2d",
     "Dense",
     "Local2d",
@@ -33,9 +41,11 @@ __all__ = [
     "no_bound",
     "per_post",
     "per_pre",
+    "register_backend",
     "register_bound",
     "register_kernel",
     "register_rule",
+    "register_topology",
     "rstdp_",
     "soft_bound",
     "stdp_",

@@ -244,6 +244,11 @@ def _of_neurons(rule: Rule, name: str, value: PerNeuron, topology: Topology, val
             f"{name} is given one value a {value.side} neuron: {topology.name} shares a weight among many, and "
             f"{rule.name} reads {name} once a weight; pass one number"
         )
+    if value.side == "pre" and name in rule.positive and topology.has_padding:
+        raise ValueError(
+            f"{name} is given one value a pre neuron, and {topology.name} has padding, where there is none: pass one "
+            "number, or one value a post neuron"
+        )
     shape = topology.pre_shape if value.side == "pre" else topology.post_shape
     if tuple(value.values.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(value.values.shape)}: per_{value.side} takes {shape}")
@@ -814,23 +819,21 @@ def rstdp_(
     )  # fmt: skip
 
 
-_TRACE_MODULES = {"triton": "gpu", "cpu": "cpu", "reference": "reference"}
-
-
-def _build_trace(backend: str, case: TraceCase) -> TraceStep:
-    return import_module(f"tritonstdp.kernels.trace.{_TRACE_MODULES[backend]}").build(case)
+def _build_trace(module: str, case: TraceCase) -> TraceStep:
+    return import_module(f"tritonstdp.kernels.trace.{module}").build(case)
 
 
 @cache
 def _trace_step(case: TraceCase, wanted: str | None) -> TraceStep:
-    if wanted not in (None, *_TRACE_MODULES):
-        raise ValueError(f"unknown backend {wanted!r}: use one of {', '.join(_TRACE_MODULES)}")
+    backends = [backend for backend in BACKENDS if isinstance(backend.kernels, str)]
+    if wanted not in (None, *(backend.name for backend in backends)):
+        raise ValueError(f"unknown backend {wanted!r}: use one of {', '.join(b.name for b in backends)}")
     reason: str | None = None
-    for backend in BACKENDS:
+    for backend in backends:
         if wanted in (None, backend.name):
             reason = backend.refuse(case)  # type: ignore[arg-type]
             if reason is None:
-                return undisturbed(partial(_build_trace, backend.name, case))
+                return undisturbed(partial(_build_trace, str(backend.kernels), case))
     raise ValueError(f"backend {wanted!r} can't take this trace: {reason}")
 
 
@@ -986,8 +989,14 @@ def explain(
     formula = Formula.of(resolve_rule(rule), resolve_bound(positive_bound), resolve_bound(negative_bound), clamp)
     if isinstance(topology, str):
         topology = example_topology(topology)
-    layout = "pre" if topology.name == "dense" else "contiguous"
     case = Case(
-        formula, topology.name, topology.kernel_key, layout, dtype, torch.device(device).type, True, formula.all_numbers
+        formula,
+        topology.name,
+        topology.kernel_key,
+        topology.usual_layout,
+        dtype,
+        torch.device(device).type,
+        True,
+        formula.all_numbers,
     )
     return choose(case, backend)
