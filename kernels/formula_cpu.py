@@ -14,7 +14,7 @@ from tritonstdp.kernels.compose import Composed, compose
 from tritonstdp.kernels.native import REAL, njit_part
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.rules import Signature, is_own
-from tritonstdp.source import CannotCompileError, NoSourceError, captures_numbers_alone, located, read
+from tritonstdp.source import CannotCompileError, NoSourceError, Source, captures_numbers_alone, located, read
 
 
 class _WeakNumbers(ast.NodeTransformer):
@@ -76,14 +76,19 @@ _WORDS = {
 
 
 def _as_numba_reads_it(function: Callable[..., Any], real: type) -> Callable[..., Any]:
-    if is_own(function):  # which numba vectorises better without casts
-        return read(function).define(dict(_WORDS))
     try:
-        return read(function).define({**_WORDS, "_real": real}, _WeakNumbers())
+        source = read(function)
+        if is_own(function) and not _says_numbers(source):  # which numba vectorises better without casts
+            return source.define(dict(_WORDS))
+        return source.define({**_WORDS, "_real": real}, _WeakNumbers())
     except NoSourceError:
         if not captures_numbers_alone(function):
             raise
         return function  # numba reads instructions; the samples tell whether they mean the same
+
+
+def _says_numbers(source: Source) -> bool:
+    return any(isinstance(node, ast.Constant) for node in ast.walk(ast.parse(source.text)))
 
 
 def compiled(function: Callable[..., Any], real: type) -> Any:

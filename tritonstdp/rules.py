@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Lock
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -613,21 +614,16 @@ RULES: dict[str, Rule] = {rule.name: rule for rule in (stdp, istdp, rstdp)}
 """The rules that a name stands for; :func:`tritonstdp.register_rule` adds to it."""
 
 
-_OWN = {
-    id(f)
-    for f in (*BOUNDS.values(), *(f for rule in RULES.values() for f in rule.functions), updated_trace, nearest_trace)
-}
-
-
 def is_own(function: Callable[..., Any]) -> bool:
-    """Whether a function is one of this module, which needs no proof that it compiles to what it says.
+    """Whether a function is one of this package, which needs no proof that it compiles to what it says.
 
     Examples
     --------
     >>> is_own(soft_bound), is_own(max)
     (True, False)
     """
-    return id(function) in _OWN
+    # not its __module__, which a decorator copies
+    return isinstance(function, FunctionType) and str(function.__globals__.get("__name__")).startswith("tritonstdp.")
 
 
 @dataclass(frozen=True, eq=False)
