@@ -283,8 +283,9 @@ def test_an_argument_asks_for_tuning_and_the_users_tensors_are_left_alone(plant)
     spikes, traces = torch.rand(64) < 0.5, torch.rand(64)
     options = {"a_plus": 0.1, "a_minus": 0.1, "positive_bound": "soft_bound", "negative_bound": "soft_bound"}
     before = [t.clone() for t in (spikes, traces)]
-    expected = update_("stdp", weights.clone(), spikes, traces, spikes, traces, backend="reference", **options)
-    update_("stdp", weights, spikes, traces, spikes, traces, backend="cpu", autotune=True, **options)
+    options |= {"pre_spike": spikes, "pre_trace": traces, "post_spike": spikes, "post_trace": traces}
+    expected = update_("stdp", weights.clone(), backend="reference", **options)
+    update_("stdp", weights, backend="cpu", autotune=True, **options)
     assert len(cache.load_all()) == 1
     assert torch.equal(weights, expected), "tuning wrote to the user's weights"
     assert torch.equal(spikes, before[0]) and torch.equal(traces, before[1])

@@ -64,7 +64,7 @@ def conv2d_sums_kernel(
     sums_ptr, w_ptr, pre, post, c_out, taps, height, width, positions, share, out_width, pad_h, pad_w,
     p0: fp64, p1: fp64, p2: fp64, p3: fp64, p4: fp64, p5: fp64, p6: fp64, p7: fp64, p8: fp64, p9: fp64, p10: fp64,
     p11: fp64, scalars, low: fp64, high: fp64,
-    PRE_TERM: tl.constexpr, POST_TERM: tl.constexpr, N: tl.constexpr, REAL: tl.constexpr,
+    PRE_TERM: tl.constexpr, POST_TERM: tl.constexpr, READS_W: tl.constexpr, N: tl.constexpr, REAL: tl.constexpr,
     KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
     TAPS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
@@ -78,7 +78,9 @@ def conv2d_sums_kernel(
     split = program // blocks // c_out
     k = program % blocks * TAPS + tl.arange(0, TAPS)
     tap = k[:, None]
-    w = tl.load(w_ptr + channel.to(tl.int64) * taps + tap, mask=tap < taps, other=0.0).to(REAL)
+    w = tl.zeros([TAPS, 1], REAL)
+    if READS_W:
+        w = tl.load(w_ptr + channel.to(tl.int64) * taps + tap, mask=tap < taps, other=0.0).to(REAL)
     potentiation = tl.zeros([TAPS, CHUNK], REAL)
     depression = tl.zeros([TAPS, CHUNK], REAL)
     for start in range(split * share, tl.minimum(split * share + share, positions), CHUNK):
@@ -144,7 +146,10 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     real, options = real_type(case.dtype), launch_options(case.dtype, case.device, n_signals)
     kernel_size, stride = case.kernel_key
     n_passed = len(case.names.numbers) - case.names.n_scalars
-    of_sums = formula.pre_term, formula.post_term, n_passed, real, *kernel_size, *stride, config.taps, config.chunk
+    reads_w = any("w" in case.formula.signatures[part].reads for part in ("on_pre", "on_post"))
+    of_sums = (
+        formula.pre_term, formula.post_term, reads_w, n_passed, real, *kernel_size, *stride, config.taps, config.chunk
+    )  # fmt: skip
     of_apply = formula.changed, formula.moved, case.modulated, n_passed, real, config.splits, APPLY_BLOCK
     # kept from the first step on, so that a captured graph finds the sums where they were
     scratch: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()
