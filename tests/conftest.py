@@ -31,7 +31,7 @@ def conex():
 
 
 LONGER = {
-    "behaviors/test_learning.py": r"built_in_rule.*(rstdp.*(arse|Conv|Local|One)|-neurons)|two_traces.*(Conv|Local|One)",
+    "behaviors/test_learning.py": r"built_in_rule.*(rstdp.*(arse|onv|cal|One)|-neurons)|two_traces.*(Conv|Local|One)",
     "behaviors/test_parity.py": r"float64_weights.*(cpu|iSTDP|RSTDP)|interpreted.*(Simple|iSTDP|Sparse-STDP)",
     "kernels/test_bounds.py": r"in_its_arrays.*(istdp|(conv2d|local2d|one_to_one)-rstdp|tagged|weighted|sparse-trip)",
     "kernels/test_conv2d.py": r"compiled_loops_agree|in_double_precision.*(rstdp|triplet|weighted)|weights\[weighted",
