@@ -22,7 +22,8 @@ from tritonstdp.kernels.protocol import Names
 from tritonstdp.rules import Formula, Signature
 from tritonstdp.source import define
 
-ON_PRE = ON_POST = CHANGE = POSITIVE = NEGATIVE = ELIGIBILITY = DOPAMINE = None
+ON_PRE: Any = None
+ON_POST = CHANGE = POSITIVE = NEGATIVE = ELIGIBILITY = DOPAMINE = ON_PRE
 """What a formula says, in the templates."""
 BOUND_FIRST = CLAMP = MODULATED = None
 """What is settled when a template is specialised."""

@@ -68,7 +68,7 @@ def values_at(pointers, k, mask, REAL: tl.constexpr):
     """The values of a side's signals at some neurons; 0 outside the mask."""
     values = ()
     for n in tl.static_range(len(pointers)):
-        values += (tl.load(pointers[n] + k, mask=mask, other=0).to(REAL),)
+        values += (tl.load(pointers[n] + k, mask=mask, other=0).to(REAL),)  # type: ignore[assignment]
     return values
 
 
@@ -77,7 +77,7 @@ def values_of(spike, pointers, k, mask, REAL: tl.constexpr):
     """The same where the spike has been read already, or is known."""
     values = (spike,)
     for n in tl.static_range(1, len(pointers)):
-        values += (tl.load(pointers[n] + k, mask=mask, other=0).to(REAL),)
+        values += (tl.load(pointers[n] + k, mask=mask, other=0).to(REAL),)  # type: ignore[assignment]
     return values
 
 
@@ -86,7 +86,7 @@ def each_at(values, at: tl.constexpr):
     """Scalars, or vectors along one axis, as blocks of two: ``at`` is the axis that they lack."""
     blocks = ()
     for n in tl.static_range(len(values)):
-        blocks += (tl.expand_dims(values[n], at),)
+        blocks += (tl.expand_dims(values[n], at),)  # type: ignore[assignment]
     return blocks
 
 

@@ -32,9 +32,9 @@ def numbers_of(
     passed = (p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11)
     numbers = ()
     for k in tl.static_range(N):
-        numbers += (tl.full([], passed[k], REAL),)
+        numbers += (tl.full([], passed[k], REAL),)  # type: ignore[assignment]
     for k in tl.static_range(len(scalars)):
-        numbers += (tl.load(scalars[k]).to(REAL),)
+        numbers += (tl.load(scalars[k]).to(REAL),)  # type: ignore[assignment]
     return numbers
 
 
@@ -199,7 +199,7 @@ def trial_kernel(
     numbers = numbers_of(p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, (), NUMBERS, tl.float32)
     read = ()
     for k in tl.static_range(READS):
-        read += (tl.load(in_ptr + k * BLOCK + i),)
+        read += (tl.load(in_ptr + k * BLOCK + i),)  # type: ignore[assignment]
     result = FUNCTION(*read, *numbers)
     tl.store(out_ptr + i, (tl.zeros([BLOCK], tl.float32) + result).to(tl.float32))
 

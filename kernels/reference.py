@@ -111,14 +111,13 @@ def change_of(
     formula: Composed,
     topology: Any,
     weights: Tensor,
-    pre: Sequence[Tensor],
-    post: Sequence[Tensor],
+    here: Sequence[Tensor],
+    there: Sequence[Tensor],
     numbers: Sequence[Any],
     w_min: Any,
     w_max: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """The change where a neuron has spiked, and where that is; None: everywhere."""
-    here, there = meeting.sides(topology, pre, post)
+    """The change where a neuron has spiked, and where that is; None: everywhere. Signals are those at each synapse."""
     if meeting.divisor is not None:
         sum_up = sum_of_products if meeting.careless else sum_of_spiking
         over_positions = [n[..., None] if isinstance(n, Tensor) and n.dim() else n for n in (*numbers, w_min, w_max)]
@@ -153,7 +152,8 @@ def weight_change(
 ) -> Tensor:
     """The change that a step would make (for a modulated rule: what it adds to the eligibility); nothing is written."""
     formula = formula_of(meeting, case)
-    dw, touched = change_of(meeting, formula, topology, weights, pre, post, numbers, w_min, w_max)
+    sides = meeting.sides(topology, pre, post)
+    dw, touched = change_of(meeting, formula, topology, weights, *sides, numbers, w_min, w_max)
     return dw if touched is None else torch.where(touched, dw, 0)
 
 
@@ -168,11 +168,10 @@ def build(meeting: Meeting, case: Case) -> Step:
         half = weights.dtype in HALF
         compute = torch.float32 if half else weights.dtype
         w, eligibility = (t.float() if half and t is not None else t for t in (weights, c))
-        pre, post = (tuple(v.to(compute) for v in side) for side in (pre, post))
-        dw, touched = change_of(meeting, formula, topology, w, pre, post, numbers, w_min, w_max)
+        here, there = meeting.sides(topology, *(tuple(v.to(compute) for v in side) for side in (pre, post)))
+        dw, touched = change_of(meeting, formula, topology, w, here, there, numbers, w_min, w_max)
         if modulated and touched is not None:
             dw = torch.where(touched, dw, 0)
-        here, there = ((), ()) if meeting.shares_weights else meeting.sides(topology, pre, post)
         new_weights, new_c = formula.moved(w, dw, eligibility, here, there, numbers, w_min, w_max)
         if not modulated and touched is not None:
             new_weights = torch.where(touched, new_weights, w)

@@ -136,10 +136,10 @@ def _check(
     """Name the first tensor that does not fit, and say what would."""
     synapse = topology.weights_shape
     named: list[tuple[str, Any, tuple[int, ...]]] = [("weights", values, synapse)]
-    for side, signals, shape in ((names.pre, pre, topology.pre_shape), (names.post, post, topology.post_shape)):
+    for side, signals, size in ((names.pre, pre, topology.pre_shape), (names.post, post, topology.post_shape)):
         if len(side) != len(signals):
             raise ValueError(f"{len(signals)} signals are given of one side, which has {', '.join(side)}")
-        named += [(name, signal, shape) for name, signal in zip(side, signals, strict=True)]
+        named += [(name, signal, size) for name, signal in zip(side, signals, strict=True)]
     if c is not None:
         named.append(("c", c, synapse))
     for name, tensor, shape in named:

@@ -51,7 +51,7 @@ __all__ = [
     "upper_bound",
 ]
 
-Bound = Callable[[Any, Any, Any], Any]
+Bound = Callable[..., Any]
 
 
 def soft_bound(w: Any, w_min: Any, w_max: Any) -> Any:
