@@ -152,8 +152,8 @@ def weight_change(
 ) -> Tensor:
     """The change that a step would make (for a modulated rule: what it adds to the eligibility); nothing is written."""
     formula = formula_of(meeting, case)
-    sides = meeting.sides(topology, pre, post)
-    dw, touched = change_of(meeting, formula, topology, weights, *sides, numbers, w_min, w_max)
+    here, there = meeting.sides(topology, pre, post)
+    dw, touched = change_of(meeting, formula, topology, weights, here, there, numbers, w_min, w_max)
     return dw if touched is None else torch.where(touched, dw, 0)
 
 
