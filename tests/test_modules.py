@@ -34,7 +34,7 @@ COMMANDS = {
     "explain --rule mine --topology conv2d --bound squared_bound": ["mine on conv2d", "on cpu: cpu"],
     "bench --rule mine --bound squared_bound --shape 60x50 --rate 0.1 --seconds 0.05": ["mine squared_bound 60x50"],
     "inspect --rule mine --bound squared_bound --topology dense --target sm_90": ["mine"],
-    "tune --rule mine --topology dense --shape 64x64 --rate 0.1 --seconds 0.2": ["mine"],
+    "tune --rule mine --bound squared_bound --topology dense --shape 64x64 --offline --target sm_90": ["mine"],
     "verify --quick --topology one_to_one --report report.json": ["checks passed"],
 }
 
