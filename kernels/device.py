@@ -2,121 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
-from tritonstdp.kernels.formula_gpu import DECAYS, PARAMETERS, device_function, prove
-from tritonstdp.kernels.protocol import CannotCompileError
-from tritonstdp.rules import Formula
+from tritonstdp.kernels.compose import Composed, compose
+from tritonstdp.kernels.formula_gpu import NUMBERS, device_function, padded, prove
+from tritonstdp.kernels.protocol import CannotCompileError, Case
+from tritonstdp.rules import Signature
 
 NVIDIA_OPTIONS = ("maxnreg",)
 """Launch options that only Triton's NVIDIA backend takes."""
 
 
-def launch_options(dtype: torch.dtype, device: str) -> dict[str, Any]:
-    """The options of every launch, for weights of a dtype on a type of device."""
+USUAL_SIGNALS = 4
+"""A spike and a trace of either side."""
+
+
+def launch_options(dtype: torch.dtype, device: str, n_signals: int = USUAL_SIGNALS) -> dict[str, Any]:
+    """The options of every launch, for weights of a dtype on a type of device, and so many signals on both sides."""
     # no contraction to fused multiply-add: the bits are CoNeX's, and the kernels are bound by memory anyway
     options: dict[str, Any] = {"enable_fp_fusion": False}
-    if dtype is not torch.float32 and device != "xpu" and torch.version.hip is None:
-        # unless told that it need not, ptxas spills a value or two of other dtypes to fit one more warp
+    if (dtype is not torch.float32 or n_signals > USUAL_SIGNALS) and device != "xpu" and torch.version.hip is None:
+        # unless told that it need not, ptxas spills a value or two to fit one more warp
         options["maxnreg"] = 168
     return options
 
 
-class DeviceFormula(NamedTuple):
-    """A formula's functions, as constexpr arguments of a kernel."""
-
-    ON_PRE: Any
-    ON_POST: Any
-    CHANGE: Any
-    POSITIVE: Any
-    NEGATIVE: Any
-    ELIGIBILITY: Any
-    CLAMP: bool
-    N_PARAMETERS: int
-    N_DECAYS: int
+@triton.jit
+def clipped(w, w_min, w_max):
+    """``w`` within its limits: comparisons keep NaN, which tl.maximum and tl.minimum drop, and the sign of a zero."""
+    w = tl.where(w < w_min, w_min, w)
+    return tl.where(w > w_max, w_max, w)
 
 
-def device_formula(formula: Formula) -> DeviceFormula:
-    """Turn a formula into what kernels take; raises ``CannotCompileError`` where Triton can't."""
-    rule = formula.rule
-    n_parameters, n_decays = len(rule.parameters), len(rule.eligibility_parameters)
-    if n_parameters > PARAMETERS or n_decays > DECAYS:
+_WORDS = {"where": "tl.where", "met": "tl.where", "real": None, "clip": "clipped"}
+_PARTS: dict[str, Any] = {}
+
+
+def device_formula(case: Case, bound_first: bool) -> Composed:
+    """A case's formula as device functions; raises ``CannotCompileError`` where Triton can't take it."""
+    if len(case.names.numbers) - case.names.n_scalars > NUMBERS:
         raise CannotCompileError(
-            f"{rule.name} has {n_parameters} and {n_decays} parameters; a launch carries {PARAMETERS} and {DECAYS}"
+            f"{case.formula.rule.name} has {len(case.names.numbers)} parameters; a launch carries {NUMBERS}"
         )
-    for signature in formula.signatures:
+
+    def compile_formula(signature: Signature) -> tuple[str, Any]:
         prove(signature)
-    on_pre, on_post, change, positive, negative = (
-        device_function(f) for f in (rule.on_pre, rule.on_post, rule.change, formula.positive, formula.negative)
-    )
-    eligibility = None if rule.eligibility is None else device_function(rule.eligibility)
-    return DeviceFormula(
-        on_pre, on_post, change, positive, negative, eligibility, formula.clamp, n_parameters, n_decays
-    )
+        compiled = device_function(signature.function)
+        return compiled.__name__, compiled
+
+    def compile_part(part: Callable[..., Any]) -> Any:
+        # parts of one name say the same: one serves all, since kernels are told apart by them
+        return _PARTS.setdefault(part.__name__, triton.jit(part))
+
+    namespace = {"tl": tl, "clipped": clipped, "__name__": __name__}
+    return compose(case.formula, case.names, bound_first, _WORDS, namespace, compile_formula, compile_part)
 
 
 @triton.jit
-def counted(term, spike):
-    """A neuron's term, which does not exist where it is silent: 0 times an infinite trace would be NaN."""
-    return tl.where(spike != 0, term, 0.0)
+def values_at(pointers, k, mask, REAL: tl.constexpr):
+    """The values of a side's signals at some neurons; 0 outside the mask."""
+    values = ()
+    for n in tl.static_range(len(pointers)):
+        values += (tl.load(pointers[n] + k, mask=mask, other=0).to(REAL),)  # type: ignore[assignment]
+    return values
 
 
 @triton.jit
-def change(
-    potentiation, depression, positive, negative, parameters, CHANGE: tl.constexpr, BOUND_FIRST: tl.constexpr
-):  # fmt: skip
-    """The weight's change, bounds applied: :func:`tritonstdp.kernels.compose.compose`, for blocks."""
-    if BOUND_FIRST:
-        return CHANGE(potentiation * positive, depression * negative, 1, 1, *parameters)
-    else:
-        return CHANGE(potentiation, depression, positive, negative, *parameters)
+def values_of(spike, pointers, k, mask, REAL: tl.constexpr):
+    """The same where the spike has been read already, or is known."""
+    values = (spike,)
+    for n in tl.static_range(1, len(pointers)):
+        values += (tl.load(pointers[n] + k, mask=mask, other=0).to(REAL),)  # type: ignore[assignment]
+    return values
 
 
 @triton.jit
-def finish(w, dw, c, dopamine, w_min, w_max, decay, ELIGIBILITY: tl.constexpr, CLAMP: tl.constexpr):
-    """The new weight and eligibility: :func:`tritonstdp.kernels.compose.compose`, for blocks."""
-    if ELIGIBILITY is not None:
-        c = ELIGIBILITY(c, dw, *decay)
-        w = w + c * dopamine
-    else:
-        w = w + dw
-    if CLAMP:
-        # comparisons keep NaN, which tl.maximum and tl.minimum drop, and the sign of a zero
-        w = tl.where(w < w_min, w_min, w)
-        w = tl.where(w > w_max, w_max, w)
-    return w, c
-
-
-@triton.jit
-def updated(
-    w, c, dopamine, pre_spike, pre_trace, post_spike, post_trace, w_min, w_max, parameters, decay,
-    ON_PRE: tl.constexpr, ON_POST: tl.constexpr, CHANGE: tl.constexpr, POSITIVE: tl.constexpr, NEGATIVE: tl.constexpr,
-    ELIGIBILITY: tl.constexpr, CLAMP: tl.constexpr, BOUND_FIRST: tl.constexpr,
-):  # fmt: skip
-    """The new weight and eligibility of synapses, each with one pre and one post neuron.
-
-    What :mod:`tritonstdp.kernels.reference` says of silent neurons holds; ``c`` and ``dopamine`` count for a modulated
-    rule only.
-    """
-    potentiation = counted(ON_POST(pre_trace, post_spike, *parameters), post_spike)
-    depression = counted(ON_PRE(pre_spike, post_trace, *parameters), pre_spike)
-    # what meets no bound is 0, so that 1 is as good as any, and an infinite bound harms nothing
-    positive = tl.where(post_spike != 0, POSITIVE(w, w_min, w_max), 1)
-    negative = tl.where(pre_spike != 0, NEGATIVE(w, w_min, w_max), 1)
-    dw = change(potentiation, depression, positive, negative, parameters, CHANGE, BOUND_FIRST)
-    # an or of comparisons, which Triton's interpreter can't broadcast from a scalar
-    touched = tl.where(pre_spike != 0, True, post_spike != 0)
-    if ELIGIBILITY is not None:
-        dw = tl.where(touched, dw, 0.0)
-    new, c = finish(w, dw, c, dopamine, w_min, w_max, decay, ELIGIBILITY, CLAMP)
-    if ELIGIBILITY is None:
-        new = tl.where(touched, new, w)
-    return new, c
+def each_at(values, at: tl.constexpr):
+    """Scalars, or vectors along one axis, as blocks of two: ``at`` is the axis that they lack."""
+    blocks = ()
+    for n in tl.static_range(len(values)):
+        blocks += (tl.expand_dims(values[n], at),)  # type: ignore[assignment]
+    return blocks
 
 
 def real_type(dtype: torch.dtype) -> Any:
@@ -124,14 +95,7 @@ def real_type(dtype: torch.dtype) -> Any:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
-def scalars(parameters: Sequence[float], w_min: float, w_max: float, decay: Sequence[float]) -> tuple[float, ...]:
-    """The run-time scalars of a launch, in the order in which every kernel takes them; unused places hold 0."""
-    padded = (*parameters, *(0.0,) * (PARAMETERS - len(parameters)))
-    return tuple(float(s) for s in (*padded, w_min, w_max, *decay, *(0.0,) * (DECAYS - len(decay))))
-
-
-def dopamine_arguments(dopamine: Any, weights: torch.Tensor) -> tuple[torch.Tensor, float, int]:
-    """``(pointer, number, stride)``: a tensor is read on the device, at stride 0 where it is one value for all."""
-    if isinstance(dopamine, torch.Tensor):
-        return dopamine, 0.0, dopamine.stride(0) if dopamine.dim() else 0
-    return weights, dopamine, 0
+def launch_numbers(case: Case, numbers: Sequence[Any], w_min: float, w_max: float) -> tuple[Any, ...]:
+    """What a launch takes for a step's numbers: the padded numbers, those that lie in tensors, and the limits."""
+    split = len(numbers) - case.names.n_scalars
+    return *padded(numbers[:split]), tuple(numbers[split:]), float(w_min), float(w_max)

@@ -68,8 +68,7 @@ class Recipe(NamedTuple):
 def recipe_of(case: Case, *values: Any) -> Recipe:
     """The recipe of a loop that is specialised on a case and on further plain values, such as a configuration."""
     formula = case.formula
-    functions = (*formula.rule.functions, formula.positive, formula.negative)
-    return Recipe(functions, (formula.clamp, *case[1:], *values))
+    return Recipe(formula.functions, (formula.clamp, *case[1:], *case.names, *values))
 
 
 def key_of(loop: Callable[..., Any], recipe: Recipe) -> str | None:

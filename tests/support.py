@@ -11,6 +11,10 @@ from typing import Any
 import torch
 from pymonntorch import Behavior, Network, NeuronGroup, SynapseGroup
 
+from tritonstdp.functional import PerNeuron, step_
+from tritonstdp.problems import Problem
+from tritonstdp.registry import Choice
+
 
 def import_conex() -> Any:
     """Import CoNeX, which asks for torchvision without declaring it and uses it in one image transform only."""
@@ -203,3 +207,19 @@ def as_weights(topology: Any, values: torch.Tensor) -> torch.Tensor:
         topology.major_start, topology.minor_of.long(), values, (topology.n_pre, topology.n_post),
         layout=layout, device=values.device, check_invariants=False,
     )  # fmt: skip
+
+
+def stepped(problem: Problem, backend: str | None = None) -> Choice:
+    """Let a step act on the problem as users call it, and return the kernel that ran."""
+    rule, signals = problem.formula.rule, problem.signals
+    pre, post = (tuple(signals[name] for name in names) for names in (rule.pre, rule.post))
+    return step_(
+        problem.formula, problem.topology, as_weights(problem.topology, problem.weights), pre, post,
+        tuple(problem.parameters.values()), *problem.limits, problem.c, backend,
+    )  # fmt: skip
+
+
+def with_tensors(problem: Problem, tensors: dict[str, torch.Tensor]) -> Problem:
+    """The problem with other values for some of its tensors, named as in ``problem.tensors``."""
+    of_neurons = {name: v for name, v in problem.parameters.items() if isinstance(v, PerNeuron) and name in tensors}
+    return problem.replaced(**tensors | {name: v._replace(values=tensors[name]) for name, v in of_neurons.items()})

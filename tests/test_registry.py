@@ -8,8 +8,9 @@ import torch
 
 import tritonstdp
 from tritonstdp import registry
+from tritonstdp.functional import per_post, per_pre, step_
 from tritonstdp.kernels.one_to_one import cpu
-from tritonstdp.rules import BOUNDS, RULES, stdp
+from tritonstdp.rules import BOUNDS, RULES, Formula, stdp
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +28,9 @@ def registered():
 def one_step(rule="stdp", backend="cpu", **options):
     weights = torch.full((3,), 0.5)
     spikes, traces = torch.tensor([True, False, False]), torch.ones(3)
+    signals = {"pre_spike": spikes, "pre_trace": traces, "post_spike": ~spikes, "post_trace": traces}
     values = {"a_plus": 0.1, "a_minus": 0.2}
-    return tritonstdp.update_(rule, weights, spikes, traces, ~spikes, traces, backend=backend, **values, **options)
+    return tritonstdp.update_(rule, weights, backend=backend, **signals, **values, **options)
 
 
 def steep_bound(w, w_min, w_max):
@@ -47,7 +49,7 @@ def test_a_registered_bound_runs_under_its_name_on_every_backend():
 
 
 def test_a_registered_rule_runs_on_every_backend():
-    def twice(potentiation, depression, positive, negative, a_plus, a_minus):
+    def twice(potentiation, depression, positive, negative, *, a_plus, a_minus):
         return 2.0 * (potentiation * a_plus * positive - depression * a_minus * negative)
 
     tritonstdp.register_rule(replace(stdp, name="twice", change=twice))
@@ -66,7 +68,7 @@ def test_names_that_are_taken_are_refused():
 
 def test_a_rule_that_acts_without_spikes_is_refused():
     with pytest.raises(ValueError, match="without a spike"):
-        replace(stdp, name="leaky", on_pre=lambda spike, trace, a_plus, a_minus: trace)
+        replace(stdp, name="leaky", on_pre=lambda pre_spike, post_trace: post_trace)
 
 
 def test_the_most_specific_and_then_the_newest_kernel_is_used():
@@ -131,10 +133,35 @@ def test_a_fallback_is_logged_once_with_its_reason(caplog, monkeypatch):
     assert "reference" in messages[0] and "whole_tensor_bound" in messages[0]
 
 
-def test_per_column_parameters_run_on_the_reference(monkeypatch):
+PER_COLUMN, PER_ROW = torch.tensor([0.0, 0.1, 0.2]), torch.tensor([0.3, 0.4])
+
+
+@pytest.mark.parametrize("backend", ["triton", "cpu", "reference"])
+@pytest.mark.parametrize(
+    ("a_minus", "expected"),
+    [
+        (PER_COLUMN, PER_COLUMN),
+        (PER_COLUMN[None], PER_COLUMN),
+        (PER_ROW[:, None], PER_ROW[:, None]),
+        (per_post(PER_COLUMN), PER_COLUMN),
+        (per_pre(PER_ROW), PER_ROW[:, None]),
+    ],
+    ids=["column", "row of columns", "row", "post", "pre"],
+)
+def test_parameters_of_one_side_run_compiled(a_minus, expected, backend):
+    formula, topology, weights = Formula.of(stdp), tritonstdp.Dense(2, 3), torch.full((2, 3), 0.5)
+    pre = torch.tensor([True, True]), torch.ones(2)
+    post = torch.zeros(3, dtype=torch.bool), torch.ones(3)
+    chosen = step_(formula, topology, weights, pre, post, (0.1, a_minus), backend=backend)
+    assert chosen.backend == backend
+    assert torch.equal(weights, (0.5 - expected).expand(2, 3))
+
+
+def test_one_value_a_synapse_runs_on_the_reference(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")
-    weights, spikes = torch.full((2, 3), 0.5), torch.tensor([True, True])
-    silent, traces = torch.zeros(3, dtype=torch.bool), torch.ones(3)
-    per_column = torch.tensor([0.0, 0.1, 0.2])
-    tritonstdp.stdp_(weights, spikes, torch.ones(2), silent, traces, a_plus=0.1, a_minus=per_column)
-    assert torch.equal(weights, (0.5 - per_column).expand(2, 3))
+    weights, per_synapse = torch.full((2, 3), 0.5), torch.rand(2, 3)
+    pre = torch.tensor([True, True]), torch.ones(2)
+    post = torch.zeros(3, dtype=torch.bool), torch.ones(3)
+    chosen = step_(Formula.of(stdp), tritonstdp.Dense(2, 3), weights, pre, post, (0.1, per_synapse))
+    assert chosen.backend == "reference" and chosen.rejected["cpu"].startswith("a_minus is a tensor")
+    assert torch.equal(weights, 0.5 - per_synapse)

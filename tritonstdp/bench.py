@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,13 +19,11 @@ from torch import Tensor
 from tritonstdp import __version__
 from tritonstdp.arguments import device, existing_file, output_file, rate, seconds, shape
 from tritonstdp.functional import explain, step_
-from tritonstdp.kernels.reference import Pairing
+from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.reference import build as build_reference
 from tritonstdp.measurement import (
-    DOPAMINE,
     FORMS,
     OURS,
-    PARAMETERS,
     W_MAX,
     W_MIN,
     Inputs,
@@ -35,10 +32,12 @@ from tritonstdp.measurement import (
     Runner,
     Workload,
     measure,
+    parameters_of,
     read_rows,
     write_rows,
 )
-from tritonstdp.rules import BOUNDS, RULES, Formula, Rule
+from tritonstdp.registry import meeting_of
+from tritonstdp.rules import BOUNDS, RULES
 from tritonstdp.terminal import Progress, UserError, require_memory, whole
 from tritonstdp.topology import TOPOLOGIES, Sparse, Topology
 
@@ -58,42 +57,22 @@ DTYPES = ("float32", "float64")
 SLOWER = 1.25
 
 
-def _formula(workload: Workload) -> Formula:
-    bound = BOUNDS[workload.bound]
-    return Formula.of(RULES[workload.rule], bound, bound)
-
-
-def _coefficients(rule: Rule) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The values of a rule's parameters, and those of its eligibility."""
-    parameters, decay = (
-        tuple(PARAMETERS[rule.name][name] for name in names) for names in (rule.parameters, rule.eligibility_parameters)
-    )
-    return parameters, decay
-
-
 def _tritonstdp(backend: str) -> Provider:
     """A step as a behavior takes it: what does not change from step to step is prepared."""
 
     def prepare(inputs: Inputs) -> Runner:
         weights, c = inputs.copy()
-        formula, topology, x, y = _formula(inputs.workload), inputs.topology, inputs.pre_trace, inputs.post_trace
-        parameters, decay = _coefficients(formula.rule)
+        formula, topology = inputs.workload.formula, inputs.topology
+        parameters = tuple(parameters_of(formula).values())
+        sides = [inputs.sides(*spikes) for spikes in inputs.spikes]
 
         def step(k: int) -> None:
-            s, q = inputs.spikes[k]
-            step_(formula, topology, weights, s, x, q, y, parameters, W_MIN, W_MAX, c, decay, DOPAMINE, backend)
+            pre, post = sides[k]
+            step_(formula, topology, weights, pre, post, parameters, W_MIN, W_MAX, c, backend)
 
         return Runner(step, lambda: topology.values(weights), None if c is None else lambda: c)
 
     return prepare
-
-
-def _gathered(
-    rule: Rule, ends: tuple[Tensor, Tensor], s: Tensor, x: Tensor, q: Tensor, y: Tensor, parameters: Sequence[float]
-) -> tuple[Tensor, Tensor]:
-    """The contributions at every stored synapse from its two neurons' indices, which compiles into one loop."""
-    pre, post = ends
-    return rule.on_post(x[pre], q[post], *parameters), rule.on_pre(s[pre], y[post], *parameters)
 
 
 def _ends(topology: Topology) -> tuple[Tensor, Tensor] | Topology:
@@ -119,16 +98,18 @@ def _compiled_step(inputs: Inputs, kind: str) -> Callable[..., None]:
 
 def _compile_step(inputs: Inputs) -> Callable[..., None]:
     workload = inputs.workload
-    formula = _formula(workload)
-    pairing = importlib.import_module(f"tritonstdp.kernels.{workload.topology}.reference").PAIRING.plain()
+    formula, topology = workload.formula, inputs.topology
+    meeting = meeting_of(workload.topology)._replace(careless=True)
     if workload.topology == "sparse":
-        pairing = Pairing(_gathered)
-    reference = build_reference(pairing, formula)
-    ends = _ends(inputs.topology)
-    parameters, decay = _coefficients(formula.rule)
+        # at every stored synapse from its two neurons' indices, which compiles into one loop
+        meeting = meeting._replace(at_pre=lambda ends, v: v[ends[0]], at_post=lambda ends, v: v[ends[1]])
+    case = Case(formula, topology.name, None, "", torch.float32, "", True, formula.all_numbers)
+    reference = build_reference(meeting, case)
+    ends = _ends(topology)
+    parameters = tuple(parameters_of(formula).values())
 
-    def step(w, c, s, x, q, y):  # type: ignore[no-untyped-def]
-        reference(ends, w, s, x, q, y, parameters, W_MIN, W_MAX, c, decay, DOPAMINE)
+    def step(w, c, pre, post):  # type: ignore[no-untyped-def]
+        reference(ends, w, c, pre, post, parameters, W_MIN, W_MAX)
 
     # torch.compile keeps what it has compiled, up to a limit, by code object: each step has one of its own
     step.__code__ = step.__code__.replace()
@@ -140,12 +121,12 @@ def compiled(kind: str) -> Provider:
 
     def prepare(inputs: Inputs) -> Runner:
         values, c = inputs.values.clone(), None if inputs.c is None else inputs.c.clone()
-        run, x, y = _compiled_step(inputs, kind), inputs.pre_trace, inputs.post_trace
+        run = _compiled_step(inputs, kind)
         spikes = inputs.float_spikes if kind == "float" else inputs.spikes
+        sides = [inputs.sides(*spikes) for spikes in spikes]
 
         def step(k: int) -> None:
-            s, q = spikes[k]
-            run(values, c, s, x, q, y)
+            run(values, c, *sides[k])
 
         return Runner(step, lambda: values, None if c is None else lambda: c)
 

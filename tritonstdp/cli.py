@@ -9,9 +9,11 @@ import os
 import signal
 import sys
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tritonstdp import __version__
+from tritonstdp.arguments import existing_file
+from tritonstdp.modules import run_module
 from tritonstdp.terminal import Parser, UserError
 
 __all__ = ["main"]
@@ -57,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     0
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    prog = " ".join(["tritonstdp", *(name for name in arguments[:1] if name in COMMANDS)])
+    prog = _prog(arguments)
     try:
         with warnings.catch_warnings():
             # torch announces that they are new, which is no news to whoever runs a command
@@ -82,7 +84,26 @@ def main(arguments: list[str] | None = None) -> int:
         raise
 
 
+def _load(arguments: list[str]) -> None:
+    """Run the files of ``--module``, whose rules and bounds are then options like any other."""
+    parser = Parser(prog=_prog(arguments), add_help=False, allow_abbrev=False)
+    parser.add_argument("--module", **_MODULE)
+    for path in parser.parse_known_args(arguments)[0].module:
+        run_module(path)
+
+
+_MODULE: dict[str, Any] = {
+    "action": "append", "default": [], "type": existing_file, "metavar": "FILE",
+    "help": "Python that registers rules or bounds of yours, which count as the built-in ones do; may be given again",
+}  # fmt: skip
+
+
+def _prog(arguments: list[str]) -> str:
+    return " ".join(["tritonstdp", *(name for name in arguments[:1] if name in COMMANDS)])
+
+
 def _parsed(arguments: list[str]) -> argparse.Namespace:
+    _load(arguments)
     parser = Parser(prog="tritonstdp", description="Event-driven synaptic plasticity for torch.")
     parser.add_argument("--version", action="version", version=f"tritonstdp {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -92,6 +113,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         )
         if arguments[:1] == [name]:
             importlib.import_module(command.module).add_arguments(subparser)
+        subparser.add_argument("--module", **_MODULE)
     return parser.parse_args(arguments)
 
 

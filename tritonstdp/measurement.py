@@ -7,7 +7,6 @@ runner that computes something else.
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import json
 import math
@@ -26,7 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tritonstdp.functional import update_
+from tritonstdp.functional import step_
+from tritonstdp.registry import meeting_of
+from tritonstdp.rules import BOUNDS, RULES, Formula
 from tritonstdp.terminal import write_output
 from tritonstdp.topology import TOPOLOGIES, Dense, OneToOne, Sparse, Topology
 
@@ -45,6 +46,7 @@ __all__ = [
     "Workload",
     "machine",
     "measure",
+    "parameters_of",
     "read_rows",
     "write_rows",
 ]
@@ -68,6 +70,23 @@ PARAMETERS: dict[str, dict[str, float]] = {
 }
 """What the rules are run with: large enough to show in a proof, and in balance, so that weights stay where they are."""
 
+DOPAMINE = 0.1
+_SMALL, _LONG = 0.01, 1000.0
+
+
+def parameters_of(formula: Formula) -> dict[str, float]:
+    """What a formula is run with: of other rules, small numbers, and long time constants.
+
+    Examples
+    --------
+    >>> parameters_of(Formula.of(RULES["rstdp"]))
+    {'a_plus': 0.01, 'a_minus': 0.01, 'tau_c': 1000.0, 'dopamine': 0.1}
+    """
+    usual = {"dopamine": DOPAMINE, **dict.fromkeys(formula.rule.positive, _LONG)}
+    known = usual | PARAMETERS.get(formula.rule.name, {})
+    return {name: known.get(name, _SMALL) for name in formula.parameters}
+
+
 FORMS = {
     "dense": "N_PRExN_POST",
     "one_to_one": "N",
@@ -77,7 +96,6 @@ FORMS = {
 }
 """How the shape of a workload is written, by topology."""
 
-DOPAMINE = 0.1
 W_MIN, W_MAX = 0.0, 1.0
 _SHARED_BYTES = 2**29
 _CHUNK = 2**24
@@ -156,11 +174,17 @@ class Workload:
         item = getattr(torch, self.dtype).itemsize
         # drawn, and copied for the provider; what is expected, in float64, and its temporaries unless made in parts
         synapse = 4 + 2 * item + (8 if self.topology == "dense" else 40)
-        if self.rule == "rstdp":
+        if RULES[self.rule].modulated:
             synapse *= 2
         if self.topology == "sparse":
             synapse += 40  # pairs of neurons in int64, sorted
         return n_weights * synapse + n_neurons * (16 + 4 * (1 + item)) + 16 * _windows(self)
+
+    @property
+    def formula(self) -> Formula:
+        """What is computed at a synapse."""
+        bound = BOUNDS[self.bound]
+        return Formula.of(RULES[self.rule], bound, bound)
 
     @property
     def name(self) -> str:
@@ -183,8 +207,8 @@ class Inputs:
         Uniform in 0.2..0.8; a CSC tensor where sparse.
     c : Tensor or None
         The eligibility trace of a modulated rule.
-    pre_trace, post_trace : Tensor
-        Uniform in 0..1.
+    traces : dict
+        The signals that the rule reads beside the spikes, by name; uniform in 0..1.
     spikes : list of (Tensor, Tensor)
         Pairs of pre and post spikes, bool; ``POOL`` of them, or fewer for large groups.
     """
@@ -193,13 +217,12 @@ class Inputs:
     topology: Topology
     weights: Tensor
     c: Tensor | None
-    pre_trace: Tensor
-    post_trace: Tensor
+    traces: dict[str, Tensor]
     spikes: list[tuple[Tensor, Tensor]]
     float_spikes: list[tuple[Tensor, Tensor]] = field(init=False)
 
     def __post_init__(self) -> None:
-        dtype = self.pre_trace.dtype
+        dtype = self.weights.dtype
         self.float_spikes = [(s.to(dtype), q.to(dtype)) for s, q in self.spikes]
 
     @staticmethod
@@ -226,13 +249,33 @@ class Inputs:
         n_pre, n_post = topology.pre_shape[0], topology.post_shape[0]
         patterns = max(4, min(POOL, SPIKE_BYTES // (4 * (n_pre + n_post))))
         c = None
-        if workload.rule == "rstdp":
+        rule = workload.formula.rule
+        if rule.modulated:
             c = (0.002 * uniform(*topology.weights_shape) - 0.001).to(device, dtype)
-        return Inputs(
-            workload, topology, weights, c,
-            uniform(n_pre).to(device, dtype), uniform(n_post).to(device, dtype),
-            [(spiking(n_pre), spiking(n_post)) for _ in range(patterns)],
-        )  # fmt: skip
+        sizes = {name: n for names, n in ((rule.pre, n_pre), (rule.post, n_post)) for name in names[1:]}
+        traces = {name: uniform(n).to(device, dtype) for name, n in sizes.items()}
+        spikes = [(spiking(n_pre), spiking(n_post)) for _ in range(patterns)]
+        return Inputs(workload, topology, weights, c, traces, spikes)
+
+    def sides(self, s: Tensor, q: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The signals of both sides in a step with spikes ``s`` and ``q``."""
+        rule = self.workload.formula.rule
+        return tuple([s, *(self.traces[n] for n in rule.pre[1:])]), tuple([q, *(self.traces[n] for n in rule.post[1:])])
+
+    @property
+    def pair_traces(self) -> tuple[Tensor, Tensor]:
+        """The pre and the post trace of a rule that reads one of either.
+
+        Raises
+        ------
+        NotAvailableError
+            If the rule reads others, or the weight.
+        """
+        signatures = self.workload.formula.rule.signatures
+        reads = {name for part in ("on_pre", "on_post") for name in signatures[part].reads}
+        if not reads <= {"pre_spike", "post_spike", "pre_trace", "post_trace"} or len(self.traces) != 2:
+            raise NotAvailableError(f"no step for a rule that reads {', '.join(sorted(reads))}")
+        return self.traces["pre_trace"], self.traces["post_trace"]
 
     @property
     def values(self) -> Tensor:
@@ -280,19 +323,13 @@ class Inputs:
         return weights, c
 
     def _reference_steps(self, weights: Tensor, c: Tensor | None, rows: slice, topology: Topology) -> None:
-        for s, q in self.spikes[:PROOF_STEPS]:
-            update_(
-                self.workload.rule, weights, s[rows], self.pre_trace[rows].double(), q, self.post_trace.double(),
-                topology=None if isinstance(topology, Sparse) else topology, backend="reference", **self.options(c),
-            )  # fmt: skip
-
-    def options(self, c: Tensor | None) -> dict[str, Any]:
-        """The keyword arguments of :func:`tritonstdp.update_` for this workload."""
-        bound = self.workload.bound
-        options: dict[str, Any] = {"positive_bound": bound, "negative_bound": bound, "w_min": W_MIN, "w_max": W_MAX}
-        if c is not None:
-            options.update(c=c, dopamine=DOPAMINE)
-        return options | PARAMETERS[self.workload.rule]
+        formula = self.workload.formula
+        parameters = tuple(parameters_of(formula).values())
+        for spikes in self.spikes[:PROOF_STEPS]:
+            pre, post = self.sides(*spikes)
+            pre = tuple(signal[rows] if signal.dtype == torch.bool else signal[rows].double() for signal in pre)
+            post = tuple(signal if signal.dtype == torch.bool else signal.double() for signal in post)
+            step_(formula, topology, weights, pre, post, parameters, W_MIN, W_MAX, c, "reference")
 
     def bytes_that_must_move(self) -> float:
         """Mean bytes a step over some patterns: 64-byte lines that hold a changing weight, read and written."""
@@ -367,8 +404,8 @@ def _lines_touched(inputs: Inputs, s: Tensor, q: Tensor, per_line: int) -> int:
         columns = int((q.nonzero() // per_line).unique().numel())
         rows = int(s.sum())
         return rows * -(-topology.n_post // per_line) + (topology.n_pre - rows) * columns
-    pairing = importlib.import_module(f"tritonstdp.kernels.{topology.name}.reference").PAIRING
-    touched = pairing.touched(topology, s.float(), q.float()).expand(topology.weights_shape).reshape(-1)
+    touched = meeting_of(topology.name).touched(topology, s.float(), q.float())
+    touched = touched.expand(topology.weights_shape).reshape(-1)
     return int((touched.nonzero() // per_line).unique().numel())
 
 

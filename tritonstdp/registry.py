@@ -13,11 +13,13 @@ from weakref import WeakSet
 
 import torch
 
+from tritonstdp.kernels import reference
 from tritonstdp.kernels.compilation import undisturbed
 from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.kernels.reference import Meeting
 from tritonstdp.rules import BOUNDS, RULES, Bound, Formula, Rule, checked_bound, is_own, resolve_bound
 from tritonstdp.source import CannotCompileError, content_of, name_of
-from tritonstdp.topology import TOPOLOGIES
+from tritonstdp.topology import TOPOLOGIES, Topology
 
 __all__ = [
     "BACKENDS",
@@ -27,9 +29,11 @@ __all__ = [
     "Space",
     "choose",
     "entries",
+    "register_backend",
     "register_bound",
     "register_kernel",
     "register_rule",
+    "register_topology",
 ]
 
 logger = logging.getLogger("tritonstdp")
@@ -44,13 +48,17 @@ class Backend:
     Parameters
     ----------
     name : str
-        "triton", "cpu" or "reference".
+        Its name, as "triton", "cpu" or "reference".
     refuse : callable
         ``refuse(case)``: why the backend can't take the case, or None where it can.
+    kernels : str or callable
+        The name of its file in each topology's folder, whose ``build(case, config)`` gives a step; or ``build(case)``,
+        which does for every topology.
     """
 
     name: str
     refuse: Callable[[Case], str | None]
+    kernels: str | Build
 
 
 OLDEST_TRITON = (3, 6)
@@ -76,7 +84,7 @@ def _triton_refuses(case: Case) -> str | None:
         return f"Triton {found} is installed, and the kernels need {wanted} or newer: upgrade torch, which brings it"
     if case.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         return f"weights of {case.dtype} are not supported"
-    return _values_refused(case, dopamine=("number", "scalar", "column"))
+    return _values_refused(case, ("number", "pre", "post", "scalar"))
 
 
 def _cpu_refuses(case: Case) -> str | None:
@@ -84,15 +92,16 @@ def _cpu_refuses(case: Case) -> str | None:
         return f"the weights are on {case.device}"
     if case.dtype not in (torch.float32, torch.float64):
         return f"weights of {case.dtype}: compiled loops take float32 and float64"
-    return _values_refused(case, dopamine=("number", "column"))
+    return _values_refused(case, ("number", "pre", "post"))
 
 
-def _values_refused(case: Case, dopamine: tuple[str, ...]) -> str | None:
-    if not case.scalars:
-        return "a parameter is a tensor"
-    if case.dopamine not in dopamine:
-        return f"dopamine of this shape or dtype ({case.dopamine})"
-    if case.layout == "strided" and case.topology in ("sparse", "conv2d", "local2d"):
+def _values_refused(case: Case, kinds: tuple[str, ...]) -> str | None:
+    if case.limits == "tensor":
+        return "w_min or w_max is a tensor"
+    for name, kind in zip(case.parameters, case.given, strict=True):
+        if kind not in kinds:
+            return f"{name} is a tensor of no shape or dtype that gives one value a neuron"
+    if case.layout == "strided" and not TOPOLOGIES[case.topology].takes_strides:
         return "the weights are not contiguous"
     return None
 
@@ -101,12 +110,8 @@ def _interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-BACKENDS: tuple[Backend, ...] = (
-    Backend("triton", _triton_refuses),
-    Backend("cpu", _cpu_refuses),
-    Backend("reference", lambda case: None),
-)
-"""The backends, the most specialised first."""
+BACKENDS: list[Backend] = []
+"""The backends, the most specialised first; :func:`register_backend` adds to it."""
 
 
 class Space(NamedTuple):
@@ -169,9 +174,16 @@ class KernelEntry:
         return (self.rule is not None) + (self.bound is not None)
 
 
+_FOLDERS: dict[str, str] = {}
+
+
+def meeting_of(topology: str) -> Meeting:
+    """How a topology's neurons meet at its weights, as the reference has it."""
+    return importlib.import_module(f"{_FOLDERS[topology]}.reference").MEETING
+
+
 def _build_reference(topology: str, case: Case) -> Step:
-    pairing = importlib.import_module(f"tritonstdp.kernels.{topology}.reference").PAIRING
-    return importlib.import_module("tritonstdp.kernels.reference").build(pairing, case.formula)
+    return reference.build(meeting_of(topology), case)
 
 
 def _build_lazily(module: str, case: Case, config: Any) -> Step:
@@ -188,15 +200,85 @@ def _tunable(topology: str, backend: str, module: str) -> KernelEntry:
     return KernelEntry(topology, backend, build, space=space)
 
 
-_ENTRIES: list[KernelEntry] = [
-    entry
-    for topology in TOPOLOGIES
-    for entry in (
-        _tunable(topology, "triton", f"tritonstdp.kernels.{topology}.gpu"),
-        _tunable(topology, "cpu", f"tritonstdp.kernels.{topology}.cpu"),
-        KernelEntry(topology, "reference", partial(_build_reference, topology)),
-    )
-]
+_ENTRIES: list[KernelEntry] = []
+
+
+def _enter(topology: str, backend: Backend) -> None:
+    """Register what a backend has for a topology, if it has anything."""
+    if not isinstance(backend.kernels, str):
+        _ENTRIES.append(KernelEntry(topology, backend.name, backend.kernels))
+    elif backend.kernels == "reference":
+        _ENTRIES.append(KernelEntry(topology, backend.name, partial(_build_reference, topology)))
+    elif importlib.util.find_spec(module := f"{_FOLDERS[topology]}.{backend.kernels}") is not None:
+        _ENTRIES.append(_tunable(topology, backend.name, module))
+
+
+def register_topology(kind: type[Topology], folder: str) -> None:
+    """Add a topology: every rule and bound then runs on it, on each backend that it has a file for.
+
+    Parameters
+    ----------
+    kind : type
+        A subclass of :class:`tritonstdp.topology.Topology`: its name, shapes, checks and facts.
+    folder : str
+        The package of its kernels. ``reference.py`` says by ``MEETING`` how neurons meet at weights
+        (:class:`tritonstdp.kernels.reference.Meeting`), which is all that it takes; ``cpu.py`` and ``gpu.py`` hold
+        faster steps.
+
+    Raises
+    ------
+    TypeError
+        If ``kind`` is no topology.
+    ValueError
+        If the name is taken by another topology, or the folder has no ``reference.py``.
+
+    Examples
+    --------
+    >>> from tritonstdp import Dense
+    >>> register_topology(Dense, "tritonstdp.kernels.dense")
+    """
+    if not (isinstance(kind, type) and issubclass(kind, Topology)):
+        raise TypeError(f"{kind!r} is no topology: make a subclass of tritonstdp.topology.Topology")
+    if not kind.name or TOPOLOGIES.get(kind.name, kind) is not kind:
+        raise ValueError(f"a topology named {kind.name!r} can't be registered: give it a name that is not taken")
+    if importlib.util.find_spec(f"{folder}.reference") is None:
+        raise ValueError(f"{folder} has no reference.py, which says by MEETING how neurons meet at the weights")
+    if _FOLDERS.get(kind.name) == folder:
+        return
+    TOPOLOGIES[kind.name], _FOLDERS[kind.name] = kind, folder
+    for backend in BACKENDS:
+        _enter(kind.name, backend)
+
+
+def register_backend(backend: Backend) -> None:
+    """Add a backend; it is asked before the reference, and after those that are there already.
+
+    Parameters
+    ----------
+    backend : Backend
+        The backend.
+
+    Raises
+    ------
+    TypeError
+        If it is none.
+    ValueError
+        If its name is taken.
+
+    Examples
+    --------
+    >>> register_backend(Backend("nobody", lambda case: "it takes nothing", "nobody"))
+    >>> BACKENDS.remove(next(backend for backend in BACKENDS if backend.name == "nobody"))
+    """
+    if not isinstance(backend, Backend):
+        raise TypeError(f"{backend!r} is no Backend: make one by tritonstdp.Backend(name, refuse, kernels)")
+    if any(backend.name == known.name for known in BACKENDS):
+        raise ValueError(f"a backend named {backend.name!r} is already registered: choose another name")
+    at = next((k for k, known in enumerate(BACKENDS) if known.name == "reference"), len(BACKENDS))
+    BACKENDS.insert(at, backend)
+    for topology in _FOLDERS:
+        _enter(topology, backend)
+    forget_choices()
 
 
 def entries() -> Iterator[KernelEntry]:
@@ -358,6 +440,15 @@ class Choice:
 _CHOSEN_FOR: WeakSet[Formula] = WeakSet()
 _logged: set[str] = set()
 
+for _backend in (
+    Backend("triton", _triton_refuses, "gpu"),
+    Backend("cpu", _cpu_refuses, "cpu"),
+    Backend("reference", lambda case: None, "reference"),
+):
+    register_backend(_backend)
+for _kind in tuple(TOPOLOGIES.values()):
+    register_topology(_kind, f"tritonstdp.kernels.{_kind.name}")
+
 
 def choose(case: Case | tuple[Any, ...], backend: str | None = None, autotune: bool = False) -> Choice:
     """Choose and build the kernel for a case, once; later calls return the same choice.
@@ -415,8 +506,16 @@ def _choose(case: Case, wanted: str | None, autotune: bool) -> Choice:
 
 
 def serving_entry(case: Case, backend: str) -> KernelEntry:
-    """The registered kernel that serves a case on a backend: the most specific, and of those the newest."""
+    """The registered kernel that serves a case on a backend: the most specific, and of those the newest.
+
+    Raises
+    ------
+    CannotCompileError
+        If there is none.
+    """
     serving = [entry for entry in _ENTRIES if entry.serves(case, backend)]
+    if not serving:
+        raise CannotCompileError(f"{backend} has no kernel for {case.topology}")
     best = max(entry.specificity for entry in serving)
     return [entry for entry in serving if entry.specificity == best][-1]
 
@@ -428,7 +527,7 @@ _VARIANTS: dict[tuple[Any, ...], set[int]] = {}
 
 def _check_variants(formula: Formula) -> None:
     """Refuse to compile a formula of which too many variants have been: one made anew at each step never ends."""
-    written = [s.function for s in formula.signatures if not is_own(s.function)]
+    written = [function for function in formula.functions if not is_own(function)]
     codes = [getattr(getattr(function, "func", function), "__code__", None) for function in written]
     if not any(codes):
         return

@@ -144,9 +144,18 @@ class Topology(_WeaklyReferable):
         The shape of the values that a kernel updates.
     pre_shape, post_shape : tuple of int
         The shapes of the vectors of spikes and traces on either side.
+    shares_weights : bool
+        Whether a weight serves several pairs of neurons.
+    takes_strides : bool
+        Whether compiled kernels take weights that are not contiguous.
+    usual_layout : str
+        The :meth:`layout` of contiguous weights.
     """
 
     name: ClassVar[str] = ""
+    shares_weights: ClassVar[bool] = False
+    takes_strides: ClassVar[bool] = False
+    usual_layout: ClassVar[str] = "contiguous"
     weights_shape: tuple[int, ...] = field(init=False, repr=False)
     pre_shape: tuple[int] = field(init=False, repr=False)
     post_shape: tuple[int] = field(init=False, repr=False)
@@ -164,6 +173,16 @@ class Topology(_WeaklyReferable):
     def _set(self, **attributes: Any) -> None:
         for name, value in attributes.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether there are synapses without a pre neuron, whose signals and parameters count as 0."""
+        return False
+
+    @classmethod
+    def example(cls) -> Topology:
+        """A small topology of this kind, to ask about kernels without weights at hand."""
+        raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
         # copies and pickles go through the constructor, so that they are checked as well
@@ -199,6 +218,26 @@ class Topology(_WeaklyReferable):
             )
         return weights
 
+    def side_of(self, shape: Sequence[int]) -> str | None:
+        """Whether a tensor that broadcasts to the weights has one value a "pre" or one a "post" neuron.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            The tensor's shape.
+
+        Returns
+        -------
+        str or None
+            The side; None where its values are other ones, or the weights' shape does not tell.
+
+        Examples
+        --------
+        >>> Dense(3, 5).side_of((5,)), Dense(3, 5).side_of((3, 1)), Dense(3, 5).side_of((3, 5))
+        ('post', 'pre', None)
+        """
+        return None
+
     def layout(self, values: Tensor) -> str:
         """How the values lie in memory, as far as kernels are specialised on it."""
         return "contiguous" if values.is_contiguous() else "strided"
@@ -220,6 +259,8 @@ class Dense(Topology):
     """
 
     name: ClassVar[str] = "dense"
+    takes_strides: ClassVar[bool] = True
+    usual_layout: ClassVar[str] = "pre"
     n_pre: int
     n_post: int
 
@@ -227,6 +268,14 @@ class Dense(Topology):
         n_pre, n_post = _size("n_pre", self.n_pre), _size("n_post", self.n_post)
         self._set(n_pre=n_pre, n_post=n_post)
         self._set_shapes((n_pre, n_post), n_pre, n_post)
+
+    @classmethod
+    def example(cls) -> Dense:
+        return cls(4, 4)
+
+    def side_of(self, shape: Sequence[int]) -> str | None:
+        kinds = {(self.n_post,): "post", (1, self.n_post): "post", (self.n_pre, 1): "pre"}
+        return kinds.get(tuple(shape))
 
     def layout(self, values: Tensor) -> str:
         """Which side's neurons have their synapses next to each other: "pre", "post", or neither ("strided")."""
@@ -252,12 +301,20 @@ class OneToOne(Topology):
     """
 
     name: ClassVar[str] = "one_to_one"
+    takes_strides: ClassVar[bool] = True
     n: int
 
     def __post_init__(self) -> None:
         n = _size("n", self.n)
         self._set(n=n)
         self._set_shapes((n,), n, n)
+
+    @classmethod
+    def example(cls) -> OneToOne:
+        return cls(4)
+
+    def side_of(self, shape: Sequence[int]) -> str | None:
+        return "post" if tuple(shape) == self.post_shape else None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -289,12 +346,20 @@ class _Patches(Topology):
         self._refuse_beyond("pre neurons with padding", c_in, *padded)
         self._set_shapes(self._shape_of_weights(), math.prod(self.src_shape), math.prod(self.dst_shape))
 
+    @classmethod
+    def example(cls) -> _Patches:
+        return cls((2, 6, 6), (2, 4, 4), (3, 3))
+
     def _shape_of_weights(self) -> tuple[int, ...]:
         raise NotImplementedError
 
     @property
     def kernel_key(self) -> Any:
         return self.kernel_size, self.stride
+
+    @property
+    def has_padding(self) -> bool:
+        return any(self.padding)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -325,6 +390,7 @@ class Conv2d(_Patches):
     """
 
     name: ClassVar[str] = "conv2d"
+    shares_weights: ClassVar[bool] = True
     divisor: float | None = None
 
     def __post_init__(self) -> None:
@@ -374,6 +440,9 @@ class Local2d(_Patches):
     def _shape_of_weights(self) -> tuple[int, ...]:
         positions = self.dst_shape[1] * self.dst_shape[2]
         return (self.dst_shape[0], positions, self.src_shape[0] * self.kernel_size[0] * self.kernel_size[1])
+
+    def side_of(self, shape: Sequence[int]) -> str | None:
+        return "post" if tuple(shape) == (*self.weights_shape[:2], 1) else None
 
 
 def _index_vector(name: str, indices: Any, device: torch.device | None = None) -> Tensor:
@@ -566,6 +635,10 @@ class Sparse(Topology):
         self._set(_source=None, _writes=parts[0]._version)
         self._set_shapes((nnz,), n_pre, n_post)
 
+    @classmethod
+    def example(cls) -> Sparse:
+        return cls.from_weights(torch.eye(4, device="cpu").to_sparse_csr())
+
     def __reduce__(self) -> tuple[Any, ...]:
         # a part alone, without the buffer that it lies in; a copy was made from no weights
         return Sparse, (self.n_pre, self.n_post, self.post_is_major, self.major_start.clone(), self.minor_of.clone())
@@ -725,7 +798,7 @@ _PLANS: weakref.WeakKeyDictionary[Any, OrderedDict[tuple[Any, ...], Sparse]] = w
 
 
 TOPOLOGIES: dict[str, type[Topology]] = {kind.name: kind for kind in (Dense, OneToOne, Sparse, Conv2d, Local2d)}
-"""The topologies by name."""
+"""The topologies by name; :func:`tritonstdp.register_topology` adds to it."""
 
 
 def infer_topology(weights: Tensor) -> Topology:
@@ -796,8 +869,4 @@ def example_topology(name: str) -> Topology:
     """
     if name not in TOPOLOGIES:
         raise ValueError(f"unknown topology {name!r}: use one of {', '.join(sorted(TOPOLOGIES))}")
-    if name == "sparse":
-        return Sparse.from_weights(torch.eye(4, device="cpu").to_sparse_csr())
-    if name in ("conv2d", "local2d"):
-        return (Conv2d if name == "conv2d" else Local2d)((2, 6, 6), (2, 4, 4), (3, 3))
-    return Dense(4, 4) if name == "dense" else OneToOne(4)
+    return TOPOLOGIES[name].example()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tritonstdp.interpretation import swift_interpreter
 from tritonstdp.problems import Problem
+from tritonstdp.registry import meeting_of
 from tritonstdp.topology import Sparse
 
 __all__ = ["SECTOR_BYTES", "Meter", "Traffic", "measure_traffic", "metering"]
@@ -191,9 +192,8 @@ def _plan(problem: Problem) -> dict[str, Tensor]:
 def _needed(problem: Problem) -> dict[str, Tensor]:
     """Which elements a step can't do without, where that is known: True at each."""
     topology = problem.topology
-    pre, post = problem.pre_spike != 0, problem.post_spike != 0
-    pairing = importlib.import_module(f"tritonstdp.kernels.{topology.name}.reference").PAIRING
-    changing = pairing.touched(topology, problem.pre_spike, problem.post_spike).expand(topology.weights_shape)
+    pre, post = problem.signals["pre_spike"] != 0, problem.signals["post_spike"] != 0
+    changing = meeting_of(topology.name).touched(topology, pre.float(), post.float()).expand(topology.weights_shape)
     needed = {"pre_spike": torch.ones_like(pre), "post_spike": torch.ones_like(post)}
     if problem.c is None:
         needed["weights"] = changing

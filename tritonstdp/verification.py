@@ -127,12 +127,12 @@ def _typical(topology: str) -> Iterator[Problem]:
 def _problems(topology: str) -> Iterator[Problem]:
     group = _GROUPS[topology]
     for rule in RULES.values():
-        for bound in BOUNDS.values():
+        # each rule with the usual bound, and each bound with the usual rule
+        for bound in BOUNDS.values() if rule.name == "stdp" else (soft_bound,):
             for dtype in DTYPES:
                 yield make_problem(Formula.of(rule, bound, bound), group, dtype=dtype)
         clamped = Formula.of(rule, soft_bound, BOUNDS["hard_bound"], clamp=True)
-        per_column = topology in ("dense", "one_to_one")
-        yield make_problem(clamped, group, float_spikes=True, dopamine="column" if per_column else "number")
+        yield make_problem(clamped, group, float_spikes=True, per_neuron=True)
         yield make_problem(Formula.of(rule, soft_bound, soft_bound), group, rate=0.01, dopamine="scalar")
         if topology == "dense":
             yield make_problem(clamped, group, transposed=True)

@@ -44,7 +44,7 @@ def prepare(inputs: Inputs) -> Runner:
     for nodes in (source, target):
         nodes.set_batch_size(1)
     connection = _connection(inputs, source, target)
-    source.x, target.x = inputs.pre_trace.view(1, *shapes[0]), inputs.post_trace.view(1, *shapes[1])
+    source.x, target.x = (trace.view(1, *shape) for trace, shape in zip(inputs.pair_traces, shapes, strict=True))
     patterns = [(s.view(1, *shapes[0]), q.view(1, *shapes[1])) for s, q in inputs.spikes]
 
     def step(k: int) -> None:

@@ -15,8 +15,9 @@ def prepare(inputs: Inputs) -> Runner:
     workload = inputs.workload
     if workload.rule != "stdp" or workload.bound != "no_bound" or workload.topology not in ("dense", "sparse"):
         raise NotAvailableError("brainevent adds traces to dense and sparse weights: STDP without bounds")
-    x = to_jax(inputs.pre_trace * PARAMETERS["stdp"]["a_plus"])
-    y = to_jax(inputs.post_trace * -PARAMETERS["stdp"]["a_minus"])
+    pre_trace, post_trace = inputs.pair_traces
+    x = to_jax(pre_trace * PARAMETERS["stdp"]["a_plus"])
+    y = to_jax(post_trace * -PARAMETERS["stdp"]["a_minus"])
     spikes = [(to_jax(s), to_jax(q)) for s, q in inputs.spikes]
     order = torch.arange(inputs.values.numel())
     if workload.topology == "sparse":

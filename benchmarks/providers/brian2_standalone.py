@@ -53,7 +53,7 @@ def prepare(inputs: Inputs) -> Runner:
         path = Path(folder)
         np.savez(
             path / "inputs.npz", pre=pre[order], post=post[order], w=inputs.values.reshape(-1).numpy()[order],
-            x=inputs.pre_trace.numpy(), y=inputs.post_trace.numpy(),
+            x=inputs.pair_traces[0].numpy(), y=inputs.pair_traces[1].numpy(),
             s=np.stack([s.numpy() for s, _ in inputs.spikes]), q=np.stack([q.numpy() for _, q in inputs.spikes]),
         )  # fmt: skip
         on_pre, on_post = (code.replace("BOUND", _BOUNDS[workload.bound]) for code in _CODE[workload.rule])

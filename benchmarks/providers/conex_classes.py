@@ -71,7 +71,7 @@ def _synapse(inputs: Inputs) -> SimpleNamespace:
     dtype = inputs.values.dtype
     network = SimpleNamespace(def_dtype=dtype, dopamine_concentration=DOPAMINE)
     synapse = SimpleNamespace(
-        src=_Side(inputs.pre_trace), dst=_Side(inputs.post_trace), src_delay=None, dst_delay=None,
+        src=_Side(inputs.pair_traces[0]), dst=_Side(inputs.pair_traces[1]), src_delay=None, dst_delay=None,
         weights=weights, network=network, tensor=lambda mode, dim: torch.zeros(dim, dtype=dtype),
     )  # fmt: skip
     if inputs.workload.topology == "sparse":

@@ -44,7 +44,8 @@ def prepare(inputs: Inputs) -> Runner:
 
 def _pattern(inputs: Inputs, k: int, shapes: tuple) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     s, q = (t.view(1, *shape) for t, shape in zip(inputs.float_spikes[k], shapes, strict=True))
-    return s, q, (inputs.pre_trace.view(1, *shapes[0]) - s, inputs.post_trace.view(1, *shapes[1]) - q)
+    pre_trace, post_trace = inputs.pair_traces
+    return s, q, (pre_trace.view(1, *shapes[0]) - s, post_trace.view(1, *shapes[1]) - q)
 
 
 def _modulation(bound: str, amplitude: float) -> Callable[[Tensor], Tensor | float]:

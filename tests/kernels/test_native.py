@@ -18,8 +18,9 @@ from tritonstdp.registry import choose, forget_choices
 from tritonstdp.rules import Formula, hard_bound, soft_bound, stdp
 
 
-def case_of(bound, dtype=torch.float32):
-    return Case(Formula.of(stdp, bound, bound), "dense", None, "pre", dtype, "cpu")
+def case_of(bound, dtype=torch.float32, given=None):
+    formula = Formula.of(stdp, bound, bound)
+    return Case(formula, "dense", None, "pre", dtype, "cpu", True, given or formula.all_numbers)
 
 
 @pytest.mark.parametrize("bool_spikes", [True, False])
@@ -65,8 +66,6 @@ def test_a_loop_is_found_again_only_by_the_same_content():
 
         return bound
 
-    cases = [case_of(bound) for bound in (soft_bound, made_with(1.0), made_with(2.0))]
-    cases.append(case_of(soft_bound, torch.float64))
     keys = {
         object_cache.key_of(loop, object_cache.recipe_of(case, *values))
         for case in (
@@ -74,10 +73,13 @@ def test_a_loop_is_found_again_only_by_the_same_content():
             case_of(made_with(1.0)),
             case_of(made_with(2.0)),
             case_of(soft_bound, torch.float64),
+            case_of(soft_bound, given=("pre", "number")),
+            case_of(soft_bound, given=("number", "pre")),
+            case_of(soft_bound, given=("post", "number")),
         )
         for values in ((), (3,))
     }
-    assert len(keys) == 8
+    assert len(keys) == 14
     same = [object_cache.key_of(loop, object_cache.recipe_of(case_of(made_with(2.0)))) for _ in range(2)]
     assert same[0] == same[1]
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tritonstdp import Sparse, istdp_, rstdp_, stdp_, topology
+from tritonstdp.kernels.protocol import PerNeuron
 from tritonstdp.kernels.sparse import cpu, gpu
 from tritonstdp.problems import make_problem, random_sparse
 from tritonstdp.registry import choose
@@ -137,19 +138,15 @@ def test_groups_without_neurons_or_synapses_are_left_alone(backend, shape):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_outside_the_values_is_read_or_written(backend):
     problem = make_problem(FORMULAS["rstdp soft"], random_sparse(9, 21, 0.4))
-    guarded = problem.copy()
-    for name, tensor in guarded.outputs.items():
-        poisoned = torch.full((len(tensor) + 128,), torch.nan)
-        poisoned[64:-64] = tensor
-        object.__setattr__(guarded, name, poisoned[64:-64])
+    poisoned = {name: torch.full((len(tensor) + 128,), torch.nan) for name, tensor in problem.outputs.items()}
+    for name, tensor in problem.outputs.items():
+        poisoned[name][64:-64] = tensor
     step = choose(problem.case, backend).step
-    guarded.run(step)
+    guarded = problem.replaced(**{name: tensor[64:-64] for name, tensor in poisoned.items()}).run(step)
     expected = problem.copy().run(step)
     for name, tensor in expected.outputs.items():
-        inside = guarded.outputs[name]
-        assert torch.equal(inside, tensor)
-        whole = torch.as_strided(inside, (len(tensor) + 128,), (1,), 0)
-        assert whole[:64].isnan().all() and whole[-64:].isnan().all()
+        assert torch.equal(guarded.outputs[name], tensor)
+        assert poisoned[name][:64].isnan().all() and poisoned[name][-64:].isnan().all()
 
 
 @pytest.fixture
@@ -190,6 +187,19 @@ def test_a_0d_dopamine_is_read_on_the_device():
     problem = make_problem(FORMULAS["rstdp soft"], random_sparse(9, 21, 0.4), dopamine="scalar")
     assert choose(problem.case).backend == "triton"
     assert_same_bits(problem, choose(problem.case, "triton").step)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("layout", ["csc", "csr"])
+@pytest.mark.parametrize("name, side", [("dopamine", "post"), ("tau_c", "pre")])
+def test_between_silent_neurons_it_counts_which_they_are_where_a_parameter_has_a_value_each(
+    name, side, layout, backend
+):
+    plan = random_sparse(23, 37, 0.3, LAYOUTS[layout])
+    problem = make_problem(FORMULAS["rstdp soft"], plan, rate=0.05)
+    each = PerNeuron(side, torch.rand(37 if side == "post" else 23) + 0.5)
+    problem = problem.replaced(**{name: each})
+    assert_same_bits(problem, choose(problem.case, backend).step)
 
 
 CONEX_OPTIONS = {"w_min": 0.0, "w_max": 1.0, "positive_bound": "soft_bound", "negative_bound": "soft_bound"}

@@ -192,7 +192,7 @@ def _version(package: str) -> str:
 
 def _source_hash(space: Space, case: Case) -> str | None:
     formula = case.formula
-    contents = [content_of(function) for function in (*formula.rule.functions, formula.positive, formula.negative)]
+    contents = [content_of(function) for function in formula.functions]
     if None in contents:
         return None
     shared = [_file_of(f"tritonstdp.kernels.{name}") for name in _SHARED_SOURCES]

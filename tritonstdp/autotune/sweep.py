@@ -124,8 +124,9 @@ def tuning_case(formula: Formula, topology: Topology, dtype: torch.dtype, device
         If the device's backend can't take the case, its kernel has no configurations, or it can't be known again.
     """
     kind = torch.device(device).type
-    layout = "pre" if topology.name == "dense" else "contiguous"
-    case = Case(formula, topology.name, topology.kernel_key, layout, dtype, kind)
+    case = Case(
+        formula, topology.name, topology.kernel_key, topology.usual_layout, dtype, kind, True, formula.all_numbers
+    )
     name = backend_of(device)
     reason = next(backend for backend in BACKENDS if backend.name == name).refuse(case)
     if reason is not None:
@@ -133,7 +134,7 @@ def tuning_case(formula: Formula, topology: Topology, dtype: torch.dtype, device
     entry = serving_entry(case, name)
     if not _space_of(entry).values:
         raise ValueError(f"{formula.rule.name} on {topology.name}: the {name} kernel has nothing to tune")
-    unknown = [f for f in (*formula.rule.functions, formula.positive, formula.negative) if content_of(f) is None]
+    unknown = [f for f in formula.functions if content_of(f) is None]
     if unknown:
         raise ValueError(
             f"{formula.rule.name} on {topology.name} can't be tuned: {name_of(unknown[0])} uses more than its "

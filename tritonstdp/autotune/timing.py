@@ -9,7 +9,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,17 +113,17 @@ class Scratch:
         generator = torch.Generator().manual_seed(1)
         self._signals = {
             rate: [
-                tuple(
-                    _spikes(shape[0], rate, k, generator).to(device)
-                    for shape in (topology.pre_shape, topology.post_shape)
-                )
+                {
+                    name: _spikes(shape[0], rate, k, generator).to(device)
+                    for name, shape in (("pre_spike", topology.pre_shape), ("post_spike", topology.post_shape))
+                }
                 for k in range(PATTERNS)
             ]
             for rate in self.rates
         }
         # changes so small that weights stay where they are over thousands of steps
-        self._quiet = tuple(1e-4 * value for value in self.problem.parameters)
-        self._copies = [self.problem.copy() for _ in range(self._copies_needed(device))]
+        quiet = {name: 1e-4 * self.problem.parameters[name] for name in formula.rule.parameters}
+        self._copies = [self.problem.copy().replaced(**quiet) for _ in range(self._copies_needed(device))]
         self._used = 0
         self._steps: dict[float, int] = {}
         self._last: dict[tuple[Step, float], float] = {}
@@ -137,8 +136,7 @@ class Scratch:
 
     def at(self, rate: float, pattern: int = 0) -> Problem:
         """The group with the spikes of a rate; its weights are the ones not to write to."""
-        pre_spike, post_spike = self._signals[rate][pattern % PATTERNS]
-        return replace(self.problem, pre_spike=pre_spike, post_spike=post_spike)
+        return self.problem.replaced(**self._signals[rate][pattern % PATTERNS])
 
     def calibrate(self, step: Step) -> None:
         """Choose how many steps make up a sample of each rate, from how long a step takes."""
@@ -161,12 +159,7 @@ class Scratch:
 
     def _arguments(self, rate: float, pattern: int) -> tuple[Any, ...]:
         self._used = (self._used + 1) % len(self._copies)
-        group = self._copies[self._used]
-        pre_spike, post_spike = self._signals[rate][pattern % PATTERNS]
-        return (
-            group.topology, group.weights, pre_spike, group.pre_trace, post_spike, group.post_trace,
-            self._quiet, *group.limits, group.c, group.decay, group.dopamine,
-        )  # fmt: skip
+        return self._copies[self._used].replaced(**self._signals[rate][pattern % PATTERNS]).arguments
 
 
 def take_turns(
