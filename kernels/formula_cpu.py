@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tritonstdp.kernels.compose import Composed, compose
-from tritonstdp.kernels.native import REAL, njit_part
+from tritonstdp.kernels.native import REAL, njit, njit_part
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.rules import Signature, is_own
 from tritonstdp.source import CannotCompileError, NoSourceError, Source, captures_numbers_alone, located, read
@@ -106,8 +106,13 @@ def _prove(signature: Signature, of_scalars: Any, dtype: torch.dtype) -> None:
     except Exception as error:
         raise CannotCompileError(f"{name} can't be tried on a vector of 61 weights ({_first_line(error)})") from error
     rows = zip(*(t.numpy() for t in tensors), strict=True) if tensors else [()] * 61
+
+    @njit
+    def call(numbers):  # type: ignore[no-untyped-def]
+        return of_scalars(*numbers)
+
     try:
-        found = [of_scalars(*numbers, *map(real, values)) for numbers in rows]
+        found = [call((*numbers, *map(real, values))) for numbers in rows]
     except Exception as error:
         raise CannotCompileError(f"numba can't compile {name}: {_reason(error)}") from error
     # torch computes what is said of numbers alone in float64, and has powers, exp and log of its own

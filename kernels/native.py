@@ -141,8 +141,8 @@ def njit(function: Callable[..., Any], **options: Any) -> Any:
 
 
 def njit_part(function: Callable[..., Any]) -> Any:
-    """Compile a function that is inlined into a loop."""
-    return njit(function, forceinline=True)
+    """Compile a function that is inlined into a loop, and can't be called from Python: wrappers cost compile time."""
+    return njit(function, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 @cached

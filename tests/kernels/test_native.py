@@ -23,10 +23,18 @@ def case_of(bound, dtype=torch.float32, given=None):
     return Case(formula, "dense", None, "pre", dtype, "cpu", True, given or formula.all_numbers)
 
 
+def callable_from_python(part):
+    @native.njit
+    def call(*arguments):
+        return part(*arguments)
+
+    return call
+
+
 @pytest.mark.parametrize("bool_spikes", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_spikes_are_found_in_groups_of_every_size(dtype, bool_spikes):
-    find_events = native.event_finder(dtype, bool_spikes)
+    find_events = callable_from_python(native.event_finder(dtype, bool_spikes))
     for n in (0, 1, 7, 8, 63, 64, 65, 200):
         for rate in (0.0, 0.1, 1.0):
             # between other spikes, which must not be found
@@ -39,7 +47,7 @@ def test_spikes_are_found_in_groups_of_every_size(dtype, bool_spikes):
 
 @pytest.mark.parametrize("bool_spikes", [True, False])
 def test_of_the_spikes_in_reach_only_those_of_the_row_are_listed(bool_spikes):
-    list_row = native.row_lister(torch.float32, bool_spikes)
+    list_row = callable_from_python(native.row_lister(torch.float32, bool_spikes))
     spikes = torch.rand(300) < 0.3
     stored = spikes if bool_spikes else spikes.float()
     for n in (1, 28, 60, 63, 64, 65, 130):
@@ -52,7 +60,8 @@ def test_of_the_spikes_in_reach_only_those_of_the_row_are_listed(bool_spikes):
 
 def test_a_nan_counts_as_a_spike_as_it_does_for_torch():
     spikes = torch.tensor([0.0, -0.0, float("nan"), -1.0])
-    assert native.event_finder(torch.float32, False)(spikes.numpy()).tolist() == [2, 3]
+    find_events = callable_from_python(native.event_finder(torch.float32, False))
+    assert find_events(spikes.numpy()).tolist() == [2, 3]
 
 
 def loop():
