@@ -100,6 +100,8 @@ def check_apart(name: str, written: Tensor, others: tuple[tuple[str, Tensor], ..
             if start >= end or (start + other.nbytes <= begin and other.is_contiguous()):
                 continue
             if begin < start + span(other) and _meet(start - begin, _form(written), _form(other)):
+                for what, tensor in ((name, written), (other_name, other)):
+                    address(what, tensor)  # beyond a storage that is too short lies what is another's
                 raise ValueError(f"{name} shares memory with {other_name}, and is written in place: clone one of them")
     except (RuntimeError, NotImplementedError):
         for what, tensor in ((name, written), *others):
