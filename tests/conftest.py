@@ -34,7 +34,7 @@ LONGER = {
     "behaviors/test_learning.py": r"built_in_rule.*(rstdp.*(arse|onv|cal|One)|-neurons)|two_traces.*(Conv|Local|One)",
     "behaviors/test_meaning.py": r"divisor_and_eligibility.*cpu|bounds_and_a_clamp.*cpu",
     "behaviors/test_parity.py": (
-        r"float64_weights.*(cpu|iSTDP|RSTDP)|interpreted.*(Simple|iSTDP|Sparse-STDP)|cpu-neurons.*(arse|onv|cal)"
+        r"float64_weights.*(iSTDP|RSTDP)|interpreted.*(Simple|iSTDP|Sparse-STDP)|cpu-neurons.*(arse|onv|cal)"
     ),
     "kernels/test_bounds.py": r"(istdp|(conv2d|local2d|one_to_one)-rstdp|tagged|weighted|sparse-trip|dense-(rs|tr))",
     "kernels/test_conv2d.py": r"compiled_loops_agree|in_double_precision.*(rstdp|triplet|weighted)|weights\[weighted",
