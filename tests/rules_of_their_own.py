@@ -48,6 +48,9 @@ SPIKES_ALONE = Rule("spikes_alone", _alone_on_pre, _alone_on_post)
 
 RULES_OF_TESTS = {rule.name: rule for rule in (TAGGED, WEIGHTED, SPIKES_ALONE)}
 
+TELLING = ("stdp", "rstdp", "triplet", *RULES_OF_TESTS)
+"""The rules between which kernels differ most, where each takes seconds to compile: others are like one of them."""
+
 
 def POWER(w, w_min, w_max, *, mu):
     """A bound with a parameter of its own."""

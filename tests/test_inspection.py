@@ -21,8 +21,8 @@ from tritonstdp.rules import RULES, Formula, stdp
 from tritonstdp.topology import TOPOLOGIES, Dense
 
 EVERY = ("--rule", "all", "--topology", "all")
-SWEPT = ("--rule", "stdp", "istdp", "rstdp", "triplet")
-"""CoNeX's rules, and the one that reads most; the others are in between."""
+SWEPT = ("--rule", "stdp", "rstdp", "triplet")
+"""Of the rules, the simplest, the modulated, and the one that reads most; the others are in between."""
 
 
 def inspect(*arguments: str) -> subprocess.CompletedProcess[str]:

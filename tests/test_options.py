@@ -154,9 +154,11 @@ def per_neuron(problem, value):
     """All parameters that may be, given as one value a neuron."""
     rule, topology, changed = problem.formula.rule, problem.topology, {}
     for k, name in enumerate(problem.formula.parameters):
+        side = ("post", "pre")[(k + value.startswith("pre")) % 2]
         if topology.shares_weights and name not in rule.spike_parameters:
             continue
-        side = ("post", "pre")[(k + value.startswith("pre")) % 2]
+        if side == "pre" and name in rule.positive and topology.has_padding:
+            continue  # which has no time constant
         n = (topology.pre_shape if side == "pre" else topology.post_shape)[0]
         values = torch.linspace(0.05 + 0.1 * k, 1, n)
         broadcast = along(topology, side, values) if value == "one a row or column" else PER_NEURON[side](values)
@@ -218,10 +220,17 @@ def in_turns(topology):
     return list(itertools.islice(zip(itertools.cycle(variants), itertools.cycle(FORMULAS), strict=False), n))
 
 
+def at_extremes(problem):
+    """The problem with silent neurons alone, and with a spike of every one."""
+    for fill in (torch.zeros_like, torch.ones_like):
+        yield problem.replaced(**{name: fill(problem.signals[name]) for name in ("pre_spike", "post_spike")})
+
+
 def cases_of(pairs, turns):
-    """Every value of every option, on some variants of a topology with some formulas."""
+    """Every value of every option, on some variants of a topology with some formulas; and silence, and all spiking."""
     for k, (variant, formula) in enumerate(pairs):
         problem = make_problem(formula, variant, rate=0.3)
+        yield from at_extremes(problem)
         for option, values in options_of(problem).items():
             if COMPILED_ANEW.get(option, k % turns) == k % turns:
                 for value in values:
@@ -235,6 +244,7 @@ def test_each_option_does_the_same_in_compiled_loops(topology):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("topology", TOPOLOGY_VARIANTS)
 def test_each_option_does_the_same_with_every_formula_on_every_variant(topology, backend):
@@ -250,6 +260,7 @@ def test_each_option_once_does_the_same_in_triton(topology):
     with swift_interpreter():
         for k, formula in enumerate(FORMULAS):
             problem = make_problem(formula, next(variants), rate=0.3)
+            assert_alike([*at_extremes(problem)][k % 2], "triton")
             options = options_of(problem)
             for m, option in enumerate(name for name in options if name not in seen):
                 assert_alike(varied(problem, option, options[option][(k + m) % len(options[option])]), "triton")
@@ -266,20 +277,6 @@ def test_one_value_a_neuron_is_not_left_to_the_reference(topology, backend):
         with swift_interpreter():
             chosen = stepped(per_neuron(problem, how).copy(), backend)
         assert chosen.backend == backend and (how == TOGETHER[2] or set(chosen.case.given) >= {"pre", "post"})
-
-
-@pytest.mark.parametrize("rate", [0.0, 1.0])
-@pytest.mark.parametrize("topology", TOPOLOGY_VARIANTS)
-def test_silence_and_a_spike_of_every_neuron_are_the_same_on_every_backend(topology, rate):
-    for variant, formula in in_turns(topology):
-        problem = varied(make_problem(formula, variant, rate=rate), "w_min", 0.1)
-        if rate == 0:
-            silent = {name: torch.zeros_like(problem.signals[name]) for name in ("pre_spike", "post_spike")}
-            problem = problem.replaced(**silent)
-        assert_alike(problem, "cpu")
-        if variant is TOPOLOGY_VARIANTS[topology][0]:
-            with swift_interpreter():
-                assert_alike(problem, "triton")
 
 
 def test_each_option_of_a_step_is_varied():

@@ -68,7 +68,9 @@ def test_float64_weights_equal_conex_after_200_steps(conex, prefix, rule):
 @pytest.mark.parametrize(
     ("prefix", "rule"), [pair for pair in IN_CONEX_TOO if pair[0] in ("Simple", "One2One", "Sparse")]
 )
-@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.float64, marks=[pytest.mark.slow, pytest.mark.sweep])]
+)
 def test_interpreted_triton_weights_equal_conex_after_200_steps(conex, prefix, rule, dtype):
     with swift_interpreter():
         assert_parity(conex, prefix, rule, ("triton",), dtype, "neurons")

@@ -235,6 +235,7 @@ def test_a_loop_stays_in_its_arrays_and_does_as_the_reference(loop, data):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("loop", LOOPS + MORE, ids=name_of)
 @settings(max_examples=500, deadline=None)
 @given(data=st.data())

@@ -69,11 +69,9 @@ def assert_close(problem, backend, tolerance):
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    case=st.sampled_from(CASES + LARGER), rate=st.sampled_from(RATES), per_neuron=st.booleans(),
-    seed=st.integers(0, 1000),
-)  # fmt: skip
-def test_compiled_loops_agree_with_the_reference(case, rate, per_neuron, seed):
+@given(case=st.sampled_from(CASES + LARGER), rate=st.sampled_from(RATES), seed=st.integers(0, 1000))
+def test_compiled_loops_agree_with_the_reference(case, rate, seed):
+    per_neuron = case[1] in (PADDED, SQUARE)  # with each case either way, twice as many loops would be compiled
     assert_close(silenced(make_problem(*case, rate=rate, per_neuron=per_neuron, seed=seed), rate), "cpu", 1e-6)
 
 

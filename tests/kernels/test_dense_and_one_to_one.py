@@ -60,7 +60,7 @@ def test_compiled_loops_give_the_bits_of_the_reference(formula, n_pre, n_post, t
     assert_same_bits(make_problem(formula, Dense(n_pre, n_post), transposed=transposed, **options), "cpu")
 
 
-@settings(max_examples=45, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     # one word, parts of words, and several blocks, of which some are visited synapse by synapse and others whole
     formula=formulas, n=st.sampled_from([0, 1, 63, 64, 71, 1024, 2500]),

@@ -57,9 +57,10 @@ def assert_same_bits(problem, backend):
 @settings(max_examples=40, deadline=None)
 @given(
     case=st.sampled_from(CASES + LARGER), rate=st.sampled_from(RATES),
-    dopamine=st.sampled_from(["number", "pre", "post"]), per_neuron=st.booleans(), seed=st.integers(0, 1000),
+    dopamine=st.sampled_from(["pre", "post"]), seed=st.integers(0, 1000),
 )  # fmt: skip
-def test_compiled_loops_give_the_bits_of_the_reference(case, rate, dopamine, per_neuron, seed):
+def test_compiled_loops_give_the_bits_of_the_reference(case, rate, dopamine, seed):
+    per_neuron = case[1] in (PADDED, SQUARE)  # with each case either way, twice as many loops would be compiled
     problem = make_problem(*case, rate=rate, dopamine=dopamine, per_neuron=per_neuron, seed=seed)
     assert_same_bits(silenced(problem, rate), "cpu")
 

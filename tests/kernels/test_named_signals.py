@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import unfold
 
-from rules_of_their_own import POWER, RULES_OF_TESTS, SPIKES_ALONE, TAGGED, WEIGHTED
+from rules_of_their_own import POWER, RULES_OF_TESTS, SPIKES_ALONE, TAGGED, TELLING, WEIGHTED
 from support import as_weights, stepped, with_tensors
 from tritonstdp import Conv2d, Dense, Local2d, OneToOne
 from tritonstdp.interpretation import swift_interpreter
@@ -49,8 +49,9 @@ def _swift():
         yield
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@pytest.mark.parametrize(
+    ("backend", "case"), [*(("triton", name) for name in CASES), *(("cpu", name) for name in TELLING)]
+)
 @groups
 def test_a_step_gives_what_the_reference_gives(topology, backend, case):
     formula, options = CASES[case]

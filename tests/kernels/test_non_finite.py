@@ -5,7 +5,7 @@ from math import inf, nan
 import pytest
 import torch
 
-from rules_of_their_own import RULES_OF_TESTS
+from rules_of_their_own import RULES_OF_TESTS, TELLING
 from support import with_tensors
 from tritonstdp.inspection import gpu_module
 from tritonstdp.interpretation import swift_interpreter
@@ -29,9 +29,13 @@ FORMULAS = {
     "none-clamp": (no_bound, no_bound, True),
     "hard-none": (hard_bound, no_bound, False),
 }
-COMPILED_ANEW = ("soft-hard-clamp",)
-"""The formulas for which the CPU's loops are compiled, which takes seconds each; Triton is interpreted."""
-COMPILED = [(b, f) for b in BACKENDS for f in FORMULAS if b != "cpu" or f in COMPILED_ANEW]
+EVERY_RULE = RULES | RULES_OF_TESTS
+CASES = [
+    *(("triton", rule, "soft-hard-clamp") for rule in EVERY_RULE),
+    *(("triton", rule, bounds) for rule in TELLING for bounds in FORMULAS if bounds != "soft-hard-clamp"),
+    *(("cpu", rule, "soft-hard-clamp") for rule in TELLING),
+]
+"""Triton is interpreted; loops take seconds each to compile."""
 ELEMENTWISE = ("dense", "one_to_one", "sparse", "local2d")
 BUILD = {
     "reference": lambda problem: reference.build(meeting_of(problem.topology.name), problem.case),
@@ -40,7 +44,7 @@ BUILD = {
 
 topologies = pytest.mark.parametrize("topology", TOPOLOGIES)
 rules = pytest.mark.parametrize("rule", RULES)
-every_rule = pytest.mark.parametrize("rule", RULES | RULES_OF_TESTS)
+every_rule = pytest.mark.parametrize("rule", EVERY_RULE)
 backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -113,7 +117,7 @@ def spikes_of(problem):
 
 
 def formula_of(rule, bounds):
-    return Formula.of((RULES | RULES_OF_TESTS)[rule], *FORMULAS[bounds])
+    return Formula.of(EVERY_RULE[rule], *FORMULAS[bounds])
 
 
 def assert_same(got, expected, case):
@@ -130,8 +134,7 @@ def assert_bits(tensor, expected, case):
     assert torch.equal(tensor.contiguous().view(torch.int32), expected.contiguous().view(torch.int32)), case
 
 
-@pytest.mark.parametrize(("backend", "bounds"), COMPILED)
-@every_rule
+@pytest.mark.parametrize(("backend", "rule", "bounds"), CASES)
 @topologies
 def test_a_value_that_is_not_finite_does_what_the_reference_says(topology, rule, bounds, backend):
     problem = make_problem(formula_of(rule, bounds), GROUPS[topology])
@@ -153,7 +156,7 @@ def test_dense_weights_of_either_layout_meet_what_is_not_finite_alike(rule, tran
 @pytest.mark.parametrize("backend", ("reference", *BACKENDS))
 @pytest.mark.parametrize("topology", ELEMENTWISE)
 def test_the_weight_of_a_silent_synapse_keeps_its_bits(topology, backend, bounds):
-    if backend == "cpu" and bounds not in COMPILED_ANEW:
+    if backend == "cpu" and bounds != "soft-hard-clamp":
         pytest.skip("compiled for one of the formulas")
     problem = make_problem(formula_of("stdp", bounds), GROUPS[topology], rate=0.1)
     silent = ~meeting_of(topology).touched(problem.topology, *spikes_of(problem))
