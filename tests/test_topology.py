@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tritonstdp import Conv2d, Dense, Local2d, OneToOne, Sparse, stdp_, topology
+from tritonstdp import Conv2d, Dense, Local2d, OneToOne, Sparse, stdp_
 from tritonstdp.problems import random_sparse
-from tritonstdp.topology import TOPOLOGIES, example_topology, infer_topology
+from tritonstdp.topology import TOPOLOGIES, example_topology, infer_topology, sparse
 
 SRC, DST = (1, 8, 8), (4, 6, 6)
 NAMES = sorted(TOPOLOGIES)
@@ -391,15 +391,15 @@ def test_tensors_that_share_a_storage_are_planned_once_each(monkeypatch):
 
 
 def test_plans_of_one_storage_are_few_and_die_with_it():
-    known = len(topology._PLANS)
+    known = len(sparse._PLANS)
     rows, starts = torch.arange(200), torch.tensor([0, 1])
     tensors = [torch.sparse_csc_tensor(starts, rows[k : k + 1], torch.ones(1), (200, 1)) for k in range(100)]
     plans = [weakref.ref(Sparse.of(w)) for w in tensors]
-    assert len(topology._PLANS) == known + 1
+    assert len(sparse._PLANS) == known + 1
     alive = [plan() is not None for plan in plans]
-    assert sum(alive) == topology.PLANS_A_STORAGE and all(alive[-topology.PLANS_A_STORAGE :])
+    assert sum(alive) == sparse.PLANS_A_STORAGE and all(alive[-sparse.PLANS_A_STORAGE :])
     del tensors, rows
-    assert len(topology._PLANS) == known
+    assert len(sparse._PLANS) == known
     assert all(plan() is None for plan in plans)
 
 
