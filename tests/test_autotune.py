@@ -14,8 +14,10 @@ from tritonstdp import Conv2d, Dense, OneToOne, autotune, registry, storage, upd
 from tritonstdp.autotune import busy, cache, cost, space, sweep, use
 from tritonstdp.autotune.timing import Scratch, Timing, error, take_turns
 from tritonstdp.kernels.dense import cpu as dense
+from tritonstdp.kernels.dense.work import work as dense_work
 from tritonstdp.kernels.protocol import Case
-from tritonstdp.registry import KernelEntry, Space, choose, register_kernel, serving_entry
+from tritonstdp.kernels.work import Work
+from tritonstdp.registry import KernelEntry, Space, choose, kernels_of, register_kernel, serving_entry
 from tritonstdp.rules import Formula, rstdp, soft_bound, stdp
 from tritonstdp.topology import TOPOLOGIES, example_topology
 
@@ -732,7 +734,7 @@ def test_the_cost_models_dense_work_is_what_spikes_leave_to_do(rate):
         rows.append(int(s.sum()) * 3)
         groups.append(busy * 2)
         sectors.append(int(s.sum()) * 384 // 8 + int((~s).sum()) * busy)
-    row_work, column_work = cost._dense_work(topology, config, rate, 4, False)
+    row_work, column_work = dense_work(topology, config, rate, 4, False)
     assert row_work.programs == pytest.approx(sum(rows) / 200, rel=0.1)
     assert column_work.programs == pytest.approx(sum(groups) / 200, rel=0.1)
     moved = sum(work.programs * work.nbytes for work in (row_work, column_work))
@@ -746,8 +748,9 @@ def test_every_topologys_work_grows_with_the_rate_and_is_there_for_every_configu
     kernel = importlib.import_module(f"tritonstdp.kernels.{name}.gpu")
     values = Space(kernel.DEFAULT, kernel.SPACE, kernel.__name__)
     for config in space.candidates(values, None, 1):
+        work = kernels_of(name, "work").work
         seldom, often = (
-            cost.estimate(cost.GPUS["sm_90"], [100], 8, cost.WORK[name](topology, config, rate, 4, modulated))
+            cost.estimate(cost.GPUS["sm_90"], [100], 8, work(topology, config, rate, 4, modulated))
             for rate in (0.001, 0.3)
         )
         assert 0 < seldom <= often < 1
@@ -798,14 +801,14 @@ def test_spilling_and_hopeless_configurations_are_left_out_and_the_default_stays
 
 def test_the_cost_model_orders_what_is_plain():
     gpu = cost.GPUS["sm_90"]
-    work = [cost.Work(1000, 2048, 4)]
+    work = [Work(1000, 2048, 4)]
     base = cost.estimate(gpu, [1000], 16, work)
     assert cost.estimate(gpu, [1_000_000], 16, work) > base, "more programs that leave at once"
-    assert cost.estimate(gpu, [1000], 16, [cost.Work(1000, 2**20, 4)]) > base, "more traffic"
-    assert cost.estimate(gpu, [1000], 16, [cost.Work(1000, 2048, 400)]) > base, "longer chains"
+    assert cost.estimate(gpu, [1000], 16, [Work(1000, 2**20, 4)]) > base, "more traffic"
+    assert cost.estimate(gpu, [1000], 16, [Work(1000, 2048, 400)]) > base, "longer chains"
     assert cost.estimate(gpu, [1000, 1000], 16, work) > base, "one more launch"
-    assert cost.estimate(gpu, [100_000], 2, [cost.Work(100_000, 512, 4)]) > cost.estimate(
-        gpu, [100_000], 16, [cost.Work(100_000, 512, 4)]
+    assert cost.estimate(gpu, [100_000], 2, [Work(100_000, 512, 4)]) > cost.estimate(
+        gpu, [100_000], 16, [Work(100_000, 512, 4)]
     ), "fewer programs at once"
 
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from support import random_sparse
 from tritonstdp import Conv2d, Dense, Local2d, OneToOne, Sparse, stdp_
-from tritonstdp.problems import random_sparse
 from tritonstdp.topology import TOPOLOGIES, example_topology, infer_topology, sparse
 
 SRC, DST = (1, 8, 8), (4, 6, 6)

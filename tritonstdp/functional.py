@@ -29,7 +29,7 @@ from tritonstdp.kernels.protocol import Case, Names, PerNeuron
 from tritonstdp.kernels.trace import TraceCase, TraceStep
 from tritonstdp.registry import BACKENDS, Choice, choose, meeting_of
 from tritonstdp.rules import Bound, Formula, Rule, istdp, resolve_bound, resolve_rule, rstdp, stdp, target_trace
-from tritonstdp.topology import WEIGHT_DTYPES, Sparse, Topology, example_topology, infer_topology
+from tritonstdp.topology import WEIGHT_DTYPES, Topology, example_topology, infer_topology
 
 __all__ = [
     "PerNeuron",
@@ -545,7 +545,7 @@ def _topology_of(weights: Tensor, topology: Topology | None) -> Topology:
         return infer_topology(weights)
     if not isinstance(topology, Topology):
         raise TypeError(f"topology is {topology!r}: pass a topology, as Dense(n_pre, n_post), or leave it out")
-    if isinstance(topology, Sparse) and not topology.fits(weights):
+    if not topology.fits(weights):
         raise ValueError("the topology was planned for other indices than these weights have: use Sparse.of(weights)")
     return topology
 
@@ -821,6 +821,17 @@ def rstdp_(
 
 def _build_trace(module: str, case: TraceCase) -> TraceStep:
     return import_module(f"tritonstdp.kernels.trace.{module}").build(case)
+
+
+def trace_backends(case: TraceCase) -> list[str]:
+    """The backends that take a trace, the most specialised first.
+
+    Examples
+    --------
+    >>> trace_backends(TraceCase(torch.float32, "cpu"))
+    ['cpu', 'reference']
+    """
+    return [b.name for b in BACKENDS if isinstance(b.kernels, str) and b.refuse(case) is None]  # type: ignore[arg-type]
 
 
 @cache

@@ -9,13 +9,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
 import platform
 import statistics
 import time
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib import metadata
@@ -26,14 +24,14 @@ import torch
 from torch import Tensor
 
 from tritonstdp.functional import step_
+from tritonstdp.problems import random_spikes
 from tritonstdp.registry import meeting_of
 from tritonstdp.rules import BOUNDS, RULES, Formula
 from tritonstdp.terminal import write_output
-from tritonstdp.topology import TOPOLOGIES, Dense, OneToOne, Sparse, Topology
+from tritonstdp.topology import TOPOLOGIES, Topology
 
 __all__ = [
     "DOPAMINE",
-    "FORMS",
     "OURS",
     "PARAMETERS",
     "POOL",
@@ -87,15 +85,6 @@ def parameters_of(formula: Formula) -> dict[str, float]:
     return {name: known.get(name, _SMALL) for name in formula.parameters}
 
 
-FORMS = {
-    "dense": "N_PRExN_POST",
-    "one_to_one": "N",
-    "sparse": "N_PRExN_POSTxSYNAPSES",
-    "conv2d": "C_INxHEIGHTxWIDTHxC_OUTxKERNEL",
-    "local2d": "C_INxHEIGHTxWIDTHxC_OUTxKERNEL",
-}
-"""How the shape of a workload is written, by topology."""
-
 W_MIN, W_MAX = 0.0, 1.0
 _SHARED_BYTES = 2**29
 _CHUNK = 2**24
@@ -116,8 +105,7 @@ class Workload:
     rule, topology, bound : str
         Names that the registry knows; the bound stands for potentiation and depression.
     shape : tuple of int
-        ``(n_pre, n_post)`` dense, ``(n,)`` one-to-one, ``(n_pre, n_post, synapses)`` sparse,
-        ``(C_in, height, width, C_out, kernel)`` conv2d and local2d.
+        What the topology's :attr:`~tritonstdp.topology.Topology.sizes` names.
     rate : float
         The fraction of neurons that spike in a step, on either side.
     dtype : str
@@ -148,13 +136,7 @@ class Workload:
         return self.name
 
     def __post_init__(self) -> None:
-        form = FORMS[self.topology]
-        if len(self.shape) != len(form.split("x")):
-            raise ValueError(f"{self.shape_text} is no shape of {self.topology}: give {form}")
-        try:
-            _weights_and_neurons(self)
-        except ValueError as error:
-            raise ValueError(f"{self.shape_text} is no shape of {self.topology}: {error}") from error
+        TOPOLOGIES[self.topology].needs(self.shape)
 
     @property
     def shape_text(self) -> str:
@@ -170,15 +152,11 @@ class Workload:
         >>> Workload("stdp", "dense", "no_bound", (10**6, 10**6), 0.02).bytes_needed // 10**12
         20
         """
-        n_weights, n_neurons = _weights_and_neurons(self)
+        weights, neurons, scratch = TOPOLOGIES[self.topology].needs(self.shape)
         item = getattr(torch, self.dtype).itemsize
-        # drawn, and copied for the provider; what is expected, in float64, and its temporaries unless made in parts
-        synapse = 4 + 2 * item + (8 if self.topology == "dense" else 40)
-        if RULES[self.rule].modulated:
-            synapse *= 2
-        if self.topology == "sparse":
-            synapse += 40  # pairs of neurons in int64, sorted
-        return n_weights * synapse + n_neurons * (16 + 4 * (1 + item)) + 16 * _windows(self)
+        states = 2 if RULES[self.rule].modulated else 1
+        # weights are drawn, and copied for the provider
+        return states * ((4 + 2 * item) * weights + scratch) + (16 + 4 * (1 + item)) * neurons
 
     @property
     def formula(self) -> Formula:
@@ -242,10 +220,10 @@ class Inputs:
             return torch.rand(shape, generator=generator, dtype=torch.float32)
 
         def spiking(n: int) -> Tensor:
-            chosen = torch.randperm(n, generator=generator)[: max(1, round(workload.rate * n))]
-            return torch.zeros(n, dtype=torch.bool).index_fill_(0, chosen, True).to(device)
+            return random_spikes(n, max(1, round(workload.rate * n)), generator).to(device)
 
-        topology, weights = _connect(workload, generator, uniform, dtype, device)
+        topology = TOPOLOGIES[workload.topology].of_sizes(workload.shape).to(device)
+        weights = topology.weights_of(uniform(*topology.weights_shape).mul_(0.6).add_(0.2).to(device, dtype))
         n_pre, n_post = topology.pre_shape[0], topology.post_shape[0]
         patterns = max(4, min(POOL, SPIKE_BYTES // (4 * (n_pre + n_post))))
         c = None
@@ -284,13 +262,7 @@ class Inputs:
 
     def copy(self) -> tuple[Tensor, Tensor | None]:
         """Weights and eligibility for a runner to write to."""
-        return self._with_values(self.values.clone()), None if self.c is None else self.c.clone()
-
-    def _with_values(self, values: Tensor) -> Tensor:
-        """Weights with other values; sparse ones keep their indices, to which the topology's plan belongs."""
-        if not isinstance(self.topology, Sparse):
-            return values
-        return _csc(self.weights.ccol_indices(), self.weights.row_indices(), values, self.weights.shape)
+        return self.topology.weights_of(self.values.clone()), None if self.c is None else self.c.clone()
 
     @property
     def nbytes(self) -> int:
@@ -301,29 +273,20 @@ class Inputs:
     @cached_property
     def expected(self) -> tuple[Tensor, Tensor | None]:
         """Weights and eligibility after the first steps, by the reference in float64."""
-        if isinstance(self.topology, Dense) and self.topology.n_pre > 1:
-            weights = torch.empty_like(self.weights, dtype=torch.float64)
-            c = None if self.c is None else torch.empty_like(weights)
-            step = max(1, _CHUNK // self.topology.n_post)
-            for first in range(0, self.topology.n_pre, step):
-                rows = slice(first, first + step)
-                weights[rows], of_rows = self._expected_rows(rows)
-                if c is not None and of_rows is not None:
-                    c[rows] = of_rows
-            return weights, c
-        weights = self._with_values(self.values.double())
-        c = None if self.c is None else self.c.double()
-        self._reference_steps(weights, c, slice(None), self.topology)
-        return self.topology.values(weights), c
-
-    def _expected_rows(self, rows: slice) -> tuple[Tensor, Tensor | None]:
-        weights = self.weights[rows].double()
-        c = None if self.c is None else self.c[rows].double()
-        self._reference_steps(weights, c, rows, Dense(*weights.shape))
+        weights, c = self.values.double(), None if self.c is None else self.c.double()
+        rows, n_post = self.topology.pre_shape[0], self.topology.post_shape[0]
+        step = max(1, _CHUNK // max(n_post, 1))
+        for first in range(0, rows, step):
+            some = slice(first, first + step)
+            part = self.topology.rows(some)
+            if part is None:
+                self._reference_steps(weights, c, slice(None), self.topology)
+                break
+            self._reference_steps(weights[some], None if c is None else c[some], some, part)
         return weights, c
 
-    def _reference_steps(self, weights: Tensor, c: Tensor | None, rows: slice, topology: Topology) -> None:
-        formula = self.workload.formula
+    def _reference_steps(self, values: Tensor, c: Tensor | None, rows: slice, topology: Topology) -> None:
+        formula, weights = self.workload.formula, topology.weights_of(values)
         parameters = tuple(parameters_of(formula).values())
         for spikes in self.spikes[:PROOF_STEPS]:
             pre, post = self.sides(*spikes)
@@ -335,78 +298,18 @@ class Inputs:
         """Mean bytes a step over some patterns: 64-byte lines that hold a changing weight, read and written."""
         values = self.values
         per_line = max(1, 64 // values.element_size())
-        if self.c is not None or self.workload.topology == "conv2d":
+        if self.c is not None or self.topology.shares_weights:
             return 2.0 * self.nbytes
         lines = [_lines_touched(self, s, q, per_line) for s, q in self.spikes[:_COUNTED]]
         return 2.0 * 64 * statistics.fmean(lines)
 
 
-def _connect(
-    workload: Workload, generator: torch.Generator, uniform: Callable[..., Tensor], dtype: Any, device: Any
-) -> tuple[Topology, Tensor]:
-    if workload.topology == "sparse":
-        weights = _random_csc(*workload.shape, generator=generator, uniform=uniform).to(device, dtype)
-        return Sparse.of(weights), weights
-    topology = _group(workload)
-    return topology, (uniform(*topology.weights_shape).mul_(0.6).add_(0.2)).to(device, dtype)
-
-
-def _group(workload: Workload) -> Topology:
-    """The topology of a workload that is not sparse."""
-    kind: Any = TOPOLOGIES[workload.topology]
-    if kind in (Dense, OneToOne):
-        return kind(*workload.shape)
-    c_in, height, width, c_out, k = workload.shape
-    if k > min(height, width):
-        raise ValueError(f"a kernel of {k} does not fit into {height} x {width}")
-    return kind((c_in, height, width), (c_out, height - k + 1, width - k + 1), k)
-
-
-def _weights_and_neurons(workload: Workload) -> tuple[int, int]:
-    """How many weights and neurons there are; ValueError where there can't be such a group."""
-    if workload.topology != "sparse":
-        group = _group(workload)
-        return math.prod(group.weights_shape), group.pre_shape[0] + group.post_shape[0]
-    n_pre, n_post, synapses = workload.shape
-    if synapses > n_pre * n_post:
-        raise ValueError(f"{n_pre} and {n_post} neurons have {n_pre * n_post} pairs, too few for {synapses} synapses")
-    return synapses, n_pre + n_post
-
-
-def _windows(workload: Workload) -> int:
-    """The numbers in what all windows of a convolution see, which the reference lays out."""
-    if workload.topology != "conv2d":
-        return 0
-    c_in, height, width, _, k = workload.shape
-    return c_in * k * k * (height - k + 1) * (width - k + 1)
-
-
-def _random_csc(
-    n_pre: int, n_post: int, synapses: int, *, generator: torch.Generator, uniform: Callable[..., Tensor]
-) -> Tensor:
-    drawn = torch.randint(n_pre * n_post, (synapses + synapses // 8 + 16,), generator=generator).unique()
-    if len(drawn) < synapses:  # so dense that many were drawn twice
-        drawn = torch.randperm(n_pre * n_post, generator=generator)
-    kept = drawn[torch.randperm(len(drawn), generator=generator)[:synapses]].sort().values
-    column_start = torch.searchsorted(kept, torch.arange(n_post + 1) * n_pre)
-    return _csc(column_start, kept % n_pre, 0.2 + 0.6 * uniform(synapses), (n_pre, n_post))
-
-
-def _csc(column_start: Tensor, rows: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse")  # torch announces that CSC is new
-        return torch.sparse_csc_tensor(column_start, rows, values, tuple(shape), check_invariants=False)
-
-
 def _lines_touched(inputs: Inputs, s: Tensor, q: Tensor, per_line: int) -> int:
     topology = inputs.topology
-    if isinstance(topology, Dense):
-        columns = int((q.nonzero() // per_line).unique().numel())
-        rows = int(s.sum())
-        return rows * -(-topology.n_post // per_line) + (topology.n_pre - rows) * columns
     touched = meeting_of(topology.name).touched(topology, s.float(), q.float())
     touched = touched.expand(topology.weights_shape).reshape(-1)
-    return int((touched.nonzero() // per_line).unique().numel())
+    beyond = -len(touched) % per_line
+    return int(torch.nn.functional.pad(touched, (0, beyond)).view(-1, per_line).any(1).sum())
 
 
 @dataclass(eq=False)

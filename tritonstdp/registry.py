@@ -19,7 +19,7 @@ from tritonstdp.kernels.protocol import Case, Step
 from tritonstdp.kernels.reference import Meeting
 from tritonstdp.rules import BOUNDS, RULES, Bound, Formula, Rule, checked_bound, is_own, resolve_bound
 from tritonstdp.source import CannotCompileError, content_of, name_of
-from tritonstdp.topology import TOPOLOGIES, Topology
+from tritonstdp.topology import TOPOLOGIES, WEIGHT_DTYPES, Topology
 
 __all__ = [
     "BACKENDS",
@@ -82,7 +82,7 @@ def _triton_refuses(case: Case) -> str | None:
     if version < OLDEST_TRITON:
         found, wanted = (".".join(map(str, v)) for v in (version, OLDEST_TRITON))
         return f"Triton {found} is installed, and the kernels need {wanted} or newer: upgrade torch, which brings it"
-    if case.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+    if case.dtype not in WEIGHT_DTYPES:
         return f"weights of {case.dtype} are not supported"
     return _values_refused(case, ("number", "pre", "post", "scalar"))
 
@@ -175,6 +175,18 @@ class KernelEntry:
 
 
 _FOLDERS: dict[str, str] = {}
+
+
+def kernels_of(topology: str, file: str) -> Any:
+    """A module of a topology's folder, such as "gpu", or None where the folder has no such file.
+
+    Examples
+    --------
+    >>> kernels_of("dense", "reference").__name__
+    'tritonstdp.kernels.dense.reference'
+    """
+    module = f"{_FOLDERS[topology]}.{file}"
+    return None if importlib.util.find_spec(module) is None else importlib.import_module(module)
 
 
 def meeting_of(topology: str) -> Meeting:

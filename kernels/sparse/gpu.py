@@ -8,7 +8,7 @@ modulated rule changes every synapse: there the programs of the major neurons ta
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,7 +20,6 @@ from tritonstdp.kernels.device import device_formula, launch_numbers, launch_opt
 from tritonstdp.kernels.formula_gpu import fp64, numbers_of
 from tritonstdp.kernels.protocol import Case, Step
 from tritonstdp.kernels.sparse import is_indexed
-from tritonstdp.topology import Sparse
 
 
 class Config(NamedTuple):
@@ -65,10 +64,10 @@ class Launch(NamedTuple):
     minor_rest: Tensor
 
 
-_launches: WeakKeyDictionary[Sparse, dict[Config, Launch]] = WeakKeyDictionary()
+_launches: WeakKeyDictionary[Any, dict[Config, Launch]] = WeakKeyDictionary()
 
 
-def _launch(topology: Sparse, config: Config) -> Launch:
+def _launch(topology: Any, config: Config) -> Launch:
     launches = _launches.setdefault(topology, {})
     if config not in launches:
         major, minor = topology.major_start, topology.minor_start

@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support import random_sparse
 from tritonstdp import Sparse, istdp_, rstdp_, stdp_
 from tritonstdp.kernels.protocol import PerNeuron
 from tritonstdp.kernels.sparse import cpu, gpu
-from tritonstdp.problems import make_problem, random_sparse
+from tritonstdp.problems import make_problem
 from tritonstdp.registry import choose
 from tritonstdp.rules import Formula, hard_bound, istdp, no_bound, rstdp, soft_bound, stdp
 from tritonstdp.topology import infer_topology

@@ -9,9 +9,10 @@ import numba
 import pytest
 import torch
 
+from support import random_sparse
 from tritonstdp import Conv2d, Dense, Local2d, OneToOne
 from tritonstdp.kernels import threads
-from tritonstdp.problems import make_problem, random_sparse
+from tritonstdp.problems import make_problem
 from tritonstdp.registry import choose
 from tritonstdp.rules import Formula, rstdp
 

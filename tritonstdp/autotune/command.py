@@ -21,7 +21,6 @@ from tritonstdp import arguments as given
 from tritonstdp.autotune import cache, cost
 from tritonstdp.autotune.busy import BusyError
 from tritonstdp.autotune.plot import Panel, draw, panel_of
-from tritonstdp.autotune.shapes import SHAPES, make_topology, needed_bytes
 from tritonstdp.autotune.space import key_of
 from tritonstdp.autotune.sweep import RATES, Outcome, all_candidates, backend_of, tune, tuning_case
 from tritonstdp.kernels.protocol import CannotCompileError
@@ -30,11 +29,13 @@ from tritonstdp.rules import BOUNDS, RULES, Formula
 from tritonstdp.source import name_of
 from tritonstdp.storage import make_private
 from tritonstdp.terminal import free_bytes
-from tritonstdp.topology import TOPOLOGIES, Topology, example_topology
+from tritonstdp.topology import DTYPES, TOPOLOGIES, Topology, example_topology
 
 __all__ = ["add_arguments", "run"]
 
-DTYPES = ("float32", "float64", "float16", "bfloat16")
+_COPIES = 6
+"""Of the weights while they are tuned: the group, the expected result, a trial, and copies that take turns."""
+
 _BEST_SHOWN = 5
 
 
@@ -67,8 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--bound", nargs="+", choices=sorted(BOUNDS), help="both bounds")
     what.add_argument(
         "--shape", nargs="+", metavar="SHAPE", type=given.shape,
-        help="N or N_PRExN_POST (dense), N (one_to_one), N_PRExN_POSTxSYNAPSES (sparse), "
-        "C_INxHEIGHTxWIDTHxC_OUTxKERNEL (conv2d, local2d)",
+        help="; ".join(f"{name} {kind.sizes}" for name, kind in TOPOLOGIES.items() if kind.sizes),
     )  # fmt: skip
     what.add_argument("--dtype", nargs="+", choices=DTYPES)
     what.add_argument("--rate", nargs="+", type=given.rate, metavar="FRACTION", default=list(RATES),
@@ -121,11 +121,9 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[Job]:
     # a GPU kernel does not know how much spikes: each rate has a setting of its own
     together = arguments.offline or backend_of(arguments.device) == "cpu"
     rate_groups = [tuple(arguments.rate)] if together else [(rate,) for rate in arguments.rate]
-    dtypes = [getattr(torch, name) for name in arguments.dtype or DTYPES[:1]]
+    dtypes = [getattr(torch, name) for name in arguments.dtype or ["float32"]]
     for name, sizes in _shapes(arguments, max(dtype.itemsize for dtype in dtypes)):
-        topology = make_topology(name, sizes)
-        if topology is None:
-            continue
+        topology = TOPOLOGIES[name].of_sizes(sizes)
         for rule in arguments.rule or sorted(RULES):
             for bound in arguments.bound or sorted(BOUNDS):
                 formula = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound])
@@ -139,8 +137,13 @@ def _shapes(arguments: argparse.Namespace, itemsize: int) -> Iterator[tuple[str,
     device = "cpu" if arguments.offline else arguments.device
     free = min(free_bytes(device), free_bytes("cpu"))
     for name in arguments.topology or sorted(TOPOLOGIES):
-        for sizes in arguments.shape or SHAPES[name]:
-            needed = needed_bytes(name, sizes, itemsize)
+        kind = TOPOLOGIES[name]
+        for sizes in arguments.shape or kind.examples.tuned:
+            try:
+                weights, _, scratch = kind.needs(sizes)
+            except ValueError:  # the shape is another topology's
+                continue
+            needed = 2 * _COPIES * itemsize * weights + scratch
             if needed <= free:
                 yield name, sizes
             elif arguments.shape:

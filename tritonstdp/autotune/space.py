@@ -23,7 +23,7 @@ from tritonstdp.registry import Space
 from tritonstdp.source import content_of, name_of
 from tritonstdp.topology import Topology
 
-__all__ = ["candidates", "key_of", "rate_bucket", "size_bucket", "synapses_of"]
+__all__ = ["candidates", "key_of", "rate_bucket", "size_bucket"]
 
 _SHARED_SOURCES = ("compose", "native", "device", "protocol")
 _ONLY_IN_PARALLEL = ("rows_per_task", "tasks")
@@ -78,18 +78,6 @@ def _product(space: Space) -> itertools.product[tuple[Any, ...]]:
     return itertools.product(*space.values.values())
 
 
-def synapses_of(topology: Topology) -> int:
-    """The number of pairs of neurons that a step updates; a convolution has one at each position.
-
-    Examples
-    --------
-    >>> from tritonstdp import Conv2d, Dense
-    >>> synapses_of(Dense(3, 5)), synapses_of(Conv2d((1, 8, 8), (4, 6, 6), 3))
-    (15, 1296)
-    """
-    return math.prod(topology.weights_shape) * getattr(topology, "positions", 1)
-
-
 def size_bucket(topology: Topology) -> int:
     """The power of four next to the number of synapses: groups of one bucket share a setting.
 
@@ -99,7 +87,7 @@ def size_bucket(topology: Topology) -> int:
     >>> size_bucket(Dense(4096, 4096)) == size_bucket(Dense(4000, 4000)) == 4096**2
     True
     """
-    return 4 ** (synapses_of(topology).bit_length() // 2)
+    return 4 ** (topology.synapses.bit_length() // 2)
 
 
 def rate_bucket(rate: float) -> float:

@@ -16,9 +16,10 @@ import torch
 
 from tritonstdp.autotune import cache
 from tritonstdp.autotune.busy import check_idle, wait_until_idle
-from tritonstdp.autotune.space import candidates, key_of, rate_bucket, size_bucket, synapses_of
+from tritonstdp.autotune.space import candidates, key_of, rate_bucket, size_bucket
 from tritonstdp.autotune.timing import Scratch, Timing, error, paired_ratio, take_turns
 from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.problems import RATES
 from tritonstdp.registry import BACKENDS, KernelEntry, Space, forget_choices, serving_entry
 from tritonstdp.rules import Formula
 from tritonstdp.source import content_of, name_of
@@ -27,9 +28,6 @@ from tritonstdp.topology import Topology
 __all__ = ["RATES", "Outcome", "all_candidates", "backend_of", "find", "keep", "tune", "tuning_case"]
 
 logger = logging.getLogger("tritonstdp")
-
-RATES = (0.005, 0.02, 0.1)
-"""The fractions of spiking neurons that settings are tuned for, unless others are asked for."""
 
 _SCREENING_TURNS = range(3, 10)
 _FINAL_TURNS = range(9, 32)
@@ -275,7 +273,7 @@ def find(
 def all_candidates(entry: KernelEntry, topology: Topology) -> list[Any]:
     """The configurations of a kernel that differ in effect on a group, the default first."""
     # the number of weights is what a kernel compares with parallel_work, unless positions share weights
-    synapses = None if hasattr(topology, "positions") else synapses_of(topology)
+    synapses = None if topology.shares_weights else topology.synapses
     return candidates(_space_of(entry), synapses, torch.get_num_threads())
 
 

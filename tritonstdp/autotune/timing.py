@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tritonstdp.kernels.protocol import Step
-from tritonstdp.problems import Problem, make_problem
+from tritonstdp.problems import Problem, make_problem, random_spikes
 from tritonstdp.rules import Formula
 from tritonstdp.topology import Topology
 
@@ -194,10 +194,7 @@ def error(found: Problem, expected: Problem, start: Problem) -> str:
 
 def _spikes(n: int, rate: float, pattern: int, generator: torch.Generator) -> Tensor:
     """Exactly the wanted share of neurons; where that is no whole number, patterns take turns at one more."""
-    count = int(rate * n + (pattern + 0.5) / PATTERNS)
-    spikes = torch.zeros(n, dtype=torch.bool)
-    spikes[torch.randperm(n, generator=generator)[:count]] = True
-    return spikes
+    return random_spikes(n, int(rate * n + (pattern + 0.5) / PATTERNS), generator)
 
 
 def _last_cache_bytes(device: str) -> int:

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from tritonstdp.topology.base import MOST_ELEMENTS, MOST_NEURONS, WEIGHT_DTYPES, Topology, check_weights
+from tritonstdp.topology.base import DTYPES, WEIGHT_DTYPES, Examples, Needs, Topology, check_weights
 from tritonstdp.topology.conv2d import Conv2d
 from tritonstdp.topology.dense import Dense
 from tritonstdp.topology.local2d import Local2d
@@ -15,13 +15,14 @@ from tritonstdp.topology.one_to_one import OneToOne
 from tritonstdp.topology.sparse import Sparse
 
 __all__ = [
-    "MOST_ELEMENTS",
-    "MOST_NEURONS",
+    "DTYPES",
     "TOPOLOGIES",
     "WEIGHT_DTYPES",
     "Conv2d",
     "Dense",
+    "Examples",
     "Local2d",
+    "Needs",
     "OneToOne",
     "Sparse",
     "Topology",

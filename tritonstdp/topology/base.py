@@ -5,15 +5,29 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["MOST_ELEMENTS", "MOST_NEURONS", "WEIGHT_DTYPES", "Topology", "as_int", "check_weights", "checked_size"]
+__all__ = [
+    "DTYPES",
+    "MOST_ELEMENTS",
+    "MOST_NEURONS",
+    "WEIGHT_DTYPES",
+    "Examples",
+    "Needs",
+    "Topology",
+    "as_int",
+    "check_weights",
+    "checked_size",
+]
 
-WEIGHT_DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16")}
+"""The dtypes that weights may have, by name."""
+
+WEIGHT_DTYPES = frozenset(DTYPES.values())
 """The dtypes that weights may have."""
 
 MOST_ELEMENTS = 2**62
@@ -68,6 +82,45 @@ def checked_size(name: str, value: Any, least: int = 0, most: int = MOST_ELEMENT
     return size
 
 
+Sizes = tuple[int, ...]
+
+
+class Examples(NamedTuple):
+    """Sizes at which tools run a topology's kernels unless others are asked for; none where a tool leaves it out.
+
+    Attributes
+    ----------
+    compiled : tuple of int
+        For a look at machine code. Triton specialises on sizes being 1 or multiples of 16: small groups stand for
+        large ones.
+    metered : tuple of int
+        For counting memory traffic in Triton's interpreter, which is slow.
+    timed, tuned : tuple of tuple of int
+        For times beside other projects', and for sweeps over a kernel's configurations; the smaller ones first.
+    """
+
+    compiled: Sizes = ()
+    metered: Sizes = ()
+    timed: tuple[Sizes, ...] = ()
+    tuned: tuple[Sizes, ...] = ()
+
+
+class Needs(NamedTuple):
+    """What a group of some sizes takes, known before anything is allocated.
+
+    Attributes
+    ----------
+    weights, neurons : int
+        How many there are; neurons of both sides.
+    scratch : int
+        About the bytes that the reference takes for a step in float64, and drawing the connectivity before it.
+    """
+
+    weights: int
+    neurons: int
+    scratch: int
+
+
 class _WeaklyReferable:
     # what dataclass(weakref_slot=True) does from Python 3.11 on
     __slots__ = ("__weakref__",)
@@ -95,12 +148,19 @@ class Topology(_WeaklyReferable):
         Whether compiled kernels take weights that are not contiguous.
     usual_layout : str
         The :meth:`layout` of contiguous weights.
+    sizes : str
+        How the sizes of a group are written, as "N_PRExN_POST": what the constructor takes, or :meth:`of_sizes` says.
+        A topology without it is left out where tools make groups.
+    examples : Examples
+        Sizes for tools.
     """
 
     name: ClassVar[str] = ""
     shares_weights: ClassVar[bool] = False
     takes_strides: ClassVar[bool] = False
     usual_layout: ClassVar[str] = "contiguous"
+    sizes: ClassVar[str] = ""
+    examples: ClassVar[Examples] = Examples()
     weights_shape: tuple[int, ...] = field(init=False, repr=False)
     pre_shape: tuple[int] = field(init=False, repr=False)
     post_shape: tuple[int] = field(init=False, repr=False)
@@ -128,6 +188,96 @@ class Topology(_WeaklyReferable):
     def example(cls) -> Topology:
         """A small topology of this kind, to ask about kernels without weights at hand."""
         raise NotImplementedError
+
+    @classmethod
+    def uneven_example(cls) -> Topology:
+        """A small topology of sizes that blocks and vectors don't divide, to check kernels on."""
+        return cls.example()
+
+    @classmethod
+    def takes(cls, sizes: Sequence[int]) -> bool:
+        """Whether there are as many sizes as :attr:`sizes` names."""
+        return bool(cls.sizes) and len(sizes) == len(cls.sizes.split("x"))
+
+    @classmethod
+    def check_sizes(cls, sizes: Sequence[int]) -> None:
+        """Refuse sizes of another topology.
+
+        Raises
+        ------
+        ValueError
+            If there are more or fewer than :attr:`sizes` names; the message says what to give.
+        """
+        if not cls.sizes:
+            raise ValueError(f"{cls.name} does not say by which sizes a group is made: its class needs sizes = ...")
+        if not cls.takes(sizes):
+            raise ValueError(f"{'x'.join(map(str, sizes))} is no shape of {cls.name}: give {cls.sizes}")
+
+    @classmethod
+    def of_sizes(cls, sizes: Sequence[int]) -> Topology:
+        """The topology of a group of some sizes, drawn at random where they leave something open.
+
+        Parameters
+        ----------
+        sizes : sequence of int
+            What :attr:`sizes` names.
+
+        Returns
+        -------
+        Topology
+            The topology, on the CPU.
+
+        Raises
+        ------
+        ValueError
+            If there is no such group.
+
+        Examples
+        --------
+        >>> from tritonstdp import Conv2d
+        >>> Conv2d.sizes, Conv2d.of_sizes((1, 8, 8, 4, 3)).weights_shape
+        ('C_INxHEIGHTxWIDTHxC_OUTxKERNEL', (4, 1, 3, 3))
+        """
+        cls.check_sizes(sizes)
+        return cls(*sizes)
+
+    @classmethod
+    def needs(cls, sizes: Sequence[int]) -> Needs:
+        """What a group of some sizes takes, known before anything is allocated.
+
+        Parameters
+        ----------
+        sizes : sequence of int
+            As for :meth:`of_sizes`.
+
+        Returns
+        -------
+        Needs
+            The numbers.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`of_sizes`.
+
+        Examples
+        --------
+        >>> from tritonstdp import Dense
+        >>> Dense.needs((1000, 1000))
+        Needs(weights=1000000, neurons=2000, scratch=8000000)
+        """
+        group = cls.of_sizes(sizes)
+        return Needs(math.prod(group.weights_shape), group.pre_shape[0] + group.post_shape[0], group.scratch)
+
+    @property
+    def scratch(self) -> int:
+        """About the bytes that the reference takes for a step in float64."""
+        return 40 * math.prod(self.weights_shape)
+
+    @property
+    def synapses(self) -> int:
+        """The number of pairs of neurons that a step updates: more than weights where these are shared."""
+        return math.prod(self.weights_shape)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # copies and pickles go through the constructor, so that they are checked as well
@@ -162,6 +312,50 @@ class Topology(_WeaklyReferable):
                 "weights.to_dense()"
             )
         return weights
+
+    def weights_of(self, values: Tensor) -> Tensor:
+        """The weights that have these values: the values themselves, unless they are sparse.
+
+        Parameters
+        ----------
+        values : Tensor
+            Numbers of ``weights_shape``.
+
+        Returns
+        -------
+        Tensor
+            What steps take as weights; what they write reaches ``values``.
+
+        Examples
+        --------
+        >>> from tritonstdp import Sparse
+        >>> values = torch.zeros(4)
+        >>> Sparse.example().weights_of(values).shape
+        torch.Size([4, 4])
+        """
+        return values
+
+    def fits(self, weights: Tensor) -> bool:
+        """Whether it is these weights' topology, as far as that needs more than a look at their shape."""
+        return True
+
+    def to(self, device: str | torch.device) -> Topology:
+        """The same topology with its tensors on a device."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in given.items() if isinstance(value, Tensor)}
+        return replace(self, **moved) if moved else self
+
+    def ends(self) -> tuple[Tensor, Tensor] | None:
+        """The pre and the post neuron of each weight, where that is no matter of shapes."""
+        return None
+
+    def rows(self, rows: slice) -> Topology | None:
+        """The topology of ``weights[rows]``, to which all post neurons belong and these rows of the pre neurons."""
+        return None
+
+    def entries_read(self, pre_spike: Tensor, post_spike: Tensor) -> dict[str, Tensor]:
+        """Which entries of the topology's own tensors a step can't do without, by their names: True at each."""
+        return {}
 
     def side_of(self, shape: Sequence[int]) -> str | None:
         """Whether a tensor that broadcasts to the weights has one value a "pre" or one a "post" neuron.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
+from tritonstdp.topology.base import Examples
 from tritonstdp.topology.patches import Patches
 
 __all__ = ["Conv2d"]
@@ -57,6 +58,12 @@ class Conv2d(Patches):
 
     name: ClassVar[str] = "conv2d"
     shares_weights: ClassVar[bool] = True
+    examples: ClassVar[Examples] = Examples(
+        compiled=(16, 18, 18, 16, 3),
+        metered=(4, 18, 18, 8, 3),
+        timed=((1, 28, 28, 16, 5), (8, 64, 64, 16, 5)),
+        tuned=((1, 28, 28, 16, 5), (16, 28, 28, 32, 5)),
+    )
     divisor: float | None = None
 
     def __post_init__(self) -> None:
@@ -67,9 +74,13 @@ class Conv2d(Patches):
         return (self.dst_shape[0], self.src_shape[0], *self.kernel_size)
 
     @property
-    def positions(self) -> int:
-        """The number of output positions, ``H_out * W_out``."""
-        return self.dst_shape[1] * self.dst_shape[2]
+    def synapses(self) -> int:
+        return math.prod(self.weights_shape) * self.positions
+
+    @property
+    def scratch(self) -> int:
+        # the reference lays out what all windows see
+        return 40 * math.prod(self.weights_shape) + 16 * math.prod(self.weights_shape[1:]) * self.positions
 
     @property
     def weight_divisor(self) -> float:

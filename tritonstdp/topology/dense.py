@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from tritonstdp.topology.base import Topology, checked_size
+from tritonstdp.topology.base import Examples, Topology, checked_size
 
 __all__ = ["Dense"]
 
@@ -31,6 +31,13 @@ class Dense(Topology):
     name: ClassVar[str] = "dense"
     takes_strides: ClassVar[bool] = True
     usual_layout: ClassVar[str] = "pre"
+    sizes: ClassVar[str] = "N_PRExN_POST"
+    examples: ClassVar[Examples] = Examples(
+        compiled=(64, 64),
+        metered=(512, 512),
+        timed=((256, 256), (1000, 1000), (4000, 4000)),
+        tuned=tuple((side, side) for side in (256, 512, 1024, 2048, 4096, 8192)),
+    )
     n_pre: int
     n_post: int
 
@@ -42,6 +49,17 @@ class Dense(Topology):
     @classmethod
     def example(cls) -> Dense:
         return cls(4, 4)
+
+    @classmethod
+    def uneven_example(cls) -> Dense:
+        return cls(70, 537)
+
+    @property
+    def scratch(self) -> int:
+        return 8 * self.synapses  # the rest is taken for some rows at a time
+
+    def rows(self, rows: slice) -> Dense:
+        return Dense(len(range(self.n_pre)[rows]), self.n_post)
 
     def side_of(self, shape: Sequence[int]) -> str | None:
         kinds = {(self.n_post,): "post", (1, self.n_post): "post", (self.n_pre, 1): "pre"}

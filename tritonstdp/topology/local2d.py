@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from tritonstdp.topology.base import Examples
 from tritonstdp.topology.patches import Patches
 
 __all__ = ["Local2d"]
@@ -36,10 +37,15 @@ class Local2d(Patches):
     """
 
     name: ClassVar[str] = "local2d"
+    examples: ClassVar[Examples] = Examples(
+        compiled=(16, 6, 6, 16, 3),
+        metered=(4, 18, 18, 8, 3),
+        timed=((1, 28, 28, 8, 5), (8, 32, 32, 8, 5)),
+        tuned=((1, 28, 28, 16, 5), (16, 28, 28, 32, 5)),
+    )
 
     def _shape_of_weights(self) -> tuple[int, ...]:
-        positions = self.dst_shape[1] * self.dst_shape[2]
-        return (self.dst_shape[0], positions, self.src_shape[0] * self.kernel_size[0] * self.kernel_size[1])
+        return (self.dst_shape[0], self.positions, self.src_shape[0] * self.kernel_size[0] * self.kernel_size[1])
 
     def side_of(self, shape: Sequence[int]) -> str | None:
         return "post" if tuple(shape) == (*self.weights_shape[:2], 1) else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tritonstdp.topology.base import Topology, checked_size
+from tritonstdp.topology.base import Examples, Topology, checked_size
 
 __all__ = ["OneToOne"]
 
@@ -28,6 +28,10 @@ class OneToOne(Topology):
 
     name: ClassVar[str] = "one_to_one"
     takes_strides: ClassVar[bool] = True
+    sizes: ClassVar[str] = "N"
+    examples: ClassVar[Examples] = Examples(
+        compiled=(64,), metered=(4096,), timed=((1000,), (100_000,)), tuned=((4096,), (65536,), (1048576,))
+    )
     n: int
 
     def __post_init__(self) -> None:
@@ -38,6 +42,10 @@ class OneToOne(Topology):
     @classmethod
     def example(cls) -> OneToOne:
         return cls(4)
+
+    @classmethod
+    def uneven_example(cls) -> OneToOne:
+        return cls(1201)
 
     def side_of(self, shape: Sequence[int]) -> str | None:
         return "post" if tuple(shape) == self.post_shape else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -41,6 +41,7 @@ def _shape(name: str, value: Any) -> tuple[int, int, int]:
 class Patches(Topology):
     """The geometry that convolutional and local connections share."""
 
+    sizes: ClassVar[str] = "C_INxHEIGHTxWIDTHxC_OUTxKERNEL"
     src_shape: tuple[int, int, int]
     dst_shape: tuple[int, int, int]
     kernel_size: tuple[int, int]
@@ -69,6 +70,23 @@ class Patches(Topology):
     @classmethod
     def example(cls) -> Patches:
         return cls((2, 6, 6), (2, 4, 4), (3, 3))
+
+    @classmethod
+    def uneven_example(cls) -> Patches:
+        return cls((2, 13, 12), (3, 7, 11), (3, 2), (2, 1), (1, 0))
+
+    @classmethod
+    def of_sizes(cls, sizes: Sequence[int]) -> Patches:
+        cls.check_sizes(sizes)
+        c_in, height, width, c_out, k = sizes
+        if k > min(height, width):
+            raise ValueError(f"a kernel of {k} does not fit into {height} x {width}: give a smaller one")
+        return cls((c_in, height, width), (c_out, height - k + 1, width - k + 1), (k, k))
+
+    @property
+    def positions(self) -> int:
+        """The number of output positions, ``H_out * W_out``."""
+        return self.dst_shape[1] * self.dst_shape[2]
 
     def _shape_of_weights(self) -> tuple[int, ...]:
         raise NotImplementedError

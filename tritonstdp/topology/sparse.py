@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tritonstdp.kernels.memory import address
-from tritonstdp.topology.base import MOST_NEURONS, WEIGHT_DTYPES, Topology, check_weights, checked_size
+from tritonstdp.topology.base import MOST_NEURONS, WEIGHT_DTYPES, Examples, Needs, Topology, check_weights, checked_size
 
 __all__ = ["Sparse"]
 
@@ -171,6 +173,13 @@ class Sparse(Topology):
     """
 
     name: ClassVar[str] = "sparse"
+    sizes: ClassVar[str] = "N_PRExN_POSTxSYNAPSES"
+    examples: ClassVar[Examples] = Examples(
+        compiled=(64, 64, 1024),
+        metered=(512, 512, 26214),
+        timed=((1000, 1000, 50_000), (10_000, 10_000, 1_000_000)),
+        tuned=((1000, 1000, 65536), (4000, 4000, 262144), (10000, 10000, 1048576)),
+    )
     n_pre: int
     n_post: int
     post_is_major: bool
@@ -209,6 +218,55 @@ class Sparse(Topology):
     @classmethod
     def example(cls) -> Sparse:
         return cls.from_weights(torch.eye(4, device="cpu").to_sparse_csr())
+
+    @classmethod
+    def uneven_example(cls) -> Sparse:
+        return cls.random(150, 130, 5850)
+
+    @classmethod
+    def of_sizes(cls, sizes: Sequence[int]) -> Sparse:
+        cls.needs(sizes)
+        n_pre, n_post, synapses = sizes
+        return cls.random(n_pre, n_post, synapses)
+
+    @classmethod
+    def needs(cls, sizes: Sequence[int]) -> Needs:
+        cls.check_sizes(sizes)
+        n_pre, n_post, synapses = sizes
+        if synapses > n_pre * n_post:
+            pairs = f"{n_pre} and {n_post} neurons have {n_pre * n_post} pairs"
+            raise ValueError(f"{pairs}, too few for {synapses} synapses: give fewer")
+        return Needs(synapses, n_pre + n_post, 80 * synapses)
+
+    @staticmethod
+    def random(n_pre: int, n_post: int, synapses: int, layout: torch.layout = torch.sparse_csc) -> Sparse:
+        """Plan a random connectivity, the same for the same arguments.
+
+        Parameters
+        ----------
+        n_pre, n_post : int
+            The numbers of neurons.
+        synapses : int
+            How many of their pairs have a synapse.
+        layout : torch.layout
+            ``torch.sparse_csc``, whose synapses are ordered by post neuron, or one that orders them by pre neuron.
+
+        Returns
+        -------
+        Sparse
+            The plan, on the CPU.
+
+        Examples
+        --------
+        >>> plan = Sparse.random(20, 30, 60)
+        >>> plan.pre_shape, plan.post_shape, plan.weights_shape
+        ((20,), (30,), (60,))
+        """
+        post_is_major = layout is torch.sparse_csc
+        n_major, n_minor = (n_post, n_pre) if post_is_major else (n_pre, n_post)
+        pairs = _distinct(synapses, n_major * n_minor)
+        starts = torch.searchsorted(pairs, n_minor * torch.arange(n_major + 1))
+        return Sparse(n_pre, n_post, post_is_major, starts, pairs % max(n_minor, 1))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # a part alone, without the buffer that it lies in; a copy was made from no weights
@@ -342,10 +400,39 @@ class Sparse(Topology):
             and self.minor_of._version == self._writes
         )
 
+    def weights_of(self, values: Tensor) -> Tensor:
+        layout = torch.sparse_csc if self.post_is_major else torch.sparse_csr
+        shape = self.n_pre, self.n_post
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CS")  # torch announces that they are new
+            return torch.sparse_compressed_tensor(
+                self.major_start, self.minor_of.long(), values, shape, layout=layout, check_invariants=False
+            )
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        counts = self.major_start.diff()
+        major = torch.arange(len(counts), dtype=torch.int32, device=counts.device).repeat_interleave(counts)
+        return (self.minor_of, major) if self.post_is_major else (major, self.minor_of)
+
+    def entries_read(self, pre_spike: Tensor, post_spike: Tensor) -> dict[str, Tensor]:
+        major, minor = (post_spike, pre_spike) if self.post_is_major else (pre_spike, post_spike)
+        of_minor = torch.repeat_interleave(minor, self.minor_start.diff())
+        of_major = torch.repeat_interleave(major, self.major_start.diff())
+        return {"minor_of": of_major, "by_minor": of_minor, "major_by_minor": of_minor}
+
     def values(self, weights: Tensor) -> Tensor:
         if getattr(weights, "dtype", None) not in WEIGHT_DTYPES or weights.layout not in _SPARSE_LAYOUTS:
             _check_sparse(weights)
         return weights._values() if weights.layout is torch.sparse_coo else weights.values()
+
+
+def _distinct(count: int, below: int) -> Tensor:
+    """So many different numbers below one, in order."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(max(below, 1), (count + count // 8 + 16,), generator=generator).unique()
+    if len(drawn) < count:  # so many that most were drawn twice
+        return torch.randperm(below, generator=generator)[:count].sort().values
+    return drawn[torch.randperm(len(drawn), generator=generator)[:count].sort().values]
 
 
 def _refuse_twins(minor: Tensor, major: Tensor, post_is_major: bool) -> None:
