@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from pymonntorch import Behavior, Network, NeuronGroup, SynapseGroup
 
+from tritonstdp.choice import Choice
 from tritonstdp.functional import PerNeuron, step_
 from tritonstdp.problems import Problem
-from tritonstdp.registry import Choice
 from tritonstdp.topology import Sparse
 
 

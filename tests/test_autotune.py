@@ -13,11 +13,12 @@ import torch
 from tritonstdp import Conv2d, Dense, OneToOne, autotune, registry, storage, update_
 from tritonstdp.autotune import busy, cache, cost, space, sweep, use
 from tritonstdp.autotune.timing import Scratch, Timing, error, take_turns
+from tritonstdp.choice import choose
 from tritonstdp.kernels.dense import cpu as dense
 from tritonstdp.kernels.dense.work import work as dense_work
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.work import Work
-from tritonstdp.registry import KernelEntry, Space, choose, kernels_of, register_kernel, serving_entry
+from tritonstdp.registry import KernelEntry, Space, kernels_of, register_kernel, serving_entry
 from tritonstdp.rules import Formula, rstdp, soft_bound, stdp
 from tritonstdp.topology import TOPOLOGIES, example_topology
 
@@ -506,7 +507,7 @@ def test_what_a_device_raises_while_it_is_tuned_is_no_reason_for_a_step_to_fail(
         raise MemoryError("out of memory")
 
     plant({"delay": (50, 300)})
-    monkeypatch.setattr(sweep, "find", raising)
+    monkeypatch.setattr(use, "find", raising)
     step_of(choose(CASE, "cpu", autotune=True))
     assert "the default is used: out of memory" in caplog.text
 
@@ -813,13 +814,11 @@ def test_the_cost_model_orders_what_is_plain():
 
 
 def count_tunings(monkeypatch):
-    from tritonstdp.autotune import sweep
-
-    sizes, find = [], sweep.find
+    sizes, find = [], use.find
 
     def counted(formula, topology, **options):
         sizes.append(topology.weights_shape[0])
         return find(formula, topology, **{**options, "rates": (0.1,), "seconds": 0.05})
 
-    monkeypatch.setattr(sweep, "find", counted)
+    monkeypatch.setattr(use, "find", counted)
     return sizes

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tritonstdp import verification
+from tritonstdp.choice import Choice
 from tritonstdp.cli import main
 from tritonstdp.interpretation import swift_interpreter
-from tritonstdp.registry import Choice
 from tritonstdp.rules import RULES, soft_bound
 from tritonstdp.topology import TOPOLOGIES, Examples, OneToOne
 

@@ -21,13 +21,14 @@ from torch.autograd.graph import increment_version
 from typing_extensions import Unpack
 
 from tritonstdp.binding import Binding
+from tritonstdp.choice import Choice, choose
 from tritonstdp.kernels import reference
 from tritonstdp.kernels.compilation import undisturbed
 from tritonstdp.kernels.compose import rounded
 from tritonstdp.kernels.memory import address, check_apart
 from tritonstdp.kernels.protocol import Case, Names, PerNeuron
 from tritonstdp.kernels.trace import TraceCase, TraceStep
-from tritonstdp.registry import BACKENDS, Choice, choose, meeting_of
+from tritonstdp.registry import BACKENDS, meeting_of
 from tritonstdp.rules import Bound, Formula, Rule, istdp, resolve_bound, resolve_rule, rstdp, stdp, target_trace
 from tritonstdp.topology import WEIGHT_DTYPES, Topology, example_topology, infer_topology
 
@@ -337,7 +338,7 @@ def step_(
     backend : str, optional
         Use this backend and no other.
     autotune : bool
-        See :func:`tritonstdp.registry.choose`.
+        See :func:`tritonstdp.choice.choose`.
 
     Returns
     -------

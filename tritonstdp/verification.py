@@ -18,11 +18,12 @@ from torch import Tensor
 
 from tritonstdp.arguments import output_file, seconds
 from tritonstdp.bench import own_providers, tables_of, torch_providers
+from tritonstdp.choice import choose
 from tritonstdp.functional import trace_, trace_backends
 from tritonstdp.kernels.trace import TraceCase
 from tritonstdp.measurement import OURS, Row, Workload, machine, measure
 from tritonstdp.problems import Problem, make_problem
-from tritonstdp.registry import BACKENDS, choose, describe, entries
+from tritonstdp.registry import BACKENDS, describe, entries
 from tritonstdp.rules import BOUNDS, RULES, Formula, soft_bound
 from tritonstdp.terminal import Progress, UserError, write_output
 from tritonstdp.topology import DTYPES, TOPOLOGIES

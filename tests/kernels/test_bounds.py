@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from rules_of_their_own import POWER, RULES_OF_TESTS, SPIKES_ALONE, TAGGED, WEIGHTED
 from support import with_tensors
 from tritonstdp import Conv2d, Dense, Local2d, OneToOne, Sparse
+from tritonstdp.choice import choose
 from tritonstdp.kernels import native, threads
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.trace import TraceCase
 from tritonstdp.kernels.trace import cpu as trace_cpu
 from tritonstdp.library import triplet
 from tritonstdp.problems import Problem, make_problem
-from tritonstdp.registry import choose
 from tritonstdp.rules import Formula, hard_bound, istdp, no_bound, rstdp, soft_bound, stdp, updated_trace
 from tritonstdp.topology import Topology, sparse
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from support import random_sparse
 from tritonstdp import Sparse, istdp_, rstdp_, stdp_
+from tritonstdp.choice import choose
 from tritonstdp.kernels.protocol import PerNeuron
 from tritonstdp.kernels.sparse import cpu, gpu
 from tritonstdp.problems import make_problem
-from tritonstdp.registry import choose
 from tritonstdp.rules import Formula, hard_bound, istdp, no_bound, rstdp, soft_bound, stdp
 from tritonstdp.topology import infer_topology
 from tritonstdp.topology import sparse as plans

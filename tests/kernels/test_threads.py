@@ -11,9 +11,9 @@ import torch
 
 from support import random_sparse
 from tritonstdp import Conv2d, Dense, Local2d, OneToOne
+from tritonstdp.choice import choose
 from tritonstdp.kernels import threads
 from tritonstdp.problems import make_problem
-from tritonstdp.registry import choose
 from tritonstdp.rules import Formula, rstdp
 
 SETUP = """
