@@ -22,7 +22,7 @@ from tritonstdp.kernels.protocol import Case, Step
 from tritonstdp.problems import RATES
 from tritonstdp.registry import BACKENDS, KernelEntry, Space, forget_choices, serving_entry
 from tritonstdp.rules import Formula
-from tritonstdp.source import content_of, name_of
+from tritonstdp.source import CannotCompileError, content_of, name_of
 from tritonstdp.topology import Topology
 
 __all__ = ["RATES", "Outcome", "all_candidates", "backend_of", "find", "keep", "tune", "tuning_case"]
@@ -129,7 +129,10 @@ def tuning_case(formula: Formula, topology: Topology, dtype: torch.dtype, device
     reason = next(backend for backend in BACKENDS if backend.name == name).refuse(case)
     if reason is not None:
         raise ValueError(f"{formula.rule.name} on {topology.name} can't be tuned: {reason}")
-    entry = serving_entry(case, name)
+    try:
+        entry = serving_entry(case, name)
+    except CannotCompileError as error:
+        raise ValueError(f"{formula.rule.name} on {topology.name} can't be tuned: {error}") from None
     if not _space_of(entry).values:
         raise ValueError(f"{formula.rule.name} on {topology.name}: the {name} kernel has nothing to tune")
     unknown = [f for f in formula.functions if content_of(f) is None]
