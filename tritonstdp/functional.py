@@ -384,8 +384,8 @@ def step_(
         names = Case.names_of(formula, given).numbers
         _check_numbers(formula, dict(zip(("w_min", "w_max", *names), (w_min, w_max, *numbers), strict=True)))
         # as floats: torch takes no int beyond 64 bits
-        w_min, w_max, *rest = (n if isinstance(n, Tensor) else float(n) for n in (w_min, w_max, *numbers))
-        numbers = tuple(rest)
+        w_min, w_max, *as_floats = (n if isinstance(n, Tensor) else float(n) for n in (w_min, w_max, *numbers))
+        numbers = tuple(as_floats)
     if formula.rule.eligibility is not None and c is None:
         raise ValueError(f"c is missing: {formula.rule.name} keeps an eligibility trace of the weights' shape")
     if formula.rule.eligibility is None:

@@ -9,22 +9,21 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tritonstdp.autotune.timing import Timing
 from tritonstdp.functional import step_
-from tritonstdp.problems import random_spikes
+from tritonstdp.machine import machine
+from tritonstdp.problems import CHUNK, disagreement, random_spikes
 from tritonstdp.registry import meeting_of
 from tritonstdp.rules import BOUNDS, RULES, Formula
 from tritonstdp.terminal import write_output
@@ -42,7 +41,6 @@ __all__ = [
     "Row",
     "Runner",
     "Workload",
-    "machine",
     "measure",
     "parameters_of",
     "read_rows",
@@ -87,7 +85,6 @@ def parameters_of(formula: Formula) -> dict[str, float]:
 
 W_MIN, W_MAX = 0.0, 1.0
 _SHARED_BYTES = 2**29
-_CHUNK = 2**24
 _COPIED = 2**26
 _COUNTED = 8
 
@@ -201,7 +198,7 @@ class Inputs:
 
     def __post_init__(self) -> None:
         dtype = self.weights.dtype
-        self.float_spikes = [(s.to(dtype), q.to(dtype)) for s, q in self.spikes]
+        self.float_spikes = [(pre.to(dtype), post.to(dtype)) for pre, post in self.spikes]
 
     @staticmethod
     def of(workload: Workload, seed: int = 0) -> Inputs:
@@ -235,10 +232,11 @@ class Inputs:
         spikes = [(spiking(n_pre), spiking(n_post)) for _ in range(patterns)]
         return Inputs(workload, topology, weights, c, traces, spikes)
 
-    def sides(self, s: Tensor, q: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The signals of both sides in a step with spikes ``s`` and ``q``."""
+    def sides(self, pre_spike: Tensor, post_spike: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The signals of both sides in a step with these spikes."""
         rule = self.workload.formula.rule
-        return tuple([s, *(self.traces[n] for n in rule.pre[1:])]), tuple([q, *(self.traces[n] for n in rule.post[1:])])
+        pre, post = ([self.traces[name] for name in names[1:]] for names in (rule.pre, rule.post))
+        return (pre_spike, *pre), (post_spike, *post)
 
     @property
     def pair_traces(self) -> tuple[Tensor, Tensor]:
@@ -275,7 +273,7 @@ class Inputs:
         """Weights and eligibility after the first steps, by the reference in float64."""
         weights, c = self.values.double(), None if self.c is None else self.c.double()
         rows, n_post = self.topology.pre_shape[0], self.topology.post_shape[0]
-        step = max(1, _CHUNK // max(n_post, 1))
+        step = max(1, CHUNK // max(n_post, 1))
         for first in range(0, rows, step):
             some = slice(first, first + step)
             part = self.topology.rows(some)
@@ -300,13 +298,13 @@ class Inputs:
         per_line = max(1, 64 // values.element_size())
         if self.c is not None or self.topology.shares_weights:
             return 2.0 * self.nbytes
-        lines = [_lines_touched(self, s, q, per_line) for s, q in self.spikes[:_COUNTED]]
+        lines = [_lines_touched(self, *spikes, per_line) for spikes in self.spikes[:_COUNTED]]
         return 2.0 * 64 * statistics.fmean(lines)
 
 
-def _lines_touched(inputs: Inputs, s: Tensor, q: Tensor, per_line: int) -> int:
+def _lines_touched(inputs: Inputs, pre_spike: Tensor, post_spike: Tensor, per_line: int) -> int:
     topology = inputs.topology
-    touched = meeting_of(topology.name).touched(topology, s.float(), q.float())
+    touched = meeting_of(topology.name).touched(topology, pre_spike.float(), post_spike.float())
     touched = touched.expand(topology.weights_shape).reshape(-1)
     beyond = -len(touched) % per_line
     return int(torch.nn.functional.pad(touched, (0, beyond)).view(-1, per_line).any(1).sum())
@@ -392,19 +390,7 @@ def _error(inputs: Inputs, runner: Runner) -> str:
         if runner.c is None:
             return "keeps no eligibility trace"
         pairs.append(("eligibility", runner.c(), expected_c, inputs.c))
-    for what, found, expected, start in pairs:
-        change = _largest_difference(expected, start)
-        rounding = PROOF_STEPS * torch.finfo(start.dtype).eps * expected.abs().max().item()
-        error = _largest_difference(expected, found.to(expected.device))
-        if not error <= 2 * rounding + 1e-5 * change:
-            return f"{what} off by {error:.2g} where the largest change is {change:.2g}"
-    return ""
-
-
-def _largest_difference(expected: Tensor, values: Tensor) -> float:
-    """Some at a time, since temporaries of the largest weights would fill the memory; nan where one is."""
-    pairs = zip(expected.reshape(-1).split(_CHUNK), values.reshape(-1).split(_CHUNK), strict=True)
-    return torch.stack([(e - v.double()).abs().max() for e, v in pairs]).max().item()
+    return next(filter(None, (disagreement(*pair, PROOF_STEPS) for pair in pairs)), "")
 
 
 def _copy_runner(inputs: Inputs) -> Runner:
@@ -461,13 +447,6 @@ def _take_turns(runners: dict[str, Runner], seconds: float, device: str, pattern
             samples[name] += clocks[name].turn()
         names = names[1:] + names[:1]
     return samples
-
-
-def _quartiles(samples: list[float]) -> tuple[float, float, float]:
-    if len(samples) == 1:
-        return samples[0], samples[0], samples[0]
-    q1, median, q3 = statistics.quantiles(samples, n=4, method="inclusive")
-    return q1, median, q3
 
 
 def measure(
@@ -554,49 +533,15 @@ def _rows(
             status, note = problems[name]
             rows.append(Row(**common, status=status, note=note))
             continue
-        q1, median, q3 = _quartiles(samples[name])
+        median, q1, q3, turns = Timing.of(samples[name])
         rows.append(
             Row(
                 **common, status="ok", median_us=median * 1e6, q1_us=q1 * 1e6, q3_us=q3 * 1e6,
-                min_us=min(samples[name]) * 1e6, samples=len(samples[name]),
+                min_us=min(samples[name]) * 1e6, samples=turns,
                 ratio=median / ours if ours else None, floor_ratio=median / floor,
             )
         )  # fmt: skip
     return rows
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on besides the code: processor, cores, systems and versions.
-
-    Examples
-    --------
-    >>> sorted(machine())[:3]
-    ['affinity', 'cores', 'cpu']
-    """
-    cpu = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        cpu = models[0] if models else cpu
-    facts = {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "affinity": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "system": platform.platform(terse=True),
-        "python": platform.python_version(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-    for package in ("tritonstdp", "torch", "triton", "numba", "numpy"):
-        facts[package] = version_of(package)
-    return facts
-
-
-def version_of(package: str) -> str | None:
-    """The installed version of a package, or None."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def write_rows(rows: list[Row], path: str | Path) -> None:

@@ -12,7 +12,7 @@ from tritonstdp.kernels.protocol import Case, PerNeuron, Step
 from tritonstdp.rules import Formula
 from tritonstdp.topology import Topology
 
-__all__ = ["RATES", "Problem", "make_problem", "random_spikes"]
+__all__ = ["CHUNK", "RATES", "Problem", "disagreement", "make_problem", "random_spikes"]
 
 RATES = (0.005, 0.02, 0.1)
 """The fractions of spiking neurons at which tools look, unless others are asked for."""
@@ -123,6 +123,49 @@ def _kind_of(value: Any) -> str:
 
 def _tensor_of(value: Any) -> Any:
     return value.values if isinstance(value, PerNeuron) else value
+
+
+CHUNK = 2**24
+"""Weights that are looked at together: temporaries of the largest ones would fill the memory."""
+
+
+def disagreement(what: str, found: Tensor, expected: Tensor, start: Tensor, steps: int = 1) -> str:
+    """What is wrong with the result of some steps; empty where nothing is.
+
+    Sums may be taken in another order: the result may be off by two units in the last place a step, and by 1e-5 of the
+    largest change.
+
+    Parameters
+    ----------
+    what : str
+        What the result is, for the message.
+    found, expected, start : Tensor
+        The result, what it should be, and what it was before.
+    steps : int
+        The number of steps.
+
+    Returns
+    -------
+    str
+        By how much it is off.
+
+    Examples
+    --------
+    >>> w = torch.tensor([0.5])
+    >>> disagreement("weights", w + 0.11, w + 0.1, w)
+    'weights off by 0.01 where the largest change is 0.1'
+    """
+    change, off = _largest_difference(expected, start), _largest_difference(expected, found.to(expected.device))
+    rounding = 2 * steps * torch.finfo(start.dtype).eps * expected.abs().max().item()
+    return (
+        "" if off <= rounding + 1e-5 * change else f"{what} off by {off:.2g} where the largest change is {change:.2g}"
+    )
+
+
+def _largest_difference(expected: Tensor, values: Tensor) -> float:
+    """nan where one is."""
+    pairs = zip(expected.reshape(-1).split(CHUNK), values.reshape(-1).split(CHUNK), strict=True)
+    return torch.stack([(e.double() - v.double()).abs().max() for e, v in pairs]).max().item()
 
 
 def random_spikes(n: int, count: int, generator: torch.Generator) -> Tensor:

@@ -126,13 +126,13 @@ def metering(meter: Meter) -> Iterator[None]:
 
     load, store = builder.create_masked_load, builder.create_masked_store
 
-    def metered_load(pointers: Any, mask: Any, *rest: Any) -> Any:
+    def metered_load(pointers: Any, mask: Any, *other: Any) -> Any:
         meter.count("load", pointers.data, mask.data)
-        return load(pointers, mask, *rest)
+        return load(pointers, mask, *other)
 
-    def metered_store(pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+    def metered_store(pointers: Any, value: Any, mask: Any, *other: Any) -> Any:
         meter.count("store", pointers.data, mask.data)
-        return store(pointers, value, mask, *rest)
+        return store(pointers, value, mask, *other)
 
     with (
         mock.patch.object(builder, "create_masked_load", metered_load),

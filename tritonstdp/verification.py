@@ -21,7 +21,8 @@ from tritonstdp.bench import own_providers, tables_of, torch_providers
 from tritonstdp.choice import choose
 from tritonstdp.functional import trace_, trace_backends
 from tritonstdp.kernels.trace import TraceCase
-from tritonstdp.measurement import OURS, Row, Workload, machine, measure
+from tritonstdp.machine import machine
+from tritonstdp.measurement import OURS, Row, Workload, measure
 from tritonstdp.problems import Problem, make_problem
 from tritonstdp.registry import BACKENDS, describe, entries
 from tritonstdp.rules import BOUNDS, RULES, Formula, soft_bound

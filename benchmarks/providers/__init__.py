@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 
 from tritonstdp.bench import own_providers, torch_providers, versions
-from tritonstdp.measurement import Inputs, NotAvailableError, Provider, Runner, version_of
+from tritonstdp.machine import version_of
+from tritonstdp.measurement import Inputs, NotAvailableError, Provider, Runner
 
 
 def _from(module: str) -> Provider:
@@ -48,4 +49,4 @@ _PACKAGES = {
     "Brian2 C++": "brian2",
 }
 
-VERSIONS: dict[str, str] = versions() | {name: version_of(p) or "" for name, p in _PACKAGES.items()}
+VERSIONS: dict[str, str] = versions() | {name: version_of(p) for name, p in _PACKAGES.items()}

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tritonstdp.measurement import PARAMETERS, W_MAX, W_MIN, Inputs, NotAvailableError, Runner, version_of
+from tritonstdp.machine import version_of
+from tritonstdp.measurement import PARAMETERS, W_MAX, W_MIN, Inputs, NotAvailableError, Runner
 
 
 class _StandIn(ModuleType):
@@ -22,7 +23,7 @@ class _StandIn(ModuleType):
         return type(name, (), {})
 
 
-if version_of("torchvision") is None:
+if version_of("torchvision") == "not installed":
     sys.modules["torchvision"] = _StandIn("torchvision")
     for part in ("datasets", "models", "transforms", "utils"):
         sys.modules[f"torchvision.{part}"] = _StandIn(f"torchvision.{part}")

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.util
 import itertools
 import json
 import math
-import platform
-import re
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ import torch
 
 from tritonstdp.autotune.cache import Key
 from tritonstdp.kernels.protocol import Case
+from tritonstdp.machine import device_name, driver, version_of
 from tritonstdp.registry import Space
 from tritonstdp.source import content_of, name_of
 from tritonstdp.topology import Topology
@@ -121,10 +118,10 @@ def key_of(space: Space, case: Case, backend: str, synapses: int, rate: float | 
         synapses=synapses,
         rate=rate,
         device=device_name(case.device),
-        driver=_driver(case.device),
+        driver=driver(case.device),
         torch=torch.__version__,
-        triton=_version("triton"),
-        numba=_version("numba"),
+        triton=version_of("triton"),
+        numba=version_of("numba"),
         source=source,
         space=_hash(json.dumps([space.default._asdict(), dict(space.values)], default=repr)),
     )
@@ -133,49 +130,6 @@ def key_of(space: Space, case: Case, backend: str, synapses: int, rate: float | 
 def _label(name: str) -> str:
     """A name as it can be kept: it is for people, and the source tells formulas apart."""
     return "".join(letter if letter.isprintable() else "?" for letter in name)[:100]
-
-
-def device_name(kind: str) -> str:
-    """The device as its maker calls it; a CPU with the number of threads that torch uses.
-
-    Examples
-    --------
-    >>> device_name("cpu").endswith((" thread", " threads"))
-    True
-    """
-    if kind != "cpu":
-        backend = getattr(torch, kind)
-        return backend.get_device_name() if backend.is_available() else f"no {kind} device"
-    threads = torch.get_num_threads()
-    return f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-@cache
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else []
-    return models[0] if models else platform.processor() or platform.machine()
-
-
-@cache
-def _driver(kind: str) -> str:
-    if kind == "cpu":
-        return f"llvmlite {_version('llvmlite')}"
-    if kind == "xpu":
-        return torch.xpu.get_device_properties().driver_version
-    if torch.version.hip:
-        return f"ROCm {torch.version.hip}"
-    loaded = Path("/proc/driver/nvidia/version")
-    found = re.search(r"\d+\.\d+(\.\d+)?", loaded.read_text()) if loaded.exists() else None
-    return f"NVIDIA {found.group()}" if found else f"CUDA {torch.version.cuda}"
-
-
-@cache
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _source_hash(space: Space, case: Case) -> str | None:

@@ -20,7 +20,7 @@ from tritonstdp.problems import Problem, make_problem, random_spikes
 from tritonstdp.rules import Formula
 from tritonstdp.topology import Topology
 
-__all__ = ["Scratch", "Timing", "error", "paired_ratio", "take_turns"]
+__all__ = ["Scratch", "Timing", "paired_ratio", "take_turns"]
 
 PATTERNS = 8
 """Spike patterns of each rate that the steps go through."""
@@ -172,24 +172,6 @@ def take_turns(
         for rate in scratch.rates:
             for name in names:
                 seconds.setdefault((name, rate), []).append(scratch.seconds(steps[name], rate, turn))
-
-
-def error(found: Problem, expected: Problem, start: Problem) -> str:
-    """What is wrong with a step's result; empty where nothing is.
-
-    Sums may be taken in another order: the result may be off by two units in the last place and by 1e-5 of the largest
-    change.
-    """
-    for name, value in expected.outputs.items():
-        result = found.outputs[name]
-        if torch.equal(result, value):
-            continue
-        change = (value.double() - start.outputs[name].double()).abs().max().item()
-        allowed = 2 * torch.finfo(value.dtype).eps * value.abs().max().item() + 1e-5 * change
-        off = (result.double() - value.double()).abs().max().item()
-        if not off <= allowed:
-            return f"{name} off by {off:.2g} where the largest change is {change:.2g}"
-    return ""
 
 
 def _spikes(n: int, rate: float, pattern: int, generator: torch.Generator) -> Tensor:

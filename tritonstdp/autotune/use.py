@@ -11,10 +11,11 @@ import torch
 
 from tritonstdp.arguments import rate
 from tritonstdp.autotune import cache
-from tritonstdp.autotune.space import device_name, key_of, size_bucket
+from tritonstdp.autotune.space import key_of, size_bucket
 from tritonstdp.autotune.sweep import RATES, find, keep
 from tritonstdp.kernels.compilation import undisturbed
 from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.machine import device_name
 from tritonstdp.registry import KernelEntry, Space
 from tritonstdp.topology import Topology
 

@@ -11,18 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = [
-    "DTYPES",
-    "MOST_ELEMENTS",
-    "MOST_NEURONS",
-    "WEIGHT_DTYPES",
-    "Examples",
-    "Needs",
-    "Topology",
-    "as_int",
-    "check_weights",
-    "checked_size",
-]
+__all__ = ["DTYPES", "WEIGHT_DTYPES", "Examples", "Needs", "Topology", "check_weights"]
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16")}
 """The dtypes that weights may have, by name."""
