@@ -17,6 +17,7 @@ from rich.table import Table
 
 from tritonstdp import __version__
 from tritonstdp.arguments import device, existing_file, output_file, rate, seconds, shape
+from tritonstdp.autotune.sweep import backend_of
 from tritonstdp.functional import explain, step_
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.reference import build as build_reference
@@ -83,8 +84,7 @@ def _compile_step(inputs: Inputs) -> Callable[..., None]:
     if ends is not topology:
         # at every stored synapse from its two neurons' indices, which compiles into one loop
         meeting = meeting._replace(at_pre=lambda ends, v: v[ends[0]], at_post=lambda ends, v: v[ends[1]])
-    case = Case(formula, topology.name, None, "", torch.float32, "", True, formula.all_numbers)
-    reference = build_reference(meeting, case)
+    reference = build_reference(meeting, Case.plain(formula, topology, torch.float32, workload.device))
     parameters = tuple(parameters_of(formula).values())
 
     def step(w, c, pre, post):  # type: ignore[no-untyped-def]
@@ -120,11 +120,7 @@ def own_providers(device: str) -> dict[str, Provider]:
     >>> list(own_providers("cpu"))
     ['tritonstdp', 'tritonstdp reference']
     """
-    return {OURS: _tritonstdp(_kernel_of(device)), f"{OURS} reference": _tritonstdp("reference")}
-
-
-def _kernel_of(device: str) -> str:
-    return "cpu" if torch.device(device).type == "cpu" else "triton"
+    return {OURS: _tritonstdp(backend_of(device)), f"{OURS} reference": _tritonstdp("reference")}
 
 
 def torch_providers() -> dict[str, Provider]:
@@ -332,7 +328,7 @@ def _workloads(arguments: argparse.Namespace) -> list[Workload]:
 
 def _require_kernels(arguments: argparse.Namespace) -> None:
     """Refuse where the device has no kernel to time."""
-    dtype, backend = getattr(torch, arguments.dtype), _kernel_of(arguments.device)
+    dtype, backend = getattr(torch, arguments.dtype), backend_of(arguments.device)
     try:
         for rule, topology in product(arguments.rule, arguments.topology):
             explain(rule, topology, dtype=dtype, device=arguments.device, backend=backend)

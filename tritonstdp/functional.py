@@ -1001,14 +1001,4 @@ def explain(
     formula = Formula.of(resolve_rule(rule), resolve_bound(positive_bound), resolve_bound(negative_bound), clamp)
     if isinstance(topology, str):
         topology = example_topology(topology)
-    case = Case(
-        formula,
-        topology.name,
-        topology.kernel_key,
-        topology.usual_layout,
-        dtype,
-        torch.device(device).type,
-        True,
-        formula.all_numbers,
-    )
-    return choose(case, backend)
+    return choose(Case.plain(formula, topology, dtype, torch.device(device).type), backend)

@@ -379,26 +379,25 @@ def configs(topology: str, wanted: str) -> list[Any]:
 
     Raises
     ------
-    ValueError
+    UserError
         If it names a field that the topology's ``Config`` does not have, or a value that none can have.
     """
     module = gpu_module(topology)
     if wanted == "default":
         return [module.DEFAULT]
     if wanted == "all":
-        return [module.DEFAULT._replace(**dict(zip(module.SPACE, c, strict=True))) for c in _product(module.SPACE)]
+        return [
+            module.DEFAULT._replace(**dict(zip(module.SPACE, c, strict=True)))
+            for c in itertools.product(*module.SPACE.values())
+        ]
     changes = dict(part.partition("=")[::2] for part in wanted.split(","))
     unknown = sorted(set(changes) - set(module.DEFAULT._fields))
     if unknown:
-        raise ValueError(f"{topology} has no {', '.join(unknown)}; it has {', '.join(module.DEFAULT._fields)}")
+        raise UserError(f"--config: {topology} has no {', '.join(unknown)}; it has {', '.join(module.DEFAULT._fields)}")
     for name, value in changes.items():
         if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**20 and int(value).bit_count() == 1):
-            raise ValueError(f"{name}={value} is no setting: give a power of 2")
+            raise UserError(f"--config: {name}={value} is no setting: give a power of 2")
     return [module.DEFAULT._replace(**{name: int(value) for name, value in changes.items()})]
-
-
-def _product(space: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
-    return itertools.product(*space.values())
 
 
 def selected(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str, str]]:
@@ -463,17 +462,10 @@ def _reason(error: BaseException) -> str:
     return str(error).strip().splitlines()[-1]
 
 
-def _configs_of(topology: str, wanted: str) -> list[Any]:
-    try:
-        return configs(topology, wanted)
-    except ValueError as error:
-        raise UserError(f"--config: {error}") from error
-
-
 def _rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     import triton
 
-    cases = [(case, config) for case in selected(arguments) for config in _configs_of(case[1], arguments.config)]
+    cases = [(case, config) for case in selected(arguments) for config in configs(case[1], arguments.config)]
     if triton.knobs.runtime.interpret:
         raise UserError(INTERPRETED)
     release = ".".join(triton.__version__.split(".")[:2])
@@ -498,7 +490,7 @@ def _traffic_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         if topology == "trace":
             continue
         formula, group = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound]), _example(topology, "metered")
-        for config, rate in itertools.product(_configs_of(topology, arguments.config), arguments.traffic or RATES):
+        for config, rate in itertools.product(configs(topology, arguments.config), arguments.traffic or RATES):
             names = {"rule": rule, "topology": topology, "bound": bound, "dtype": dtype}
             names |= {"config": _config_name(config, gpu_module(topology).DEFAULT), "rate": f"{rate:g}"}
             problem = make_problem(formula, group, dtype=getattr(torch, dtype), rate=rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -128,6 +129,12 @@ class Space(NamedTuple):
     values: Mapping[str, Sequence[Any]]
     module: str
 
+    @property
+    def configs(self) -> list[Any]:
+        """Every configuration."""
+        products = itertools.product(*self.values.values())
+        return [self.default._replace(**dict(zip(self.values, values, strict=True))) for values in products]
+
 
 def _alike(bound: Bound, other: Bound) -> bool:
     return bound is other or (content_of(bound) is not None and content_of(bound) == content_of(other))
@@ -188,38 +195,36 @@ def kernels_of(topology: str, file: str) -> Any:
 
 def meeting_of(topology: str) -> Meeting:
     """How a topology's neurons meet at its weights, as the reference has it."""
-    return importlib.import_module(f"{_FOLDERS[topology]}.reference").MEETING
-
-
-def _build_reference(topology: str, case: Case) -> Step:
-    return reference.build(meeting_of(topology), case)
-
-
-def _build_lazily(module: str, case: Case, config: Any) -> Step:
-    return importlib.import_module(module).build(case, config)
-
-
-def _space_lazily(module: str) -> Space:
-    kernel = importlib.import_module(module)
-    return Space(kernel.DEFAULT, kernel.SPACE, module)
-
-
-def _tunable(topology: str, backend: str, module: str) -> KernelEntry:
-    build, space = partial(_build_lazily, module), partial(_space_lazily, module)
-    return KernelEntry(topology, backend, build, space=space)
+    return kernels_of(topology, "reference").MEETING
 
 
 _ENTRIES: list[KernelEntry] = []
 
 
 def _enter(topology: str, backend: Backend) -> None:
-    """Register what a backend has for a topology, if it has anything."""
-    if not isinstance(backend.kernels, str):
-        _ENTRIES.append(KernelEntry(topology, backend.name, backend.kernels))
-    elif backend.kernels == "reference":
-        _ENTRIES.append(KernelEntry(topology, backend.name, partial(_build_reference, topology)))
-    elif importlib.util.find_spec(module := f"{_FOLDERS[topology]}.{backend.kernels}") is not None:
-        _ENTRIES.append(_tunable(topology, backend.name, module))
+    """Register what a backend has for a topology, if it has anything; no kernel is imported before it is asked for."""
+    file = backend.kernels
+    if not isinstance(file, str):
+        _ENTRIES.append(KernelEntry(topology, backend.name, file))
+    elif file == "reference":
+        build = partial(_build_reference, topology)
+        _ENTRIES.append(KernelEntry(topology, backend.name, build))
+    elif importlib.util.find_spec(f"{_FOLDERS[topology]}.{file}") is not None:
+        build, space = partial(_build_from, topology, file), partial(_space_of, topology, file)
+        _ENTRIES.append(KernelEntry(topology, backend.name, build, space=space))
+
+
+def _build_reference(topology: str, case: Case) -> Step:
+    return reference.build(meeting_of(topology), case)
+
+
+def _build_from(topology: str, file: str, case: Case, config: Any) -> Step:
+    return kernels_of(topology, file).build(case, config)
+
+
+def _space_of(topology: str, file: str) -> Space:
+    module = kernels_of(topology, file)
+    return Space(module.DEFAULT, module.SPACE, module.__name__)
 
 
 def register_topology(kind: type[Topology], folder: str) -> None:

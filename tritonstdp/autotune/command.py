@@ -28,7 +28,7 @@ from tritonstdp.registry import forget_choices
 from tritonstdp.rules import BOUNDS, RULES, Formula
 from tritonstdp.source import name_of
 from tritonstdp.storage import make_private
-from tritonstdp.terminal import free_bytes
+from tritonstdp.terminal import UserError, free_bytes
 from tritonstdp.topology import DTYPES, TOPOLOGIES, Topology, example_topology
 
 __all__ = ["add_arguments", "run"]
@@ -37,10 +37,6 @@ _COPIES = 6
 """Of the weights while they are tuned: the group, the expected result, a trial, and copies that take turns."""
 
 _BEST_SHOWN = 5
-
-
-class RequestError(Exception):
-    """What was asked for can't be done; the message says why."""
 
 
 class Job(NamedTuple):
@@ -93,27 +89,21 @@ def run(arguments: argparse.Namespace) -> int:
     """Tune, rank, or look after the cache."""
     try:
         return _run(arguments, Console(markup=False, emoji=False))
-    except RequestError as refusal:
-        return _complain(refusal, 2)
     except (BusyError, OSError) as error:
-        return _complain(error, 1)
-
-
-def _complain(problem: Exception, status: int) -> int:
-    print(f"tritonstdp tune: {problem}", file=sys.stderr)
-    return status
+        print(f"tritonstdp tune: {error}", file=sys.stderr)
+        return 1
 
 
 def _run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.show or arguments.export or arguments.import_ or arguments.clear:
         return _look_after(arguments, console)
     if arguments.offline != bool(arguments.target):
-        raise RequestError("--offline and --target go together, as --offline --target sm_90")
+        raise UserError("--offline and --target go together, as --offline --target sm_90")
     if arguments.plot and importlib.util.find_spec("matplotlib") is None:
-        raise RequestError("--plot needs matplotlib: pip install 'tritonstdp[plot]'")
+        raise UserError("--plot needs matplotlib: pip install 'tritonstdp[plot]'")
     jobs = list(_jobs(arguments))
     if not jobs:
-        raise RequestError("no shape fits a topology: see --help for their forms")
+        raise UserError("no shape fits a topology: see --help for their forms")
     return _rank(jobs, arguments, console) if arguments.offline else _sweep(jobs, arguments, console)
 
 
@@ -147,7 +137,7 @@ def _shapes(arguments: argparse.Namespace, itemsize: int) -> Iterator[tuple[str,
             if needed <= free:
                 yield name, sizes
             elif arguments.shape:
-                raise RequestError(
+                raise UserError(
                     f"{name} {'x'.join(map(str, sizes))} takes about {needed / 2**30:,.1f} GiB of memory, of which "
                     f"{free / 2**30:,.1f} are free: give a smaller shape"
                 )
@@ -341,7 +331,7 @@ def _import(path: Path, console: Console) -> int:
     try:
         added = cache.import_(path)
     except ValueError as error:
-        raise RequestError(str(error)) from None
+        raise UserError(str(error)) from None
     forget_choices()
     console.print(f"{len(added)} settings added to {cache.directory()}", soft_wrap=True, highlight=False)
     return 0

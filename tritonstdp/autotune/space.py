@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import itertools
 import json
 import math
 from functools import cache
@@ -53,26 +52,20 @@ def candidates(space: Space, synapses: int | None, threads: int) -> list[Any]:
     3
     """
     default = space.default
-    names = list(space.values)
-    product = [default._replace(**dict(zip(names, values, strict=True))) for values in _product(space)]
-    if "parallel_work" not in names:
-        return list(dict.fromkeys([default, *product]))
+    if "parallel_work" not in space.values:
+        return list(dict.fromkeys([default, *space.configs]))
 
     def runs_in_parallel(config: Any) -> bool:
         return threads > 1 and (synapses is None or synapses > config.parallel_work)
 
     by_effect: dict[Any, None] = {}
-    for config in (default, *product):
+    for config in (default, *space.configs):
         parallel = runs_in_parallel(config)
         unused = () if parallel else _ONLY_IN_PARALLEL
         if parallel == runs_in_parallel(default) and (synapses is not None or threads == 1):
             unused = (*unused, "parallel_work")
-        by_effect[config._replace(**{name: getattr(default, name) for name in unused if name in names})] = None
+        by_effect[config._replace(**{name: getattr(default, name) for name in unused if name in space.values})] = None
     return list(by_effect)
-
-
-def _product(space: Space) -> itertools.product[tuple[Any, ...]]:
-    return itertools.product(*space.values.values())
 
 
 def size_bucket(topology: Topology) -> int:

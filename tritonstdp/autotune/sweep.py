@@ -121,10 +121,7 @@ def tuning_case(formula: Formula, topology: Topology, dtype: torch.dtype, device
     ValueError
         If the device's backend can't take the case, its kernel has no configurations, or it can't be known again.
     """
-    kind = torch.device(device).type
-    case = Case(
-        formula, topology.name, topology.kernel_key, topology.usual_layout, dtype, kind, True, formula.all_numbers
-    )
+    case = Case.plain(formula, topology, dtype, torch.device(device).type)
     name = backend_of(device)
     reason = next(backend for backend in BACKENDS if backend.name == name).refuse(case)
     if reason is not None:

@@ -406,8 +406,9 @@ class Sparse(Topology):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CS")  # torch announces that they are new
             return torch.sparse_compressed_tensor(
-                self.major_start, self.minor_of.long(), values, shape, layout=layout, check_invariants=False
-            )
+                self.major_start, self.minor_of.long(), values, shape,
+                layout=layout, device=values.device, check_invariants=False,
+            )  # fmt: skip
 
     def ends(self) -> tuple[Tensor, Tensor]:
         counts = self.major_start.diff()
