@@ -443,16 +443,13 @@ def _report(path: Path) -> list[dict[str, Any]]:
     numbers = (*_MORE_IS_WORSE, *_LESS_IS_WORSE)
     try:
         rows = json.loads(path.read_text())
-        if all(isinstance(row["key"], str) and _are_numbers(row.get(name) for name in numbers) for row in rows):
+        figures = (row.get(name) for row in rows for name in numbers)
+        if all(isinstance(row["key"], str) for row in rows) and all(isinstance(n, int | float | None) for n in figures):
             return rows
         problem = "its figures are not numbers"
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         problem = str(error)
     raise UserError(f"--diff: {path} holds no report of tritonstdp inspect --json ({problem})")
-
-
-def _are_numbers(values: Iterable[Any]) -> bool:
-    return all(value is None or isinstance(value, int | float) for value in values)
 
 
 def _reason(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tritonstdp.autotune.timing import Timing
+from tritonstdp.autotune.timing import Timing, clock
 from tritonstdp.functional import step_
 from tritonstdp.machine import machine
 from tritonstdp.problems import CHUNK, disagreement, random_spikes
@@ -400,18 +400,11 @@ def _copy_runner(inputs: Inputs) -> Runner:
     return Runner(lambda k: target.copy_(source), lambda: target)
 
 
-def _synchronise(device: str) -> Callable[[], None]:
-    if device == "cpu":
-        return lambda: None
-    return getattr(torch, torch.device(device).type).synchronize
-
-
 class _Clock:
     """Times a runner, which goes on through the pool of patterns where it was."""
 
     def __init__(self, runner: Runner, device: str, patterns: int) -> None:
-        self.runner, self.synchronise, self.patterns = runner, _synchronise(device), patterns
-        self.k = 0
+        self.step, self.seconds, self.patterns, self.k = runner.step, clock(device), patterns, 0
         typical = statistics.median(self.sample(1) for _ in range(3))
         self.steps = 1 if typical > 50e-6 else max(1, round(200e-6 / typical))
         self.samples_a_turn = max(1, min(16, round(10e-3 / (self.steps * typical))))
@@ -419,15 +412,9 @@ class _Clock:
 
     def sample(self, steps: int) -> float:
         """Seconds a step, the mean over some: where steps are short, reading the clock would cost too much."""
-        step, k = self.runner.step, self.k
-        begin = time.perf_counter_ns()
-        for _ in range(steps):
-            step(k)
-            k = (k + 1) % self.patterns
-        self.synchronise()
-        seconds = (time.perf_counter_ns() - begin) / (steps * 1e9)
-        self.k = k
-        return seconds
+        calls = [((self.k + n) % self.patterns,) for n in range(steps)]
+        self.k = (self.k + steps) % self.patterns
+        return self.seconds(self.step, calls) / steps
 
     def turn(self) -> list[float]:
         """Some samples, after steps that bring back into the cache what the others have driven out."""

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from tritonstdp.autotune import cache, cost
 from tritonstdp.autotune.busy import BusyError
 from tritonstdp.autotune.plot import Panel, draw, panel_of
 from tritonstdp.autotune.space import key_of
-from tritonstdp.autotune.sweep import RATES, Outcome, all_candidates, backend_of, tune, tuning_case
+from tritonstdp.autotune.sweep import RATES, Outcome, all_candidates, backend_of, space_of, tune, tuning_case
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.registry import forget_choices
 from tritonstdp.rules import BOUNDS, RULES, Formula
@@ -111,15 +112,15 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[Job]:
     # a GPU kernel does not know how much spikes: each rate has a setting of its own
     together = arguments.offline or backend_of(arguments.device) == "cpu"
     rate_groups = [tuple(arguments.rate)] if together else [(rate,) for rate in arguments.rate]
-    dtypes = [getattr(torch, name) for name in arguments.dtype or ["float32"]]
+    dtypes = [DTYPES[name] for name in arguments.dtype or ["float32"]]
     for name, sizes in _shapes(arguments, max(dtype.itemsize for dtype in dtypes)):
         topology = TOPOLOGIES[name].of_sizes(sizes)
-        for rule in arguments.rule or sorted(RULES):
-            for bound in arguments.bound or sorted(BOUNDS):
-                formula = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound])
-                for dtype in dtypes:
-                    for rates in rate_groups:
-                        yield Job(formula, topology, "x".join(map(str, sizes)), dtype, arguments.device, rates)
+        formulas = [
+            Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound])
+            for rule, bound in product(arguments.rule or sorted(RULES), arguments.bound or sorted(BOUNDS))
+        ]
+        for formula, dtype, rates in product(formulas, dtypes, rate_groups):
+            yield Job(formula, topology, "x".join(map(str, sizes)), dtype, arguments.device, rates)
 
 
 def _shapes(arguments: argparse.Namespace, itemsize: int) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -365,10 +366,9 @@ def _why_not_here(key: cache.Key) -> str:
         return "no: another device"
     formula = Formula.of(RULES[key.rule], BOUNDS[key.positive_bound], BOUNDS[key.negative_bound], key.clamp)
     try:
-        entry, case = tuning_case(formula, example_topology(key.topology), getattr(torch, key.dtype), device)
+        entry, case = tuning_case(formula, example_topology(key.topology), DTYPES[key.dtype], device)
     except ValueError as error:
         return f"no: {error}"
-    space = entry.space() if entry.space else None
-    here = (key_of(space, case, key.backend, key.synapses, key.rate) if space else None) or key
+    here = key_of(space_of(entry), case, key.backend, key.synapses, key.rate) or key
     different = [name for name in key._fields if getattr(key, name) != getattr(here, name)]
     return f"no: another {', '.join(different)}" if different else ""

@@ -130,7 +130,7 @@ def tuning_case(formula: Formula, topology: Topology, dtype: torch.dtype, device
         entry = serving_entry(case, name)
     except CannotCompileError as error:
         raise ValueError(f"{formula.rule.name} on {topology.name} can't be tuned: {error}") from None
-    if not _space_of(entry).values:
+    if not space_of(entry).values:
         raise ValueError(f"{formula.rule.name} on {topology.name}: the {name} kernel has nothing to tune")
     unknown = [f for f in formula.functions if content_of(f) is None]
     if unknown:
@@ -141,7 +141,8 @@ def tuning_case(formula: Formula, topology: Topology, dtype: torch.dtype, device
     return entry, case
 
 
-def _space_of(entry: KernelEntry) -> Space:
+def space_of(entry: KernelEntry) -> Space:
+    """A kernel's configurations; none where there is nothing to choose."""
     return Space(None, {}, "") if entry.space is None else entry.space()
 
 
@@ -241,7 +242,7 @@ def find(
     if not rates or not all(0 < rate <= 1 for rate in rates):
         raise ValueError(f"rates are {rates!r}: give fractions of spiking neurons, above 0 and up to 1")
     entry, case = tuning_case(formula, topology, dtype, device)
-    space = _space_of(entry)
+    space = space_of(entry)
     configs = all_candidates(entry, topology)
     if backend_of(device) == "triton":
         from tritonstdp.autotune import cost  # and with it all that compiles for other machines
@@ -274,7 +275,7 @@ def all_candidates(entry: KernelEntry, topology: Topology) -> list[Any]:
     """The configurations of a kernel that differ in effect on a group, the default first."""
     # the number of weights is what a kernel compares with parallel_work, unless positions share weights
     synapses = None if topology.shares_weights else topology.synapses
-    return candidates(_space_of(entry), synapses, torch.get_num_threads())
+    return candidates(space_of(entry), synapses, torch.get_num_threads())
 
 
 def _key(space: Space, case: Case, topology: Topology, device: str, rates: Sequence[float]) -> cache.Key:

@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from tritonstdp.problems import Problem, make_problem, random_spikes
 from tritonstdp.rules import Formula
 from tritonstdp.topology import Topology
 
-__all__ = ["Scratch", "Timing", "paired_ratio", "take_turns"]
+__all__ = ["Scratch", "Timing", "clock", "paired_ratio", "take_turns"]
 
 PATTERNS = 8
 """Spike patterns of each rate that the steps go through."""
@@ -127,7 +128,7 @@ class Scratch:
         self._used = 0
         self._steps: dict[float, int] = {}
         self._last: dict[tuple[Step, float], float] = {}
-        self._clock = _host_seconds if device == "cpu" else _device_seconds(device)
+        self._clock = clock(device, one_thread=torch.get_num_threads() == 1)
 
     def _copies_needed(self, device: str) -> int:
         size = sum(tensor.nbytes for tensor in self.problem.outputs.values())
@@ -188,15 +189,36 @@ def _last_cache_bytes(device: str) -> int:
     return 1024 * int(kilobytes.group(1)) if kilobytes else 2**25
 
 
-def _host_seconds(step: Step, calls: list[tuple[Any, ...]]) -> float:
+def clock(device: str, one_thread: bool = False) -> Callable[[Callable[..., Any], list[tuple[Any, ...]]], float]:
+    """What times calls on a device, in seconds for all of them.
+
+    Parameters
+    ----------
+    device : str
+        Where they run.
+    one_thread : bool
+        Whether all that they do is done by this thread, so that what another process took of its core can be told.
+
+    Returns
+    -------
+    callable
+        ``seconds(step, calls)``: how long ``step`` takes with the arguments of each call, one after the other.
+
+    Examples
+    --------
+    >>> clock("cpu")(time.sleep, [(0.01,), (0.01,)]) > 0.02
+    True
+    """
+    return partial(_host_seconds, one_thread) if device == "cpu" else partial(_device_seconds, device)
+
+
+def _host_seconds(one_thread: bool, step: Callable[..., Any], calls: list[tuple[Any, ...]]) -> float:
     preempted = _preemptions()
     begin, own_begin = time.perf_counter_ns(), time.thread_time_ns()
     for arguments in calls:
         step(*arguments)
     own, passed = time.thread_time_ns() - own_begin, time.perf_counter_ns() - begin
-    # what another process has taken of the core is not the step's; with more threads it can't be told apart
-    taken = _preemptions() > preempted and torch.get_num_threads() == 1
-    return (own if taken else passed) / 1e9
+    return (own if one_thread and _preemptions() > preempted else passed) / 1e9
 
 
 def _preemptions() -> int:
@@ -208,16 +230,12 @@ def _preemptions() -> int:
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
-def _device_seconds(device: str) -> Callable[[Step, list[tuple[Any, ...]]], float]:
+def _device_seconds(device: str, step: Callable[..., Any], calls: list[tuple[Any, ...]]) -> float:
     module = getattr(torch, torch.device(device).type)
-
-    def seconds(step: Step, calls: list[tuple[Any, ...]]) -> float:
-        begin, end = module.Event(enable_timing=True), module.Event(enable_timing=True)
-        begin.record()
-        for arguments in calls:
-            step(*arguments)
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) / 1e3
-
-    return seconds
+    begin, end = module.Event(enable_timing=True), module.Event(enable_timing=True)
+    begin.record()
+    for arguments in calls:
+        step(*arguments)
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
