@@ -81,6 +81,5 @@ def _ends(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
         return np.arange(n_pre), np.arange(n_pre)
     if inputs.workload.topology == "dense":
         return np.repeat(np.arange(n_pre), n_post), np.tile(np.arange(n_post), n_pre)
-    weights = inputs.weights
-    post = torch.arange(n_post).repeat_interleave(weights.ccol_indices().diff())
-    return weights.row_indices().numpy(), post.numpy()
+    pre, post = inputs.topology.ends()
+    return pre.numpy(), post.numpy()
