@@ -239,21 +239,6 @@ class Inputs:
         return (pre_spike, *pre), (post_spike, *post)
 
     @property
-    def pair_traces(self) -> tuple[Tensor, Tensor]:
-        """The pre and the post trace of a rule that reads one of either.
-
-        Raises
-        ------
-        NotAvailableError
-            If the rule reads others, or the weight.
-        """
-        signatures = self.workload.formula.rule.signatures
-        reads = {name for part in ("on_pre", "on_post") for name in signatures[part].reads}
-        if not reads <= {"pre_spike", "post_spike", "pre_trace", "post_trace"} or len(self.traces) != 2:
-            raise NotAvailableError(f"no step for a rule that reads {', '.join(sorted(reads))}")
-        return self.traces["pre_trace"], self.traces["post_trace"]
-
-    @property
     def values(self) -> Tensor:
         """The weights' values: the weights themselves unless sparse."""
         return self.topology.values(self.weights)

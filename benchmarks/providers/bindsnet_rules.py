@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.providers import pair_traces
 from tritonstdp.machine import version_of
 from tritonstdp.measurement import PARAMETERS, W_MAX, W_MIN, Inputs, NotAvailableError, Runner
 
@@ -45,7 +46,7 @@ def prepare(inputs: Inputs) -> Runner:
     for nodes in (source, target):
         nodes.set_batch_size(1)
     connection = _connection(inputs, source, target)
-    source.x, target.x = (trace.view(1, *shape) for trace, shape in zip(inputs.pair_traces, shapes, strict=True))
+    source.x, target.x = (trace.view(1, *shape) for trace, shape in zip(pair_traces(inputs), shapes, strict=True))
     patterns = [(s.view(1, *shapes[0]), q.view(1, *shapes[1])) for s, q in inputs.spikes]
 
     def step(k: int) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.providers import pair_traces
 from tritonstdp.measurement import PARAMETERS, W_MAX, W_MIN, Inputs, NotAvailableError, Runner
 
 MOST_SYNAPSES = 2_000_000
@@ -53,7 +54,7 @@ def prepare(inputs: Inputs) -> Runner:
         path = Path(folder)
         np.savez(
             path / "inputs.npz", pre=pre[order], post=post[order], w=inputs.values.reshape(-1).numpy()[order],
-            x=inputs.pair_traces[0].numpy(), y=inputs.pair_traces[1].numpy(),
+            x=pair_traces(inputs)[0].numpy(), y=pair_traces(inputs)[1].numpy(),
             s=np.stack([s.numpy() for s, _ in inputs.spikes]), q=np.stack([q.numpy() for _, q in inputs.spikes]),
         )  # fmt: skip
         on_pre, on_post = (code.replace("BOUND", _BOUNDS[workload.bound]) for code in _CODE[workload.rule])

@@ -198,8 +198,8 @@ def sparse_kernel(
         )  # fmt: skip
     else:
         minor_program(
-            program - major_programs, n_minor, minor_further_ptr, w_ptr, minor_start_ptr, by_minor_ptr, major_by_minor_ptr,
-            major, minor, numbers, w_min, w_max, UPDATED, REAL, POST_IS_MAJOR, PIECE, MINOR_BLOCK,
+            program - major_programs, n_minor, minor_further_ptr, w_ptr, minor_start_ptr, by_minor_ptr,
+            major_by_minor_ptr, major, minor, numbers, w_min, w_max, UPDATED, REAL, POST_IS_MAJOR, PIECE, MINOR_BLOCK,
         )  # fmt: skip
 
 
