@@ -256,7 +256,8 @@ class Inputs:
     @cached_property
     def expected(self) -> tuple[Tensor, Tensor | None]:
         """Weights and eligibility after the first steps, by the reference in float64."""
-        weights, c = self.values.double(), None if self.c is None else self.c.double()
+        weights = self.values.to(torch.float64, copy=True)
+        c = None if self.c is None else self.c.to(torch.float64, copy=True)
         rows, n_post = self.topology.pre_shape[0], self.topology.post_shape[0]
         step = max(1, CHUNK // max(n_post, 1))
         for first in range(0, rows, step):
