@@ -27,7 +27,7 @@ from benchmarks.environment import restart_pinned
 from tests.support import import_conex
 from tritonstdp import behaviors as ours
 from tritonstdp.arguments import output_file
-from tritonstdp.measurement import machine
+from tritonstdp.machine import machine
 from tritonstdp.terminal import Parser, whole
 
 RATE = 0.02

@@ -76,6 +76,13 @@ class Case(NamedTuple):
     given: tuple[str, ...]
     limits: str = "number"
 
+    @staticmethod
+    def plain(formula: Formula, topology: Any, dtype: torch.dtype, device: str) -> Case:
+        """The usual case of a topology: contiguous weights, bool spikes, and numbers for parameters."""
+        return Case(
+            formula, topology.name, topology.kernel_key, topology.usual_layout, dtype, device, True, formula.all_numbers
+        )
+
     @property
     def names(self) -> Names:
         """What a step hands over."""

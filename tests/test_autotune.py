@@ -12,10 +12,15 @@ import torch
 
 from tritonstdp import Conv2d, Dense, OneToOne, autotune, registry, storage, update_
 from tritonstdp.autotune import busy, cache, cost, space, sweep, use
-from tritonstdp.autotune.timing import Scratch, Timing, error, take_turns
+from tritonstdp.autotune.timing import Scratch, Timing, take_turns
+from tritonstdp.choice import choose
 from tritonstdp.kernels.dense import cpu as dense
+from tritonstdp.kernels.dense.work import work as dense_work
 from tritonstdp.kernels.protocol import Case
-from tritonstdp.registry import KernelEntry, Space, choose, register_kernel, serving_entry
+from tritonstdp.kernels.work import Work
+from tritonstdp.machine import device_name
+from tritonstdp.problems import disagreement
+from tritonstdp.registry import KernelEntry, Space, kernels_of, register_kernel, serving_entry
 from tritonstdp.rules import Formula, rstdp, soft_bound, stdp
 from tritonstdp.topology import TOPOLOGIES, example_topology
 
@@ -140,10 +145,10 @@ def test_a_candidate_that_is_wrong_only_where_much_spikes_is_caught(plant):
 
 
 def test_nan_is_not_mistaken_for_right():
-    scratch = Scratch(FORMULA, GROUP, torch.float32, "cpu", (0.1,))
-    broken = scratch.problem.copy()
-    broken.weights[3] = float("nan")
-    assert "off by nan" in error(broken, scratch.problem, scratch.problem)
+    weights = torch.rand(64)
+    broken = weights.clone()
+    broken[3] = float("nan")
+    assert "off by nan" in disagreement("weights", broken, weights, weights)
 
 
 def test_a_candidate_that_fails_is_rejected_and_the_others_go_on(plant):
@@ -491,7 +496,7 @@ def test_a_value_of_another_type_is_outside_the_space(plant, value, caplog):
 @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"format": 2, "entries": [{"rate": "2"}]}', b"\xff"])
 def test_a_damaged_cache_is_no_reason_for_a_step_to_fail(plant, content, caplog):
     built = plant({"delay": (50, 300)})
-    path = cache.path_of(space.device_name("cpu"))
+    path = cache.path_of(device_name("cpu"))
     storage.make_private(path.parent)
     path.write_bytes(content)
     step_of(choose(CASE, "cpu"))
@@ -504,7 +509,7 @@ def test_what_a_device_raises_while_it_is_tuned_is_no_reason_for_a_step_to_fail(
         raise MemoryError("out of memory")
 
     plant({"delay": (50, 300)})
-    monkeypatch.setattr(sweep, "find", raising)
+    monkeypatch.setattr(use, "find", raising)
     step_of(choose(CASE, "cpu", autotune=True))
     assert "the default is used: out of memory" in caplog.text
 
@@ -732,7 +737,7 @@ def test_the_cost_models_dense_work_is_what_spikes_leave_to_do(rate):
         rows.append(int(s.sum()) * 3)
         groups.append(busy * 2)
         sectors.append(int(s.sum()) * 384 // 8 + int((~s).sum()) * busy)
-    row_work, column_work = cost._dense_work(topology, config, rate, 4, False)
+    row_work, column_work = dense_work(topology, config, rate, 4, False)
     assert row_work.programs == pytest.approx(sum(rows) / 200, rel=0.1)
     assert column_work.programs == pytest.approx(sum(groups) / 200, rel=0.1)
     moved = sum(work.programs * work.nbytes for work in (row_work, column_work))
@@ -746,8 +751,9 @@ def test_every_topologys_work_grows_with_the_rate_and_is_there_for_every_configu
     kernel = importlib.import_module(f"tritonstdp.kernels.{name}.gpu")
     values = Space(kernel.DEFAULT, kernel.SPACE, kernel.__name__)
     for config in space.candidates(values, None, 1):
+        work = kernels_of(name, "work").work
         seldom, often = (
-            cost.estimate(cost.GPUS["sm_90"], [100], 8, cost.WORK[name](topology, config, rate, 4, modulated))
+            cost.estimate(cost.GPUS["sm_90"], [100], 8, work(topology, config, rate, 4, modulated))
             for rate in (0.001, 0.3)
         )
         assert 0 < seldom <= often < 1
@@ -798,25 +804,23 @@ def test_spilling_and_hopeless_configurations_are_left_out_and_the_default_stays
 
 def test_the_cost_model_orders_what_is_plain():
     gpu = cost.GPUS["sm_90"]
-    work = [cost.Work(1000, 2048, 4)]
+    work = [Work(1000, 2048, 4)]
     base = cost.estimate(gpu, [1000], 16, work)
     assert cost.estimate(gpu, [1_000_000], 16, work) > base, "more programs that leave at once"
-    assert cost.estimate(gpu, [1000], 16, [cost.Work(1000, 2**20, 4)]) > base, "more traffic"
-    assert cost.estimate(gpu, [1000], 16, [cost.Work(1000, 2048, 400)]) > base, "longer chains"
+    assert cost.estimate(gpu, [1000], 16, [Work(1000, 2**20, 4)]) > base, "more traffic"
+    assert cost.estimate(gpu, [1000], 16, [Work(1000, 2048, 400)]) > base, "longer chains"
     assert cost.estimate(gpu, [1000, 1000], 16, work) > base, "one more launch"
-    assert cost.estimate(gpu, [100_000], 2, [cost.Work(100_000, 512, 4)]) > cost.estimate(
-        gpu, [100_000], 16, [cost.Work(100_000, 512, 4)]
+    assert cost.estimate(gpu, [100_000], 2, [Work(100_000, 512, 4)]) > cost.estimate(
+        gpu, [100_000], 16, [Work(100_000, 512, 4)]
     ), "fewer programs at once"
 
 
 def count_tunings(monkeypatch):
-    from tritonstdp.autotune import sweep
-
-    sizes, find = [], sweep.find
+    sizes, find = [], use.find
 
     def counted(formula, topology, **options):
         sizes.append(topology.weights_shape[0])
         return find(formula, topology, **{**options, "rates": (0.1,), "seconds": 0.05})
 
-    monkeypatch.setattr(sweep, "find", counted)
+    monkeypatch.setattr(use, "find", counted)
     return sizes

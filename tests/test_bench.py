@@ -145,6 +145,11 @@ def _missing(inputs: Inputs) -> Runner:
     raise NotAvailableError("not installed")
 
 
+def test_what_is_expected_in_double_precision_is_computed_on_a_copy():
+    rows = measure(replace(DENSE, rule="rstdp", dtype="float64"), own_providers("cpu"), seconds=0.01)
+    assert {row.status for row in rows} == {"ok"}
+
+
 def test_a_provider_that_computes_something_else_gets_no_time():
     providers = {OURS: own_providers("cpu")[OURS], "wrong": _wrong, "missing": _missing}
     rows = {row.provider: row for row in measure(DENSE, providers, seconds=0.01)}

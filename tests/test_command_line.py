@@ -19,6 +19,7 @@ from tritonstdp import __version__, terminal
 from tritonstdp.cli import COMMANDS, main
 from tritonstdp.registry import forget_choices
 from tritonstdp.terminal import Parser, Progress, UserError
+from tritonstdp.topology import TOPOLOGIES
 
 WITHOUT_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 NO_FOLDER = "there is no folder 'nowhere'"
@@ -167,7 +168,8 @@ def test_bench_gives_each_shape_to_the_topologies_of_its_form(shape, monkeypatch
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     every = ["one_to_one", "dense", "sparse", "conv2d", "local2d"]
     assert main(["bench", "--rate", "0.1", "--topology", *every, *shape]) == 0
-    wanted = [*shape[1:], shape[-1]] if shape else ["x".join(map(str, s)) for t in every for s in bench.SHAPES[t]]
+    usual = [sizes for name in every for sizes in TOPOLOGIES[name].examples.timed[-2:]]
+    wanted = [*shape[1:], shape[-1]] if shape else ["x".join(map(str, sizes)) for sizes in usual]
     assert timed == wanted
 
 

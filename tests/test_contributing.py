@@ -36,6 +36,11 @@ ts.stdp_(w, pre, torch.ones(3), post, torch.tensor([1.0, 2.0, 3.0]), a_plus=1.0,
 assert w.tolist() == [0.0, -3.0, 0.0], w
 choice = ts.explain("rstdp", "ring")
 assert choice.backend == "reference" and choice.rejected["cpu"] == "cpu has no kernel for ring", choice
+from tritonstdp.cli import main
+assert main(["list"]) == 0
+assert main(["verify", "--topology", "ring", "--quick", "--device", "cpu"]) == 0
+assert main(["bench", "--topology", "ring", "--shape", "9"]) == 2, "no backend but the reference has it"
+assert main(["tune", "--topology", "ring", "--shape", "9"]) == 1
 """,
     "my_backend.py": """
 import torch, my_backend, tritonstdp as ts

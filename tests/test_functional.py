@@ -5,7 +5,7 @@ import torch
 
 import tritonstdp
 from rules_of_their_own import POWER, SPIKES_ALONE
-from support import as_weights
+from support import random_sparse
 from tritonstdp import (
     Conv2d,
     Dense,
@@ -22,7 +22,6 @@ from tritonstdp import (
 )
 from tritonstdp.functional import step_, weight_change
 from tritonstdp.library import triplet
-from tritonstdp.problems import random_sparse
 from tritonstdp.rules import Formula, soft_bound, stdp
 
 BACKENDS = ("cpu", "triton", "reference")
@@ -315,7 +314,7 @@ def on(topology, **given):
     plan = None if topology.name == "sparse" else topology
     update_(
         SCALED,
-        as_weights(topology, weights),
+        topology.weights_of(weights),
         topology=plan,
         backend=backend,
         **signals,
@@ -437,7 +436,7 @@ def test_a_change_that_is_not_written_is_that_of_a_step(topology):
     parameters = (per_pre(torch.rand(n_pre)), 0.5, per_post(torch.rand(n_post)), 0.25, 2.0)
     weights = torch.rand(topology.weights_shape)
     before = weights.clone()
-    dw = weight_change(formula, topology, as_weights(topology, weights), pre, post, parameters)
+    dw = weight_change(formula, topology, topology.weights_of(weights), pre, post, parameters)
     assert torch.equal(weights, before) and dw.any()
-    step_(formula, topology, as_weights(topology, weights), pre, post, parameters, backend="reference")
+    step_(formula, topology, topology.weights_of(weights), pre, post, parameters, backend="reference")
     torch.testing.assert_close(before + dw, weights)

@@ -14,11 +14,11 @@ import torch
 import tritonstdp as ts
 import tritonstdp.behaviors as ours
 from rules_of_their_own import POWER, RULES_OF_TESTS
-from support import SMALL, side_by_side, stepped, values_of
+from support import SMALL, random_sparse, side_by_side, stepped, values_of
 from tritonstdp.functional import Options, istdp_, rstdp_, stdp_, trace_, update_
 from tritonstdp.interpretation import swift_interpreter
 from tritonstdp.library import power_lower_bound, power_upper_bound
-from tritonstdp.problems import make_problem, random_sparse
+from tritonstdp.problems import make_problem
 from tritonstdp.rules import (
     BOUNDS,
     READS,

@@ -14,12 +14,12 @@ from torch._subclasses import FakeTensorMode
 
 import tritonstdp as ts
 from rules_of_their_own import POWER
-from support import stepped
+from support import random_sparse, stepped
 from tritonstdp.functional import step_
 from tritonstdp.kernels.memory import extent, meets_itself
 from tritonstdp.kernels.protocol import PerNeuron
 from tritonstdp.library import triplet_modulated
-from tritonstdp.problems import make_problem, random_sparse
+from tritonstdp.problems import make_problem
 from tritonstdp.rules import Formula, rstdp, soft_bound, stdp
 
 BACKENDS = ("cpu", "triton", "reference")

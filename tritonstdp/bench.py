@@ -14,15 +14,14 @@ import torch
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from tritonstdp import __version__
 from tritonstdp.arguments import device, existing_file, output_file, rate, seconds, shape
+from tritonstdp.autotune.sweep import backend_of
 from tritonstdp.functional import explain, step_
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.reference import build as build_reference
 from tritonstdp.measurement import (
-    FORMS,
     OURS,
     W_MAX,
     W_MIN,
@@ -36,24 +35,14 @@ from tritonstdp.measurement import (
     read_rows,
     write_rows,
 )
+from tritonstdp.problems import RATES
 from tritonstdp.registry import meeting_of
 from tritonstdp.rules import BOUNDS, RULES
 from tritonstdp.terminal import Progress, UserError, require_memory, whole
-from tritonstdp.topology import TOPOLOGIES, Sparse, Topology
+from tritonstdp.topology import DTYPES, TOPOLOGIES
 
 __all__ = ["add_arguments", "compare", "own_providers", "rows_file", "run", "tables_of"]
 
-SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
-    "dense": ((1000, 1000), (4000, 4000)),
-    "one_to_one": ((1000,), (100_000,)),
-    "sparse": ((10_000, 10_000, 1_000_000),),
-    "conv2d": ((8, 64, 64, 16, 5),),
-    "local2d": ((8, 32, 32, 8, 5),),
-}
-"""The shapes that the command times where none are asked for."""
-
-RATES = (0.005, 0.02, 0.1)
-DTYPES = ("float32", "float64")
 SLOWER = 1.25
 
 
@@ -75,15 +64,6 @@ def _tritonstdp(backend: str) -> Provider:
     return prepare
 
 
-def _ends(topology: Topology) -> tuple[Tensor, Tensor] | Topology:
-    """What the terms of a step are told about the topology; sparse, both neurons of each stored synapse."""
-    if not isinstance(topology, Sparse):
-        return topology
-    major = torch.arange(topology.major_start.numel() - 1, dtype=torch.int32, device=topology.minor_of.device)
-    of_major = major.repeat_interleave(topology.major_start.diff())
-    return (topology.minor_of, of_major) if topology.post_is_major else (of_major, topology.minor_of)
-
-
 _compiled_steps: dict[tuple[Any, ...], Callable[..., None]] = {}
 
 
@@ -100,12 +80,11 @@ def _compile_step(inputs: Inputs) -> Callable[..., None]:
     workload = inputs.workload
     formula, topology = workload.formula, inputs.topology
     meeting = meeting_of(workload.topology)._replace(careless=True)
-    if workload.topology == "sparse":
+    ends = topology.ends() or topology
+    if ends is not topology:
         # at every stored synapse from its two neurons' indices, which compiles into one loop
         meeting = meeting._replace(at_pre=lambda ends, v: v[ends[0]], at_post=lambda ends, v: v[ends[1]])
-    case = Case(formula, topology.name, None, "", torch.float32, "", True, formula.all_numbers)
-    reference = build_reference(meeting, case)
-    ends = _ends(topology)
+    reference = build_reference(meeting, Case.plain(formula, topology, torch.float32, workload.device))
     parameters = tuple(parameters_of(formula).values())
 
     def step(w, c, pre, post):  # type: ignore[no-untyped-def]
@@ -141,11 +120,7 @@ def own_providers(device: str) -> dict[str, Provider]:
     >>> list(own_providers("cpu"))
     ['tritonstdp', 'tritonstdp reference']
     """
-    return {OURS: _tritonstdp(_kernel_of(device)), f"{OURS} reference": _tritonstdp("reference")}
-
-
-def _kernel_of(device: str) -> str:
-    return "cpu" if torch.device(device).type == "cpu" else "triton"
+    return {OURS: _tritonstdp(backend_of(device)), f"{OURS} reference": _tritonstdp("reference")}
 
 
 def torch_providers() -> dict[str, Provider]:
@@ -256,11 +231,11 @@ def is_other(row: Row) -> bool:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    forms = "; ".join(f"{' and '.join(names)} {form}" for form, names in _topologies_by_form().items())
+    forms = "; ".join(f"{name} {kind.sizes}" for name, kind in TOPOLOGIES.items() if kind.sizes)
     what = parser.add_argument_group("what is timed (every combination)")
     for name, values, default, note in (
         ("rule", RULES, "stdp", ""),
-        ("topology", TOPOLOGIES, "dense", ""),
+        ("topology", TOPOLOGIES, next(iter(TOPOLOGIES)), ""),
         ("bound", BOUNDS, "soft_bound", ", of potentiation and depression alike"),
     ):
         what.add_argument(
@@ -270,7 +245,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--shape", nargs="+", type=shape, metavar="AxB",
         help=f"whole numbers with x between: {forms}. Each shape goes to the topologies of its form "
-        "(default: one or two shapes of each topology, dense 1000x1000 and 4000x4000)",
+        "(default: two shapes of each topology)",
     )  # fmt: skip
     what.add_argument(
         "--rate", nargs="+", type=rate, default=list(RATES),
@@ -296,13 +271,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compare", type=existing_file, metavar="OLD.json",
         help=f"say what has changed since --out wrote this; exit with 1 where a lead has shrunk by {SLOWER}x",
     )  # fmt: skip
-
-
-def _topologies_by_form() -> dict[str, list[str]]:
-    forms: dict[str, list[str]] = {}
-    for topology, form in FORMS.items():
-        forms.setdefault(form, []).append(topology)
-    return forms
 
 
 def rows_file(text: str) -> Path:
@@ -360,7 +328,7 @@ def _workloads(arguments: argparse.Namespace) -> list[Workload]:
 
 def _require_kernels(arguments: argparse.Namespace) -> None:
     """Refuse where the device has no kernel to time."""
-    dtype, backend = getattr(torch, arguments.dtype), _kernel_of(arguments.device)
+    dtype, backend = getattr(torch, arguments.dtype), backend_of(arguments.device)
     try:
         for rule, topology in product(arguments.rule, arguments.topology):
             explain(rule, topology, dtype=dtype, device=arguments.device, backend=backend)
@@ -368,22 +336,21 @@ def _require_kernels(arguments: argparse.Namespace) -> None:
         raise UserError(str(error)) from error
 
 
-def _shapes(
-    topologies: Sequence[str], shapes: Sequence[tuple[int, ...]] | None
-) -> dict[str, Sequence[tuple[int, ...]]]:
-    """The shapes for each topology: its usual ones, or those of the wanted ones that have its form."""
-    if shapes is None:
-        return {topology: SHAPES[topology] for topology in topologies}
-    forms = {topology: FORMS[topology] for topology in topologies}
-    fitting: dict[str, Sequence[tuple[int, ...]]] = {
-        topology: [shape for shape in shapes if len(shape) == len(form.split("x"))] for topology, form in forms.items()
+def _shapes(topologies: Sequence[str], shapes: Sequence[tuple[int, ...]] | None) -> dict[str, list[tuple[int, ...]]]:
+    """The shapes for each topology: two usual ones, or those of the wanted ones that have its form."""
+    kinds = {name: TOPOLOGIES[name] for name in topologies}
+    fitting = {
+        name: [sizes for sizes in shapes or kind.examples.timed[-2:] if kind.takes(sizes)]
+        for name, kind in kinds.items()
     }
-    for topology in topologies:
-        if not fitting[topology]:
-            raise UserError(f"--shape has none for {topology}: give {forms[topology]}")
-    for sizes in shapes:
+    for name, kind in kinds.items():
+        if not kind.sizes:
+            kind.check_sizes(())
+        if not fitting[name]:
+            raise UserError(f"--shape has none for {name}: give {kind.sizes}")
+    for sizes in shapes or ():
         if not any(sizes in taken for taken in fitting.values()):
-            wanted = " or ".join(dict.fromkeys(forms.values()))
+            wanted = " or ".join(dict.fromkeys(kind.sizes for kind in kinds.values()))
             raise UserError(f"--shape {'x'.join(map(str, sizes))} fits no topology that is timed: give {wanted}")
     return fitting
 

@@ -21,15 +21,16 @@ from torch.autograd.graph import increment_version
 from typing_extensions import Unpack
 
 from tritonstdp.binding import Binding
+from tritonstdp.choice import Choice, choose
 from tritonstdp.kernels import reference
 from tritonstdp.kernels.compilation import undisturbed
 from tritonstdp.kernels.compose import rounded
 from tritonstdp.kernels.memory import address, check_apart
 from tritonstdp.kernels.protocol import Case, Names, PerNeuron
 from tritonstdp.kernels.trace import TraceCase, TraceStep
-from tritonstdp.registry import BACKENDS, Choice, choose, meeting_of
+from tritonstdp.registry import BACKENDS, meeting_of
 from tritonstdp.rules import Bound, Formula, Rule, istdp, resolve_bound, resolve_rule, rstdp, stdp, target_trace
-from tritonstdp.topology import WEIGHT_DTYPES, Sparse, Topology, example_topology, infer_topology
+from tritonstdp.topology import WEIGHT_DTYPES, Topology, example_topology, infer_topology
 
 __all__ = [
     "PerNeuron",
@@ -337,7 +338,7 @@ def step_(
     backend : str, optional
         Use this backend and no other.
     autotune : bool
-        See :func:`tritonstdp.registry.choose`.
+        See :func:`tritonstdp.choice.choose`.
 
     Returns
     -------
@@ -383,8 +384,8 @@ def step_(
         names = Case.names_of(formula, given).numbers
         _check_numbers(formula, dict(zip(("w_min", "w_max", *names), (w_min, w_max, *numbers), strict=True)))
         # as floats: torch takes no int beyond 64 bits
-        w_min, w_max, *rest = (n if isinstance(n, Tensor) else float(n) for n in (w_min, w_max, *numbers))
-        numbers = tuple(rest)
+        w_min, w_max, *as_floats = (n if isinstance(n, Tensor) else float(n) for n in (w_min, w_max, *numbers))
+        numbers = tuple(as_floats)
     if formula.rule.eligibility is not None and c is None:
         raise ValueError(f"c is missing: {formula.rule.name} keeps an eligibility trace of the weights' shape")
     if formula.rule.eligibility is None:
@@ -545,7 +546,7 @@ def _topology_of(weights: Tensor, topology: Topology | None) -> Topology:
         return infer_topology(weights)
     if not isinstance(topology, Topology):
         raise TypeError(f"topology is {topology!r}: pass a topology, as Dense(n_pre, n_post), or leave it out")
-    if isinstance(topology, Sparse) and not topology.fits(weights):
+    if not topology.fits(weights):
         raise ValueError("the topology was planned for other indices than these weights have: use Sparse.of(weights)")
     return topology
 
@@ -823,6 +824,17 @@ def _build_trace(module: str, case: TraceCase) -> TraceStep:
     return import_module(f"tritonstdp.kernels.trace.{module}").build(case)
 
 
+def trace_backends(case: TraceCase) -> list[str]:
+    """The backends that take a trace, the most specialised first.
+
+    Examples
+    --------
+    >>> trace_backends(TraceCase(torch.float32, "cpu"))
+    ['cpu', 'reference']
+    """
+    return [b.name for b in BACKENDS if isinstance(b.kernels, str) and b.refuse(case) is None]  # type: ignore[arg-type]
+
+
 @cache
 def _trace_step(case: TraceCase, wanted: str | None) -> TraceStep:
     backends = [backend for backend in BACKENDS if isinstance(backend.kernels, str)]
@@ -989,14 +1001,4 @@ def explain(
     formula = Formula.of(resolve_rule(rule), resolve_bound(positive_bound), resolve_bound(negative_bound), clamp)
     if isinstance(topology, str):
         topology = example_topology(topology)
-    case = Case(
-        formula,
-        topology.name,
-        topology.kernel_key,
-        topology.usual_layout,
-        dtype,
-        torch.device(device).type,
-        True,
-        formula.all_numbers,
-    )
-    return choose(case, backend)
+    return choose(Case.plain(formula, topology, dtype, torch.device(device).type), backend)

@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,26 +28,15 @@ from tritonstdp.arguments import rate as fraction
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.kernels.trace import TraceCase
 from tritonstdp.machine_code import TARGETS, Target, Widths, accesses, address_bits, occupancy, usage
-from tritonstdp.problems import Problem, make_problem, random_sparse
+from tritonstdp.problems import RATES, Problem, make_problem
+from tritonstdp.registry import entries, kernels_of
 from tritonstdp.rules import BOUNDS, RULES, Formula
 from tritonstdp.terminal import UserError
-from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne, Topology
+from tritonstdp.topology import DTYPES, TOPOLOGIES, Topology
 
 __all__ = ["Inspection", "Launch", "add_arguments", "compile_launch", "inspect_kernel", "launches", "run", "worse"]
 
-DTYPES = ("float32", "float64", "float16", "bfloat16")
-RATES = (0.005, 0.02, 0.1)
-
 INTERPRETED = "TRITON_INTERPRET=1 is set, and Triton's interpreter compiles nothing: unset it to inspect"
-
-_GROUPS: dict[str, Callable[[], Topology]] = {
-    "dense": lambda: Dense(64, 64),
-    "one_to_one": lambda: OneToOne(64),
-    "sparse": lambda: random_sparse(64, 64, 0.25),
-    "conv2d": lambda: Conv2d((16, 18, 18), (16, 16, 16), (3, 3)),
-    "local2d": lambda: Local2d((16, 6, 6), (16, 4, 4), (3, 3)),
-}
-"""What is compiled for. Triton specialises on sizes being 1 or multiples of 16: small groups stand for large ones."""
 
 
 class Launch(NamedTuple):
@@ -116,6 +105,7 @@ def launches(problem: Problem, config: tuple[Any, ...] | None = None) -> list[La
     Examples
     --------
     >>> from tritonstdp.rules import stdp
+    >>> from tritonstdp import Dense
     >>> [launch] = launches(make_problem(Formula.of(stdp), Dense(64, 64)))  # doctest: +SKIP
     >>> launch.kernel.__name__  # doctest: +SKIP
     'dense_kernel'
@@ -136,7 +126,12 @@ def _trace_launches(dtype: torch.dtype, config: tuple[Any, ...]) -> list[Launch]
 
 def gpu_module(topology: str) -> Any:
     """The module of a topology's Triton kernels, which offers ``Config``, ``DEFAULT``, ``SPACE`` and ``build``."""
-    return importlib.import_module(f"tritonstdp.kernels.{topology}.gpu")
+    if topology == "trace":
+        return importlib.import_module("tritonstdp.kernels.trace.gpu")
+    module = kernels_of(topology, "gpu")
+    if module is None:
+        raise ValueError(f"{topology} has no Triton kernels: its folder has no gpu.py")
+    return module
 
 
 def compile_launch(launch: Launch, target: Target) -> Any:
@@ -275,8 +270,14 @@ def inspect_kernel(
         recorded = _trace_launches(getattr(torch, dtype), config)
     else:
         formula = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound])
-        recorded = launches(make_problem(formula, _GROUPS[topology](), dtype=getattr(torch, dtype)), config)
+        recorded = launches(make_problem(formula, _example(topology, "compiled"), dtype=getattr(torch, dtype)), config)
     return [Inspection(*names, **_figures(launch, TARGETS[target])) for launch in recorded]
+
+
+def _example(topology: str, purpose: str) -> Topology:
+    kind = TOPOLOGIES[topology]
+    sizes = getattr(kind.examples, purpose)
+    return kind.of_sizes(sizes) if sizes else kind.example()
 
 
 def _config_name(config: Any, default: Any) -> str:
@@ -338,14 +339,16 @@ def worse(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-_KINDS = (*TOPOLOGIES, "trace")
+def _inspected() -> list[str]:
+    """Every topology that has Triton kernels, and spike traces."""
+    return [*dict.fromkeys(entry.topology for entry in entries() if entry.backend == "triton"), "trace"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     choices: tuple[tuple[str, Any, list[str], str], ...] = (
         ("rule", RULES, ["all"], "rules"),
-        ("topology", _KINDS, ["all"], "topologies, or trace for spike traces"),
+        ("topology", _inspected(), ["all"], "topologies, or trace for spike traces"),
         ("bound", BOUNDS, ["soft_bound"], "of potentiation and depression alike"),
         ("dtype", DTYPES, ["float32"], "of the weights"),
         ("target", TARGETS, ["sm_90"], "GPUs to compile for"),
@@ -376,31 +379,35 @@ def configs(topology: str, wanted: str) -> list[Any]:
 
     Raises
     ------
-    ValueError
+    UserError
         If it names a field that the topology's ``Config`` does not have, or a value that none can have.
     """
     module = gpu_module(topology)
     if wanted == "default":
         return [module.DEFAULT]
     if wanted == "all":
-        return [module.DEFAULT._replace(**dict(zip(module.SPACE, c, strict=True))) for c in _product(module.SPACE)]
+        return [
+            module.DEFAULT._replace(**dict(zip(module.SPACE, c, strict=True)))
+            for c in itertools.product(*module.SPACE.values())
+        ]
     changes = dict(part.partition("=")[::2] for part in wanted.split(","))
     unknown = sorted(set(changes) - set(module.DEFAULT._fields))
     if unknown:
-        raise ValueError(f"{topology} has no {', '.join(unknown)}; it has {', '.join(module.DEFAULT._fields)}")
+        raise UserError(f"--config: {topology} has no {', '.join(unknown)}; it has {', '.join(module.DEFAULT._fields)}")
     for name, value in changes.items():
         if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**20 and int(value).bit_count() == 1):
-            raise ValueError(f"{name}={value} is no setting: give a power of 2")
+            raise UserError(f"--config: {name}={value} is no setting: give a power of 2")
     return [module.DEFAULT._replace(**{name: int(value) for name, value in changes.items()})]
-
-
-def _product(space: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
-    return itertools.product(*space.values())
 
 
 def selected(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str, str]]:
     """Every (rule, topology, bound, dtype) that the arguments select."""
-    every: dict[str, Iterable[str]] = {"rule": RULES, "topology": _KINDS, "bound": BOUNDS, "dtype": DTYPES}
+    every: dict[str, Iterable[str]] = {
+        "rule": RULES,
+        "topology": _inspected(),
+        "bound": BOUNDS,
+        "dtype": DTYPES,
+    }
     wanted = [
         list(every[name]) if "all" in getattr(arguments, name) else getattr(arguments, name)
         for name in ("topology", "rule", "bound", "dtype")
@@ -436,16 +443,13 @@ def _report(path: Path) -> list[dict[str, Any]]:
     numbers = (*_MORE_IS_WORSE, *_LESS_IS_WORSE)
     try:
         rows = json.loads(path.read_text())
-        if all(isinstance(row["key"], str) and _are_numbers(row.get(name) for name in numbers) for row in rows):
+        figures = (row.get(name) for row in rows for name in numbers)
+        if all(isinstance(row["key"], str) for row in rows) and all(isinstance(n, int | float | None) for n in figures):
             return rows
         problem = "its figures are not numbers"
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         problem = str(error)
     raise UserError(f"--diff: {path} holds no report of tritonstdp inspect --json ({problem})")
-
-
-def _are_numbers(values: Iterable[Any]) -> bool:
-    return all(value is None or isinstance(value, int | float) for value in values)
 
 
 def _reason(error: BaseException) -> str:
@@ -455,17 +459,10 @@ def _reason(error: BaseException) -> str:
     return str(error).strip().splitlines()[-1]
 
 
-def _configs_of(topology: str, wanted: str) -> list[Any]:
-    try:
-        return configs(topology, wanted)
-    except ValueError as error:
-        raise UserError(f"--config: {error}") from error
-
-
 def _rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     import triton
 
-    cases = [(case, config) for case in selected(arguments) for config in _configs_of(case[1], arguments.config)]
+    cases = [(case, config) for case in selected(arguments) for config in configs(case[1], arguments.config)]
     if triton.knobs.runtime.interpret:
         raise UserError(INTERPRETED)
     release = ".".join(triton.__version__.split(".")[:2])
@@ -479,15 +476,6 @@ def _rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return [{"key": inspection.key, "triton": release, **asdict(inspection)} for inspection in inspections]
 
 
-_METERED: dict[str, Callable[[], Topology]] = {
-    "dense": lambda: Dense(512, 512),
-    "one_to_one": lambda: OneToOne(4096),
-    "sparse": lambda: random_sparse(512, 512, 0.1),
-    "conv2d": lambda: Conv2d((4, 18, 18), (8, 16, 16), (3, 3)),
-    "local2d": lambda: Local2d((4, 18, 18), (8, 16, 16), (3, 3)),
-}
-
-
 def _traffic_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     os.environ["TRITON_INTERPRET"] = "1"
     from tritonstdp.traffic import measure_traffic
@@ -498,8 +486,8 @@ def _traffic_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for rule, topology, bound, dtype in selected(arguments):
         if topology == "trace":
             continue
-        formula, group = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound]), _METERED[topology]()
-        for config, rate in itertools.product(_configs_of(topology, arguments.config), arguments.traffic or RATES):
+        formula, group = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound]), _example(topology, "metered")
+        for config, rate in itertools.product(configs(topology, arguments.config), arguments.traffic or RATES):
             names = {"rule": rule, "topology": topology, "bound": bound, "dtype": dtype}
             names |= {"config": _config_name(config, gpu_module(topology).DEFAULT), "rate": f"{rate:g}"}
             problem = make_problem(formula, group, dtype=getattr(torch, dtype), rate=rate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,40 +10,15 @@ from torch import Tensor
 
 from tritonstdp.kernels.protocol import Case, PerNeuron, Step
 from tritonstdp.rules import Formula
-from tritonstdp.topology import Sparse, Topology
+from tritonstdp.topology import Topology
 
-__all__ = ["Problem", "make_problem", "random_sparse"]
+__all__ = ["CHUNK", "RATES", "Problem", "disagreement", "make_problem", "random_spikes"]
+
+RATES = (0.005, 0.02, 0.1)
+"""The fractions of spiking neurons at which tools look, unless others are asked for."""
 
 _VALUES = {"a_plus": 0.1, "a_minus": 0.12, "lr": 0.1, "alpha": 0.4, "sign": -1.0, "tau_c": 7.0, "dopamine": 0.3}
 _LIMITS = (0.05, 0.95)
-
-
-def random_sparse(n_pre: int, n_post: int, density: float, layout: torch.layout = torch.sparse_csc) -> Sparse:
-    """Plan a random connectivity, the same for the same arguments.
-
-    Parameters
-    ----------
-    n_pre, n_post : int
-        The numbers of neurons.
-    density : float
-        The share of pairs that have a synapse.
-    layout : torch.layout
-        ``torch.sparse_csc``, ``torch.sparse_csr`` or ``torch.sparse_coo``.
-
-    Returns
-    -------
-    Sparse
-        The plan, on the CPU.
-
-    Examples
-    --------
-    >>> plan = random_sparse(20, 30, 0.1)
-    >>> plan.pre_shape, plan.post_shape
-    ((20,), (30,))
-    """
-    generator = torch.Generator().manual_seed(0)
-    weights = (torch.rand(n_pre, n_post, generator=generator) < density).float().to_sparse(layout=layout)
-    return Sparse.from_weights(weights.coalesce() if layout == torch.sparse_coo else weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +99,7 @@ class Problem:
         for name, value in self.parameters.items():
             if isinstance(value, PerNeuron):
                 changes[name] = value._replace(values=changes[name])
-        topology = _plan_to(self.topology, device) if device else self.topology
+        topology = self.topology.to(device) if device else self.topology
         return replace(self.replaced(**changes), topology=topology)
 
     @property
@@ -150,10 +125,60 @@ def _tensor_of(value: Any) -> Any:
     return value.values if isinstance(value, PerNeuron) else value
 
 
-def _plan_to(topology: Topology, device: str) -> Topology:
-    plan = {f.name: getattr(topology, f.name) for f in fields(topology) if f.init}
-    moved: dict[str, Any] = {name: value.to(device) for name, value in plan.items() if isinstance(value, Tensor)}
-    return replace(topology, **moved) if moved else topology
+CHUNK = 2**24
+"""Weights that are looked at together: temporaries of the largest ones would fill the memory."""
+
+
+def disagreement(what: str, found: Tensor, expected: Tensor, start: Tensor, steps: int = 1) -> str:
+    """What is wrong with the result of some steps; empty where nothing is.
+
+    Sums may be taken in another order: the result may be off by two units in the last place a step, and by 1e-5 of the
+    largest change.
+
+    Parameters
+    ----------
+    what : str
+        What the result is, for the message.
+    found, expected, start : Tensor
+        The result, what it should be, and what it was before.
+    steps : int
+        The number of steps.
+
+    Returns
+    -------
+    str
+        By how much it is off.
+
+    Examples
+    --------
+    >>> w = torch.tensor([0.5])
+    >>> disagreement("weights", w + 0.11, w + 0.1, w)
+    'weights off by 0.01 where the largest change is 0.1'
+    """
+    change, off = _largest_difference(expected, start), _largest_difference(expected, found.to(expected.device))
+    rounding = 2 * steps * torch.finfo(start.dtype).eps * expected.abs().max().item()
+    return (
+        "" if off <= rounding + 1e-5 * change else f"{what} off by {off:.2g} where the largest change is {change:.2g}"
+    )
+
+
+def _largest_difference(expected: Tensor, values: Tensor) -> float:
+    """nan where one is."""
+    pairs = zip(expected.reshape(-1).split(CHUNK), values.reshape(-1).split(CHUNK), strict=True)
+    return torch.stack([(e.double() - v.double()).abs().max() for e, v in pairs]).max().item()
+
+
+def random_spikes(n: int, count: int, generator: torch.Generator) -> Tensor:
+    """Spikes of exactly so many neurons, which are drawn at random.
+
+    Examples
+    --------
+    >>> random_spikes(100, 3, torch.Generator()).sum()
+    tensor(3)
+    """
+    spikes = torch.zeros(n, dtype=torch.bool)
+    spikes[torch.randperm(n, generator=generator)[:count]] = True
+    return spikes
 
 
 def make_problem(
@@ -183,7 +208,7 @@ def make_problem(
     seed : int
         The seed of the random numbers.
     transposed : bool
-        Whether the memory of weights and eligibility runs the other way round (dense).
+        Whether the memory of weights and eligibility runs the other way round.
     float_spikes : bool
         Whether spikes carry values instead of being bool.
     dopamine : str
@@ -213,7 +238,8 @@ def make_problem(
 
     def synapses(low: float, high: float) -> Tensor:
         shape = topology.weights_shape
-        return uniform(*shape[::-1], low=low, high=high).t() if transposed else uniform(*shape, low=low, high=high)
+        axes = range(len(shape))[:: -1 if transposed else 1]
+        return uniform(*(shape[axis] for axis in axes), low=low, high=high).permute(*axes)
 
     def spikes(n: int) -> Tensor:
         spiking = torch.rand(n, generator=generator)

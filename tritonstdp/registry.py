@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -14,20 +15,17 @@ from weakref import WeakSet
 import torch
 
 from tritonstdp.kernels import reference
-from tritonstdp.kernels.compilation import undisturbed
 from tritonstdp.kernels.protocol import Case, Step
 from tritonstdp.kernels.reference import Meeting
-from tritonstdp.rules import BOUNDS, RULES, Bound, Formula, Rule, checked_bound, is_own, resolve_bound
+from tritonstdp.rules import BOUNDS, RULES, Bound, Formula, Rule, checked_bound, resolve_bound
 from tritonstdp.source import CannotCompileError, content_of, name_of
-from tritonstdp.topology import TOPOLOGIES, Topology
+from tritonstdp.topology import TOPOLOGIES, WEIGHT_DTYPES, Topology
 
 __all__ = [
     "BACKENDS",
     "Backend",
-    "Choice",
     "KernelEntry",
     "Space",
-    "choose",
     "entries",
     "register_backend",
     "register_bound",
@@ -82,7 +80,7 @@ def _triton_refuses(case: Case) -> str | None:
     if version < OLDEST_TRITON:
         found, wanted = (".".join(map(str, v)) for v in (version, OLDEST_TRITON))
         return f"Triton {found} is installed, and the kernels need {wanted} or newer: upgrade torch, which brings it"
-    if case.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+    if case.dtype not in WEIGHT_DTYPES:
         return f"weights of {case.dtype} are not supported"
     return _values_refused(case, ("number", "pre", "post", "scalar"))
 
@@ -131,6 +129,12 @@ class Space(NamedTuple):
     values: Mapping[str, Sequence[Any]]
     module: str
 
+    @property
+    def configs(self) -> list[Any]:
+        """Every configuration."""
+        products = itertools.product(*self.values.values())
+        return [self.default._replace(**dict(zip(self.values, values, strict=True))) for values in products]
+
 
 def _alike(bound: Bound, other: Bound) -> bool:
     return bound is other or (content_of(bound) is not None and content_of(bound) == content_of(other))
@@ -177,40 +181,50 @@ class KernelEntry:
 _FOLDERS: dict[str, str] = {}
 
 
+def kernels_of(topology: str, file: str) -> Any:
+    """A module of a topology's folder, such as "gpu", or None where the folder has no such file.
+
+    Examples
+    --------
+    >>> kernels_of("dense", "reference").__name__
+    'tritonstdp.kernels.dense.reference'
+    """
+    module = f"{_FOLDERS[topology]}.{file}"
+    return None if importlib.util.find_spec(module) is None else importlib.import_module(module)
+
+
 def meeting_of(topology: str) -> Meeting:
     """How a topology's neurons meet at its weights, as the reference has it."""
-    return importlib.import_module(f"{_FOLDERS[topology]}.reference").MEETING
-
-
-def _build_reference(topology: str, case: Case) -> Step:
-    return reference.build(meeting_of(topology), case)
-
-
-def _build_lazily(module: str, case: Case, config: Any) -> Step:
-    return importlib.import_module(module).build(case, config)
-
-
-def _space_lazily(module: str) -> Space:
-    kernel = importlib.import_module(module)
-    return Space(kernel.DEFAULT, kernel.SPACE, module)
-
-
-def _tunable(topology: str, backend: str, module: str) -> KernelEntry:
-    build, space = partial(_build_lazily, module), partial(_space_lazily, module)
-    return KernelEntry(topology, backend, build, space=space)
+    return kernels_of(topology, "reference").MEETING
 
 
 _ENTRIES: list[KernelEntry] = []
 
 
 def _enter(topology: str, backend: Backend) -> None:
-    """Register what a backend has for a topology, if it has anything."""
-    if not isinstance(backend.kernels, str):
-        _ENTRIES.append(KernelEntry(topology, backend.name, backend.kernels))
-    elif backend.kernels == "reference":
-        _ENTRIES.append(KernelEntry(topology, backend.name, partial(_build_reference, topology)))
-    elif importlib.util.find_spec(module := f"{_FOLDERS[topology]}.{backend.kernels}") is not None:
-        _ENTRIES.append(_tunable(topology, backend.name, module))
+    """Register what a backend has for a topology, if it has anything; no kernel is imported before it is asked for."""
+    file = backend.kernels
+    if not isinstance(file, str):
+        _ENTRIES.append(KernelEntry(topology, backend.name, file))
+    elif file == "reference":
+        build = partial(_build_reference, topology)
+        _ENTRIES.append(KernelEntry(topology, backend.name, build))
+    elif importlib.util.find_spec(f"{_FOLDERS[topology]}.{file}") is not None:
+        build, space = partial(_build_from, topology, file), partial(_space_of, topology, file)
+        _ENTRIES.append(KernelEntry(topology, backend.name, build, space=space))
+
+
+def _build_reference(topology: str, case: Case) -> Step:
+    return reference.build(meeting_of(topology), case)
+
+
+def _build_from(topology: str, file: str, case: Case, config: Any) -> Step:
+    return kernels_of(topology, file).build(case, config)
+
+
+def _space_of(topology: str, file: str) -> Space:
+    module = kernels_of(topology, file)
+    return Space(module.DEFAULT, module.SPACE, module.__name__)
 
 
 def register_topology(kind: type[Topology], folder: str) -> None:
@@ -345,9 +359,13 @@ def register_kernel(
     forget_choices()
 
 
+CHOSEN_FOR: WeakSet[Formula] = WeakSet()
+"""The formulas that keep a kernel which has been chosen for them."""
+
+
 def forget_choices() -> None:
     """Build kernels anew when they are next asked for, as after tuning."""
-    for formula in list(_CHOSEN_FOR):
+    for formula in list(CHOSEN_FOR):
         formula.choices.clear()
 
 
@@ -409,37 +427,6 @@ def register_rule(rule: Rule) -> None:
     RULES[rule.name] = rule
 
 
-@dataclass
-class Choice:
-    """The kernel chosen for a case.
-
-    Attributes
-    ----------
-    case : Case
-        The case.
-    backend : str
-        The chosen backend.
-    step : callable
-        The kernel's step.
-    rejected : dict
-        Why each backend that was tried before it was not used.
-    """
-
-    case: Case
-    backend: str
-    step: Step
-    rejected: dict[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        case = self.case
-        lines = [f"{case.formula.rule.name} on {case.topology}, {case.dtype} weights on {case.device}: {self.backend}"]
-        lines += [f"  not {backend}: {reason}" for backend, reason in self.rejected.items()]
-        return "\n".join(lines)
-
-
-_CHOSEN_FOR: WeakSet[Formula] = WeakSet()
-_logged: set[str] = set()
-
 for _backend in (
     Backend("triton", _triton_refuses, "gpu"),
     Backend("cpu", _cpu_refuses, "cpu"),
@@ -448,61 +435,6 @@ for _backend in (
     register_backend(_backend)
 for _kind in tuple(TOPOLOGIES.values()):
     register_topology(_kind, f"tritonstdp.kernels.{_kind.name}")
-
-
-def choose(case: Case | tuple[Any, ...], backend: str | None = None, autotune: bool = False) -> Choice:
-    """Choose and build the kernel for a case, once; later calls return the same choice.
-
-    Parameters
-    ----------
-    case : Case or tuple
-        The case, or its fields, which are found as fast as they are put together.
-    backend : str, optional
-        Use this backend and no other.
-    autotune : bool
-        Whether the kernel is tuned at its first step of a size that has not been tuned before; the environment
-        variable ``TRITONSTDP_AUTOTUNE=1`` asks for it everywhere.
-
-    Returns
-    -------
-    Choice
-        The kernel, its backend, and why not each other one.
-
-    Raises
-    ------
-    ValueError
-        If ``backend`` is not known, or can't take the case.
-    """
-    choices = case[0].choices
-    choice = choices.get((case, backend, autotune))
-    if choice is None:
-        choice = choices[case, backend, autotune] = _choose(Case(*case), backend, autotune)
-        _CHOSEN_FOR.add(case[0])
-    return choice
-
-
-def _choose(case: Case, wanted: str | None, autotune: bool) -> Choice:
-    if not case.dtype.is_floating_point:
-        raise TypeError(f"weights are {case.dtype}: plasticity needs a floating dtype, as of weights.float()")
-    names = [b.name for b in BACKENDS]
-    if wanted is not None and wanted not in names:
-        raise ValueError(f"unknown backend {wanted!r}: use one of {', '.join(names)}")
-    rejected: dict[str, str] = {}
-    for backend in BACKENDS:
-        if wanted not in (None, backend.name):
-            rejected[backend.name] = f"{wanted} was asked for"
-            continue
-        reason = backend.refuse(case)
-        if reason is None:
-            try:
-                step = _build(case, backend.name, autotune)
-            except CannotCompileError as error:
-                reason = str(error)
-            else:
-                _log_fallback(case, backend.name, rejected)
-                return Choice(case, backend.name, step, rejected)
-        rejected[backend.name] = reason
-    raise ValueError(f"backend {wanted!r} can't take this case: {rejected[str(wanted)]}")
 
 
 def serving_entry(case: Case, backend: str) -> KernelEntry:
@@ -518,55 +450,6 @@ def serving_entry(case: Case, backend: str) -> KernelEntry:
         raise CannotCompileError(f"{backend} has no kernel for {case.topology}")
     best = max(entry.specificity for entry in serving)
     return [entry for entry in serving if entry.specificity == best][-1]
-
-
-MOST_VARIANTS = 8
-"""How often one function is compiled with other captured numbers: each takes seconds, and memory that numba keeps."""
-_VARIANTS: dict[tuple[Any, ...], set[int]] = {}
-
-
-def _check_variants(formula: Formula) -> None:
-    """Refuse to compile a formula of which too many variants have been: one made anew at each step never ends."""
-    written = [function for function in formula.functions if not is_own(function)]
-    codes = [getattr(getattr(function, "func", function), "__code__", None) for function in written]
-    if not any(codes):
-        return
-    places = ((c.co_filename, c.co_firstlineno, c.co_code, c.co_names) for c in codes if c is not None)
-    variants = _VARIANTS.setdefault(tuple(places), set())
-    variant = hash(tuple(content_of(function) or id(function) for function in written))
-    if variant not in variants and len(variants) >= MOST_VARIANTS:
-        raise CannotCompileError(
-            f"{', '.join(map(name_of, written))} has been compiled with {MOST_VARIANTS} different captured numbers, "
-            "each of which takes seconds and some 16 MB: numbers that change belong in parameters, w_min or w_max"
-        )
-    variants.add(variant)
-
-
-def _build(case: Case, backend: str, autotune: bool) -> Step:
-    entry = serving_entry(case, backend)
-    if backend == "reference":
-        return entry.build(case)
-    _check_variants(case.formula)
-    return undisturbed(partial(_compile, entry, case, autotune))
-
-
-def _compile(entry: KernelEntry, case: Case, autotune: bool) -> Step:
-    if entry.space is None:
-        return entry.build(case)
-    from tritonstdp.autotune.use import configured_step  # which needs the registry in its turn
-
-    return configured_step(entry, entry.space(), case, autotune)
-
-
-def _log_fallback(case: Case, backend: str, rejected: dict[str, str]) -> None:
-    preferred = "cpu" if case.device == "cpu" else "triton"
-    reason = rejected.get(preferred, "")
-    if backend != "reference" or not reason or reason.endswith("was asked for"):
-        return
-    message = f"{case.formula.rule.name} on {case.topology} runs on the reference, not on {preferred}: {reason}"
-    if message not in _logged:
-        _logged.add(message)
-        logger.warning(message)
 
 
 def describe(case: Case) -> dict[str, Any]:

@@ -47,8 +47,7 @@ def _served(rule: Rule, backend: str) -> str:
     """The topologies on which a backend has a rule."""
 
     def serves(topology: str) -> bool:
-        formula, key = Formula.of(rule), example_topology(topology).kernel_key
-        case = Case(formula, topology, key, "contiguous", torch.float32, "cpu", True, formula.all_numbers)
+        case = Case.plain(Formula.of(rule), example_topology(topology), torch.float32, "cpu")
         return any(entry.serves(case, backend) for entry in entries())
 
     served = [topology for topology in TOPOLOGIES if serves(topology)]

@@ -6,7 +6,6 @@ beyond that is not modelled: a sector counts once for a launch, however often it
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -19,8 +18,7 @@ from torch import Tensor
 
 from tritonstdp.interpretation import swift_interpreter
 from tritonstdp.problems import Problem
-from tritonstdp.registry import meeting_of
-from tritonstdp.topology import Sparse
+from tritonstdp.registry import kernels_of, meeting_of
 
 __all__ = ["SECTOR_BYTES", "Meter", "Traffic", "measure_traffic", "metering"]
 
@@ -128,13 +126,13 @@ def metering(meter: Meter) -> Iterator[None]:
 
     load, store = builder.create_masked_load, builder.create_masked_store
 
-    def metered_load(pointers: Any, mask: Any, *rest: Any) -> Any:
+    def metered_load(pointers: Any, mask: Any, *other: Any) -> Any:
         meter.count("load", pointers.data, mask.data)
-        return load(pointers, mask, *rest)
+        return load(pointers, mask, *other)
 
-    def metered_store(pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+    def metered_store(pointers: Any, value: Any, mask: Any, *other: Any) -> Any:
         meter.count("store", pointers.data, mask.data)
-        return store(pointers, value, mask, *rest)
+        return store(pointers, value, mask, *other)
 
     with (
         mock.patch.object(builder, "create_masked_load", metered_load),
@@ -171,7 +169,7 @@ def measure_traffic(problem: Problem, config: tuple[Any, ...] | None = None) -> 
     >>> measure_traffic(make_problem(Formula.of(stdp), Dense(64, 64)))["weights"].excess_sectors  # doctest: +SKIP
     1.0
     """
-    module = importlib.import_module(f"tritonstdp.kernels.{problem.topology.name}.gpu")
+    module = kernels_of(problem.topology.name, "gpu")
     step = module.build(problem.case, module.DEFAULT if config is None else config)
     needed = _needed(problem)
     meter = Meter({**problem.tensors, **_plan(problem)})
@@ -195,16 +193,9 @@ def _needed(problem: Problem) -> dict[str, Tensor]:
     pre, post = problem.signals["pre_spike"] != 0, problem.signals["post_spike"] != 0
     changing = meeting_of(topology.name).touched(topology, pre.float(), post.float()).expand(topology.weights_shape)
     needed = {"pre_spike": torch.ones_like(pre), "post_spike": torch.ones_like(post)}
-    if problem.c is None:
-        needed["weights"] = changing
-    else:
-        needed["weights"] = needed["c"] = torch.ones_like(changing)
-    if isinstance(topology, Sparse) and problem.c is None:
-        major, minor = (post, pre) if topology.post_is_major else (pre, post)
-        needed["minor_of"] = torch.repeat_interleave(major, topology.major_start.diff())
-        needed["by_minor"] = torch.repeat_interleave(minor, topology.minor_start.diff())
-        needed["major_by_minor"] = needed["by_minor"]
-    return needed
+    if problem.c is not None:
+        return needed | dict.fromkeys(("weights", "c"), torch.ones_like(changing))
+    return needed | {"weights": changing} | topology.entries_read(pre, post)
 
 
 def _sectors(tensor: Tensor, elements: Tensor) -> int:

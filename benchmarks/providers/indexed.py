@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import unfold
 
+from benchmarks.providers import pair_traces
 from tritonstdp.kernels.compose import Composed, compose_on_tensors
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.measurement import DOPAMINE, PARAMETERS, W_MAX, W_MIN, Inputs, Runner, parameters_of
@@ -75,7 +76,7 @@ class _Formula:
 
 def _dense(inputs: Inputs, w: Tensor) -> Callable[[int], list]:
     formula = _Formula(inputs)
-    pre_trace, post_trace = inputs.pair_traces
+    pre_trace, post_trace = pair_traces(inputs)
     x, y = pre_trace[:, None], post_trace[None, :]
 
     def changes(k: int) -> list:
@@ -92,7 +93,7 @@ def _dense(inputs: Inputs, w: Tensor) -> Callable[[int], list]:
 
 def _one_to_one(inputs: Inputs, w: Tensor) -> Callable[[int], list]:
     formula = _Formula(inputs)
-    x, y = inputs.pair_traces
+    x, y = pair_traces(inputs)
 
     def changes(k: int) -> list:
         (s, q), (s_float, q_float) = inputs.spikes[k], inputs.float_spikes[k]
@@ -111,7 +112,7 @@ def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
 
 def _sparse(inputs: Inputs, w: Tensor) -> Callable[[int], list]:
     formula = _Formula(inputs)
-    x, y = inputs.pair_traces
+    x, y = pair_traces(inputs)
     column_start, src = inputs.weights.ccol_indices(), inputs.weights.row_indices()
     dst = torch.arange(len(y)).repeat_interleave(column_start.diff())
     by_row = src.argsort(stable=True)
@@ -144,7 +145,7 @@ def _patches(inputs: Inputs, values: Tensor) -> Tensor:
 def _local2d(inputs: Inputs, w: Tensor) -> Callable[[int], list]:
     formula = _Formula(inputs)
     channels, positions, taps = w.shape
-    pre_trace, post_trace = inputs.pair_traces
+    pre_trace, post_trace = pair_traces(inputs)
     y = post_trace.view(channels, positions)
 
     def changes(k: int) -> list:
@@ -168,7 +169,7 @@ def _local2d(inputs: Inputs, w: Tensor) -> Callable[[int], list]:
 def _conv2d(inputs: Inputs, w: Tensor) -> Callable[[int], list]:
     formula = _Formula(inputs)
     channels, positions = inputs.topology.dst_shape[0], inputs.topology.positions
-    pre_trace, post_trace = inputs.pair_traces
+    pre_trace, post_trace = pair_traces(inputs)
     y = post_trace.view(channels, positions)
     everything = torch.arange(channels)
     x = _patches(inputs, pre_trace)

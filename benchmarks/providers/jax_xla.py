@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import torch
 from torch import Tensor
 
+from benchmarks.providers import pair_traces
 from tritonstdp.kernels.compose import compose_on_tensors
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.measurement import W_MAX, W_MIN, Inputs, Runner, parameters_of
@@ -31,7 +32,7 @@ def to_torch(array: jax.Array) -> Tensor:
 def prepare(inputs: Inputs) -> Runner:
     """The compiled step, which owns its weights and writes over them."""
     state: list[Any] = [to_jax(inputs.values), None if inputs.c is None else to_jax(inputs.c)]
-    x, y = map(to_jax, inputs.pair_traces)
+    x, y = map(to_jax, pair_traces(inputs))
     spikes = [(to_jax(s), to_jax(q)) for s, q in inputs.float_spikes]
     compiled = _step(inputs)
 

@@ -8,7 +8,7 @@ modulated rule changes every synapse: there the programs of the major neurons ta
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,7 +20,6 @@ from tritonstdp.kernels.device import device_formula, launch_numbers, launch_opt
 from tritonstdp.kernels.formula_gpu import fp64, numbers_of
 from tritonstdp.kernels.protocol import Case, Step
 from tritonstdp.kernels.sparse import is_indexed
-from tritonstdp.topology import Sparse
 
 
 class Config(NamedTuple):
@@ -55,28 +54,28 @@ class Launch(NamedTuple):
     ----------
     major_block, minor_block : int
         Synapses of a major and of a minor neuron that a program takes at once.
-    major_rest, minor_rest : Tensor
+    major_further, minor_further : Tensor
         ``(neuron, piece)`` of the programs beyond each neuron's first; int32 ``(n, 2)``.
     """
 
     major_block: int
     minor_block: int
-    major_rest: Tensor
-    minor_rest: Tensor
+    major_further: Tensor
+    minor_further: Tensor
 
 
-_launches: WeakKeyDictionary[Sparse, dict[Config, Launch]] = WeakKeyDictionary()
+_launches: WeakKeyDictionary[Any, dict[Config, Launch]] = WeakKeyDictionary()
 
 
-def _launch(topology: Sparse, config: Config) -> Launch:
+def _launch(topology: Any, config: Config) -> Launch:
     launches = _launches.setdefault(topology, {})
     if config not in launches:
         major, minor = topology.major_start, topology.minor_start
         launches[config] = Launch(
             _block(major, config.block),
             _block(minor, config.block),
-            _rest(major, config.piece),
-            _rest(minor, config.piece),
+            _further_pieces(major, config.piece),
+            _further_pieces(minor, config.piece),
         )
     return launches[config]
 
@@ -90,7 +89,7 @@ def _block(starts: Tensor, most: int) -> int:
     return next((size for size, fits in zip(sizes, fitting.tolist(), strict=True) if fits), sizes[-1])
 
 
-def _rest(starts: Tensor, piece: int) -> Tensor:
+def _further_pieces(starts: Tensor, piece: int) -> Tensor:
     beyond_first = (starts.diff() - 1).clamp(min=0).div(piece, rounding_mode="floor")
     neurons = torch.arange(len(beyond_first), device=starts.device).repeat_interleave(beyond_first)
     before = beyond_first.cumsum(0) - beyond_first
@@ -99,10 +98,10 @@ def _rest(starts: Tensor, piece: int) -> Tensor:
 
 
 @triton.jit
-def piece_of(program, n, rest_ptr):
+def piece_of(program, n, further_ptr):
     """The neuron that a program serves, and which piece of its synapses."""
     beyond = program >= n
-    entry = rest_ptr + 2 * (program - n)
+    entry = further_ptr + 2 * (program - n)
     neuron = tl.where(beyond, tl.load(entry, mask=beyond, other=0), program)
     return neuron, tl.load(entry + 1, mask=beyond, other=0)
 
@@ -116,12 +115,12 @@ def extent_of(neuron, piece, start_ptr, PIECE: tl.constexpr):
 
 @triton.jit
 def major_program(
-    program, n_major, rest_ptr, w_ptr, c_ptr, start_ptr, minor_of_ptr, major, minor, numbers, w_min, w_max,
+    program, n_major, further_ptr, w_ptr, c_ptr, start_ptr, minor_of_ptr, major, minor, numbers, w_min, w_max,
     UPDATED: tl.constexpr, MODULATED: tl.constexpr, INDEXED: tl.constexpr, REAL: tl.constexpr,
     POST_IS_MAJOR: tl.constexpr, PIECE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Both terms for a piece of one major neuron's synapses; a plain rule leaves at once where it is silent."""
-    j, piece = piece_of(program, n_major, rest_ptr)
+    j, piece = piece_of(program, n_major, further_ptr)
     spike = tl.load(major[0] + j).to(REAL)
     if MODULATED or spike != 0:
         here = values_of(spike, major, j, j >= 0, REAL)
@@ -152,12 +151,12 @@ def major_program(
 
 @triton.jit
 def minor_program(
-    program, n_minor, rest_ptr, w_ptr, start_ptr, by_minor_ptr, major_by_minor_ptr, major, minor,
+    program, n_minor, further_ptr, w_ptr, start_ptr, by_minor_ptr, major_by_minor_ptr, major, minor,
     numbers, w_min, w_max,
     UPDATED: tl.constexpr, REAL: tl.constexpr, POST_IS_MAJOR: tl.constexpr, PIECE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The minor neuron's term for a piece of its synapses with silent major neurons; leaves at once where silent."""
-    i, piece = piece_of(program, n_minor, rest_ptr)
+    i, piece = piece_of(program, n_minor, further_ptr)
     spike = tl.load(minor[0] + i).to(REAL)
     if spike != 0:
         here = values_of(spike, minor, i, i >= 0, REAL)
@@ -181,7 +180,7 @@ def minor_program(
 @triton.jit
 def sparse_kernel(
     w_ptr, c_ptr, major_start_ptr, minor_of_ptr, minor_start_ptr, by_minor_ptr, major_by_minor_ptr,
-    major_rest_ptr, minor_rest_ptr, major, minor, n_major, n_minor, major_programs,
+    major_further_ptr, minor_further_ptr, major, minor, n_major, n_minor, major_programs,
     p0: fp64, p1: fp64, p2: fp64, p3: fp64, p4: fp64, p5: fp64, p6: fp64, p7: fp64, p8: fp64, p9: fp64, p10: fp64,
     p11: fp64, scalars, low: fp64, high: fp64,
     UPDATED: tl.constexpr, MODULATED: tl.constexpr, INDEXED: tl.constexpr, N: tl.constexpr, REAL: tl.constexpr,
@@ -194,13 +193,13 @@ def sparse_kernel(
     program = tl.program_id(0)
     if MODULATED or program < major_programs:
         major_program(
-            program, n_major, major_rest_ptr, w_ptr, c_ptr, major_start_ptr, minor_of_ptr, major, minor,
+            program, n_major, major_further_ptr, w_ptr, c_ptr, major_start_ptr, minor_of_ptr, major, minor,
             numbers, w_min, w_max, UPDATED, MODULATED, INDEXED, REAL, POST_IS_MAJOR, PIECE, MAJOR_BLOCK,
         )  # fmt: skip
     else:
         minor_program(
-            program - major_programs, n_minor, minor_rest_ptr, w_ptr, minor_start_ptr, by_minor_ptr, major_by_minor_ptr,
-            major, minor, numbers, w_min, w_max, UPDATED, REAL, POST_IS_MAJOR, PIECE, MINOR_BLOCK,
+            program - major_programs, n_minor, minor_further_ptr, w_ptr, minor_start_ptr, by_minor_ptr,
+            major_by_minor_ptr, major, minor, numbers, w_min, w_max, UPDATED, REAL, POST_IS_MAJOR, PIECE, MINOR_BLOCK,
         )  # fmt: skip
 
 
@@ -218,13 +217,13 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         launch = _launch(topology, config)
         major, minor = (tuple(post), tuple(pre)) if post_is_major else (tuple(pre), tuple(post))
         n_major, n_minor = major[0].numel(), minor[0].numel()
-        major_programs = n_major + len(launch.major_rest)
-        minor_programs = 0 if modulated else n_minor + len(launch.minor_rest)
+        major_programs = n_major + len(launch.major_further)
+        minor_programs = 0 if modulated else n_minor + len(launch.minor_further)
         warps = max(launch.major_block, launch.minor_block) // WARP
         sparse_kernel[(major_programs + minor_programs,)](
             weights, weights if c is None else c,
             topology.major_start, topology.minor_of, topology.minor_start, topology.by_minor, topology.major_by_minor,
-            launch.major_rest, launch.minor_rest, major, minor, n_major, n_minor, major_programs,
+            launch.major_further, launch.minor_further, major, minor, n_major, n_minor, major_programs,
             *launch_numbers(case, numbers, w_min, w_max), *settled, launch.major_block, launch.minor_block,
             num_warps=max(1, min(config.num_warps, warps)), **options,
         )  # fmt: skip

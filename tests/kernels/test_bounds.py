@@ -17,16 +17,15 @@ from hypothesis import strategies as st
 from rules_of_their_own import POWER, RULES_OF_TESTS, SPIKES_ALONE, TAGGED, WEIGHTED
 from support import with_tensors
 from tritonstdp import Conv2d, Dense, Local2d, OneToOne, Sparse
-from tritonstdp import topology as topology_module
+from tritonstdp.choice import choose
 from tritonstdp.kernels import native, threads
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.trace import TraceCase
 from tritonstdp.kernels.trace import cpu as trace_cpu
 from tritonstdp.library import triplet
 from tritonstdp.problems import Problem, make_problem
-from tritonstdp.registry import choose
 from tritonstdp.rules import Formula, hard_bound, istdp, no_bound, rstdp, soft_bound, stdp, updated_trace
-from tritonstdp.topology import Topology
+from tritonstdp.topology import Topology, sparse
 
 FORMULAS = {
     "stdp": Formula.of(stdp, soft_bound, hard_bound, True),
@@ -115,7 +114,7 @@ def plans(draw: Any, layout: str, wide: bool) -> Sparse:
     connected &= torch.rand(n_pre, 1, generator=generator) < kept
     connected &= torch.rand(1, n_post, generator=generator) < kept
     weights = connected.float().to_sparse(layout=SPARSE[layout])
-    with mock.patch.object(topology_module, "INT32_SYNAPSES", -1 if wide else topology_module.INT32_SYNAPSES):
+    with mock.patch.object(sparse, "INT32_SYNAPSES", -1 if wide else sparse.INT32_SYNAPSES):
         return Sparse.from_weights(weights.coalesce() if layout == "coo" else weights)
 
 

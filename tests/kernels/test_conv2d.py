@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from rules_of_their_own import POWER, SPIKES_ALONE, TAGGED, WEIGHTED
 from support import stepped
 from tritonstdp import Conv2d
+from tritonstdp.choice import choose
 from tritonstdp.library import triplet
 from tritonstdp.problems import make_problem
-from tritonstdp.registry import choose
 from tritonstdp.rules import BOUNDS, Formula, Rule, hard_bound, istdp, no_bound, rstdp, soft_bound, stdp
 
 

@@ -314,7 +314,7 @@ def test_a_function_made_anew_at_each_step_is_compiled_once():
 
 
 def test_numbers_that_change_at_each_step_end_on_the_reference_and_the_log_says_why(monkeypatch, caplog):
-    monkeypatch.setattr("tritonstdp.registry.MOST_VARIANTS", 2)
+    monkeypatch.setattr("tritonstdp.choice.MOST_VARIANTS", 2)
     monkeypatch.delenv("TRITON_INTERPRET")
 
     def bound_of(number):

@@ -11,13 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime import interpreter
 
 from rules_of_their_own import POWER, RULES_OF_TESTS
-from support import with_tensors
+from support import random_sparse, with_tensors
+from tritonstdp.choice import choose
 from tritonstdp.inspection import gpu_module
 from tritonstdp.interpretation import swift_interpreter
 from tritonstdp.kernels.reference import HALF
 from tritonstdp.library import power_lower_bound, power_upper_bound
-from tritonstdp.problems import Problem, make_problem, random_sparse
-from tritonstdp.registry import choose
+from tritonstdp.problems import Problem, make_problem
 from tritonstdp.rules import BOUNDS, RULES, Formula, hard_bound, no_bound, soft_bound
 from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne
 

@@ -8,10 +8,10 @@ import torch
 from torch.nn.functional import unfold
 
 from rules_of_their_own import POWER, RULES_OF_TESTS, SPIKES_ALONE, TAGGED, TELLING, WEIGHTED
-from support import as_weights, stepped, with_tensors
+from support import random_sparse, stepped, with_tensors
 from tritonstdp import Conv2d, Dense, Local2d, OneToOne
 from tritonstdp.interpretation import swift_interpreter
-from tritonstdp.problems import make_problem, random_sparse
+from tritonstdp.problems import make_problem
 from tritonstdp.rules import RULES, Formula, hard_bound, istdp, no_bound, rstdp, soft_bound
 from tritonstdp.topology import TOPOLOGIES
 
@@ -95,7 +95,7 @@ def pairs_of(topology):
     if topology.name == "dense":
         return pre[:, None].expand(-1, len(post)), post.expand(len(pre), -1)
     if topology.name == "sparse":
-        stored = as_weights(topology, torch.arange(1.0, topology.weights_shape[0] + 1)).to_dense()
+        stored = topology.weights_of(torch.arange(1.0, topology.weights_shape[0] + 1)).to_dense()
         pairs = stored.nonzero()
         return tuple(pairs[stored[stored != 0].argsort()].t())
     image, geometry = (pre + 1.0).view(1, *topology.src_shape), {"padding": topology.padding, "stride": topology.stride}

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from tritonstdp import Dense
+from tritonstdp.choice import choose
 from tritonstdp.kernels import native, object_cache
 from tritonstdp.kernels.dense import cpu as dense
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.problems import make_problem
-from tritonstdp.registry import choose, forget_choices
+from tritonstdp.registry import forget_choices
 from tritonstdp.rules import Formula, hard_bound, soft_bound, stdp
 
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from rules_of_their_own import RULES_OF_TESTS, TELLING
-from support import with_tensors
+from support import random_sparse, with_tensors
+from tritonstdp.choice import choose
 from tritonstdp.inspection import gpu_module
 from tritonstdp.interpretation import swift_interpreter
 from tritonstdp.kernels import reference
-from tritonstdp.problems import make_problem, random_sparse
-from tritonstdp.registry import choose, meeting_of
+from tritonstdp.problems import make_problem
+from tritonstdp.registry import meeting_of
 from tritonstdp.rules import RULES, Formula, hard_bound, no_bound, soft_bound
 from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne
 

@@ -10,12 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tritonstdp import Sparse, istdp_, rstdp_, stdp_, topology
+from support import random_sparse
+from tritonstdp import Sparse, istdp_, rstdp_, stdp_
+from tritonstdp.choice import choose
 from tritonstdp.kernels.protocol import PerNeuron
 from tritonstdp.kernels.sparse import cpu, gpu
-from tritonstdp.problems import make_problem, random_sparse
-from tritonstdp.registry import choose
+from tritonstdp.problems import make_problem
 from tritonstdp.rules import Formula, hard_bound, istdp, no_bound, rstdp, soft_bound, stdp
+from tritonstdp.topology import infer_topology
+from tritonstdp.topology import sparse as plans
 
 LAYOUTS = {"csc": torch.sparse_csc, "csr": torch.sparse_csr, "coo": torch.sparse_coo}
 FORMULAS = {
@@ -95,7 +98,7 @@ def test_the_reference_changes_stored_synapses_as_the_dense_rule_does(shape, lay
             positive_bound="soft_bound", negative_bound="hard_bound", backend="reference",
         )  # fmt: skip
     pre, post = pairs_of(weights)
-    assert torch.equal(topology.infer_topology(weights).values(weights), dense[pre, post])
+    assert torch.equal(infer_topology(weights).values(weights), dense[pre, post])
 
 
 @pytest.mark.parametrize(
@@ -175,7 +178,7 @@ def test_pieces_of_long_rows_cover_each_synapse_once():
 
 
 def test_positions_beyond_int32_take_int64(monkeypatch):
-    monkeypatch.setattr(topology, "INT32_SYNAPSES", 3)
+    monkeypatch.setattr(plans, "INT32_SYNAPSES", 3)
     plan = random_sparse(9, 21, 0.4)
     assert plan.by_minor.dtype is torch.int64
     problem = make_problem(FORMULAS["stdp soft"], plan)
@@ -327,9 +330,9 @@ def test_a_plan_does_not_fit_other_connectivity(layout):
 def test_plans_die_with_their_indices():
     weights = random_weights(7, 5, 0.5, "csc")
     Sparse.of(weights)
-    known = len(topology._PLANS)
+    known = len(plans._PLANS)
     del weights
-    assert len(topology._PLANS) == known - 1
+    assert len(plans._PLANS) == known - 1
 
 
 def raw_csc(starts, rows, shape=(4, 3)):

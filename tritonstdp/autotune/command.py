@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,25 +22,22 @@ from tritonstdp import arguments as given
 from tritonstdp.autotune import cache, cost
 from tritonstdp.autotune.busy import BusyError
 from tritonstdp.autotune.plot import Panel, draw, panel_of
-from tritonstdp.autotune.shapes import SHAPES, make_topology, needed_bytes
 from tritonstdp.autotune.space import key_of
-from tritonstdp.autotune.sweep import RATES, Outcome, all_candidates, backend_of, tune, tuning_case
+from tritonstdp.autotune.sweep import RATES, Outcome, all_candidates, backend_of, space_of, tune, tuning_case
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.registry import forget_choices
 from tritonstdp.rules import BOUNDS, RULES, Formula
 from tritonstdp.source import name_of
 from tritonstdp.storage import make_private
-from tritonstdp.terminal import free_bytes
-from tritonstdp.topology import TOPOLOGIES, Topology, example_topology
+from tritonstdp.terminal import UserError, free_bytes
+from tritonstdp.topology import DTYPES, TOPOLOGIES, Topology, example_topology
 
 __all__ = ["add_arguments", "run"]
 
-DTYPES = ("float32", "float64", "float16", "bfloat16")
+_COPIES = 6
+"""Of the weights while they are tuned: the group, the expected result, a trial, and copies that take turns."""
+
 _BEST_SHOWN = 5
-
-
-class RequestError(Exception):
-    """What was asked for can't be done; the message says why."""
 
 
 class Job(NamedTuple):
@@ -67,8 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--bound", nargs="+", choices=sorted(BOUNDS), help="both bounds")
     what.add_argument(
         "--shape", nargs="+", metavar="SHAPE", type=given.shape,
-        help="N or N_PRExN_POST (dense), N (one_to_one), N_PRExN_POSTxSYNAPSES (sparse), "
-        "C_INxHEIGHTxWIDTHxC_OUTxKERNEL (conv2d, local2d)",
+        help="; ".join(f"{name} {kind.sizes}" for name, kind in TOPOLOGIES.items() if kind.sizes),
     )  # fmt: skip
     what.add_argument("--dtype", nargs="+", choices=DTYPES)
     what.add_argument("--rate", nargs="+", type=given.rate, metavar="FRACTION", default=list(RATES),
@@ -93,27 +90,21 @@ def run(arguments: argparse.Namespace) -> int:
     """Tune, rank, or look after the cache."""
     try:
         return _run(arguments, Console(markup=False, emoji=False))
-    except RequestError as refusal:
-        return _complain(refusal, 2)
     except (BusyError, OSError) as error:
-        return _complain(error, 1)
-
-
-def _complain(problem: Exception, status: int) -> int:
-    print(f"tritonstdp tune: {problem}", file=sys.stderr)
-    return status
+        print(f"tritonstdp tune: {error}", file=sys.stderr)
+        return 1
 
 
 def _run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.show or arguments.export or arguments.import_ or arguments.clear:
         return _look_after(arguments, console)
     if arguments.offline != bool(arguments.target):
-        raise RequestError("--offline and --target go together, as --offline --target sm_90")
+        raise UserError("--offline and --target go together, as --offline --target sm_90")
     if arguments.plot and importlib.util.find_spec("matplotlib") is None:
-        raise RequestError("--plot needs matplotlib: pip install 'tritonstdp[plot]'")
+        raise UserError("--plot needs matplotlib: pip install 'tritonstdp[plot]'")
     jobs = list(_jobs(arguments))
     if not jobs:
-        raise RequestError("no shape fits a topology: see --help for their forms")
+        raise UserError("no shape fits a topology: see --help for their forms")
     return _rank(jobs, arguments, console) if arguments.offline else _sweep(jobs, arguments, console)
 
 
@@ -121,17 +112,15 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[Job]:
     # a GPU kernel does not know how much spikes: each rate has a setting of its own
     together = arguments.offline or backend_of(arguments.device) == "cpu"
     rate_groups = [tuple(arguments.rate)] if together else [(rate,) for rate in arguments.rate]
-    dtypes = [getattr(torch, name) for name in arguments.dtype or DTYPES[:1]]
+    dtypes = [DTYPES[name] for name in arguments.dtype or ["float32"]]
     for name, sizes in _shapes(arguments, max(dtype.itemsize for dtype in dtypes)):
-        topology = make_topology(name, sizes)
-        if topology is None:
-            continue
-        for rule in arguments.rule or sorted(RULES):
-            for bound in arguments.bound or sorted(BOUNDS):
-                formula = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound])
-                for dtype in dtypes:
-                    for rates in rate_groups:
-                        yield Job(formula, topology, "x".join(map(str, sizes)), dtype, arguments.device, rates)
+        topology = TOPOLOGIES[name].of_sizes(sizes)
+        formulas = [
+            Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound])
+            for rule, bound in product(arguments.rule or sorted(RULES), arguments.bound or sorted(BOUNDS))
+        ]
+        for formula, dtype, rates in product(formulas, dtypes, rate_groups):
+            yield Job(formula, topology, "x".join(map(str, sizes)), dtype, arguments.device, rates)
 
 
 def _shapes(arguments: argparse.Namespace, itemsize: int) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -139,12 +128,17 @@ def _shapes(arguments: argparse.Namespace, itemsize: int) -> Iterator[tuple[str,
     device = "cpu" if arguments.offline else arguments.device
     free = min(free_bytes(device), free_bytes("cpu"))
     for name in arguments.topology or sorted(TOPOLOGIES):
-        for sizes in arguments.shape or SHAPES[name]:
-            needed = needed_bytes(name, sizes, itemsize)
+        kind = TOPOLOGIES[name]
+        for sizes in arguments.shape or kind.examples.tuned:
+            try:
+                weights, _, scratch = kind.needs(sizes)
+            except ValueError:  # the shape is another topology's
+                continue
+            needed = 2 * _COPIES * itemsize * weights + scratch
             if needed <= free:
                 yield name, sizes
             elif arguments.shape:
-                raise RequestError(
+                raise UserError(
                     f"{name} {'x'.join(map(str, sizes))} takes about {needed / 2**30:,.1f} GiB of memory, of which "
                     f"{free / 2**30:,.1f} are free: give a smaller shape"
                 )
@@ -338,7 +332,7 @@ def _import(path: Path, console: Console) -> int:
     try:
         added = cache.import_(path)
     except ValueError as error:
-        raise RequestError(str(error)) from None
+        raise UserError(str(error)) from None
     forget_choices()
     console.print(f"{len(added)} settings added to {cache.directory()}", soft_wrap=True, highlight=False)
     return 0
@@ -372,10 +366,9 @@ def _why_not_here(key: cache.Key) -> str:
         return "no: another device"
     formula = Formula.of(RULES[key.rule], BOUNDS[key.positive_bound], BOUNDS[key.negative_bound], key.clamp)
     try:
-        entry, case = tuning_case(formula, example_topology(key.topology), getattr(torch, key.dtype), device)
+        entry, case = tuning_case(formula, example_topology(key.topology), DTYPES[key.dtype], device)
     except ValueError as error:
         return f"no: {error}"
-    space = entry.space() if entry.space else None
-    here = (key_of(space, case, key.backend, key.synapses, key.rate) if space else None) or key
+    here = key_of(space_of(entry), case, key.backend, key.synapses, key.rate) or key
     different = [name for name in key._fields if getattr(key, name) != getattr(here, name)]
     return f"no: another {', '.join(different)}" if different else ""

@@ -11,9 +11,11 @@ import torch
 
 from tritonstdp.arguments import rate
 from tritonstdp.autotune import cache
-from tritonstdp.autotune.space import device_name, key_of, size_bucket
+from tritonstdp.autotune.space import key_of, size_bucket
+from tritonstdp.autotune.sweep import RATES, find, keep
 from tritonstdp.kernels.compilation import undisturbed
 from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.machine import device_name
 from tritonstdp.registry import KernelEntry, Space
 from tritonstdp.topology import Topology
 
@@ -37,7 +39,7 @@ def configured_step(entry: KernelEntry, space: Space, case: Case, autotune: bool
     case : Case
         The case.
     autotune : bool
-        Whether a size that has not been tuned is tuned at its first step; see :func:`tritonstdp.registry.choose`.
+        Whether a size that has not been tuned is tuned at its first step; see :func:`tritonstdp.choice.choose`.
 
     Returns
     -------
@@ -138,8 +140,6 @@ def _build_or_default(entry: KernelEntry, case: Case, config: Any, default: Any)
 
 
 def _tuned_now(case: Case, topology: Topology, space: Space) -> Any:
-    from tritonstdp.autotune.sweep import RATES, find, keep  # much that is only needed here
-
     logger.info("tuning %s on %s for groups like %s", case.formula.rule.name, case.topology, topology)
     rates = RATES if case.device == "cpu" else (declared_rate(),)
     try:
