@@ -76,14 +76,12 @@ def moved(w, dw, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untype
     return w, c
 
 
-def delta(w, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+def delta(w, pre, post, pre_spiked, post_spiked, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
     """The change of a synapse with one pre and one post neuron, right where one of them has spiked.
 
     What :mod:`tritonstdp.kernels.reference` says of silent neurons holds: the term of one does not exist. It is chosen,
     not branched to, so that neighbours are computed at once, and a spike that is a constant 0 folds its term away.
     """
-    pre_spiked = pre[0] != 0
-    post_spiked = post[0] != 0
     potentiation = where(post_spiked, post_term(pre, post, numbers, w, w_min, w_max), real(0))
     depression = where(pre_spiked, pre_term(pre, post, numbers, w, w_min, w_max), real(0))
     return changed(w, potentiation, depression, pre_spiked, post_spiked, pre, post, numbers, w_min, w_max)
@@ -94,8 +92,11 @@ def updated(w, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-
 
     ``c`` comes back as it is, unless the rule is modulated.
     """
-    touched = where(pre[0] != 0, True, post[0] != 0)
-    dw = delta(w, pre, post, numbers, w_min, w_max)
+    pre_spiked = pre[0] != 0
+    post_spiked = post[0] != 0
+    # compared once for all that is chosen: LLVM turns a comparison around that terms alone need, and makes two of it
+    touched = where(pre_spiked, True, post_spiked)
+    dw = delta(w, pre, post, pre_spiked, post_spiked, numbers, w_min, w_max)
     if MODULATED:
         dw = where(touched, dw, real(0))
         return moved(w, dw, c, pre, post, numbers, w_min, w_max)

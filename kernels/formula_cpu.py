@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tritonstdp.kernels.compose import Composed, compose
-from tritonstdp.kernels.native import REAL, njit, njit_part
+from tritonstdp.kernels.native import REAL, choose, njit, njit_part
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.rules import Signature, is_own
 from tritonstdp.source import CannotCompileError, NoSourceError, Source, captures_numbers_alone, located, read
@@ -65,13 +65,9 @@ def _maximum(a, b):  # type: ignore[no-untyped-def]
     return a if a > b or a != a else b
 
 
-def _where(condition, a, b):  # type: ignore[no-untyped-def]
-    return a if condition else b
-
-
 _WORDS = {
     "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "abs": abs,
-    "minimum": _minimum, "maximum": _maximum, "where": numba.njit(inline="always")(_where),
+    "minimum": _minimum, "maximum": _maximum, "where": choose,
 }  # fmt: skip
 
 
@@ -168,7 +164,6 @@ def synapse_functions(case: Case, bound_first: bool) -> Composed:
         # of equals and of what can't be compared, the first stays: NaN, and the zero that equals a limit, as in torch
         return min(max(w, w_min), w_max)
 
-    choose = njit_part(_where)
     namespace = {"where": choose, "met": choose, "real": cast, "clip": clip}
     words = {word: word for word in namespace}
     return compose(

@@ -84,6 +84,22 @@ def _count_bits(typing_context, word):  # type: ignore[no-untyped-def]
 count_bits: Any = _count_bits
 
 
+@intrinsic
+def _choose(typing_context, condition, a, b):  # type: ignore[no-untyped-def]
+    """``a if condition else b`` as one instruction; of a branch, LLVM may turn the condition around, which then costs
+    a second comparison of vectors where it is also needed as it was."""
+    chosen = typing_context.unify_types(types.unliteral(a), types.unliteral(b))
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        condition, a, b = arguments
+        return builder.select(condition, a, b)
+
+    return chosen(types.boolean, chosen, chosen), codegen
+
+
+choose: Any = _choose
+
+
 _asked_for_checks = False
 
 

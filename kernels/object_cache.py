@@ -86,7 +86,8 @@ def key_of(loop: Callable[..., Any], recipe: Recipe) -> str | None:
 
 def shared_sources() -> tuple[str, ...]:
     """The files of the helpers that loops are made with."""
-    return tuple(str(Path(__file__).with_name(f"{name}.py")) for name in ("compose", "formula_cpu", "native"))
+    names = "compose", "formula_cpu", "native", "conv2d/events", "conv2d/sides"
+    return tuple(str(Path(__file__).parent / f"{name}.py") for name in names)
 
 
 def load(key: str) -> CompileResult | None:

@@ -130,8 +130,9 @@ def change_of(
         potentiation = formula.post_term(here, there, numbers, weights, w_min, w_max)
         depression = formula.pre_term(here, there, numbers, weights, w_min, w_max)
         return formula.changed(weights, potentiation, depression, True, True, here, there, numbers, w_min, w_max), None
-    dw = formula.delta(weights, here, there, numbers, w_min, w_max)
-    return dw, (here[0] != 0) | (there[0] != 0)
+    pre_spiked, post_spiked = here[0] != 0, there[0] != 0
+    dw = formula.delta(weights, here, there, pre_spiked, post_spiked, numbers, w_min, w_max)
+    return dw, pre_spiked | post_spiked
 
 
 def _summed(sum_up: Sum, of_one: Any, spikes: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     update = synapse_update(case, bound_first=False)
     pre_side, post_side = native.signals_of(case)
-    pre_arrays, pre_traces, post_arrays, post_traces = *pre_side[1:3], *post_side[1:3]
+    (_, pre_arrays, pre_traces, pre_part), (_, post_arrays, post_traces, post_part) = pre_side, post_side
     real = native.REAL[case.dtype]
     modulated = case.modulated
     unit_stride = case.layout == "contiguous"
@@ -51,6 +51,12 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             w[k], c[m] = update(w[k], c[m], here, there, numbers, w_min, w_max)
         else:
             w[k], _ = update(w[k], real(0), here, there, numbers, w_min, w_max)
+
+    @native.njit_part
+    def visit_all(w, c, w_stride, c_stride, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+        # from 0 on, so that the compiler sees that no index is negative, and makes vectors of neighbours
+        for i in range(len(pre[0])):
+            visit(w, c, w_stride, c_stride, i, pre, post, numbers, w_min, w_max)
 
     @native.njit_part
     def note_spikes(words, pre_spike, post_spike, first):  # type: ignore[no-untyped-def]
@@ -77,8 +83,11 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
                 for e in range(count):
                     visit(w, c, w_stride, c_stride, first + np.int64(events[e]), pre, post, numbers, w_min, w_max)
                 continue
-            for i in range(first, min(first + BLOCK, n)):
-                visit(w, c, w_stride, c_stride, i, pre, post, numbers, w_min, w_max)
+            end = min(first + BLOCK, n)
+            visit_all(
+                w[first * w_stride : (end - 1) * w_stride + 1], c[first * c_stride : (end - 1) * c_stride + 1],
+                w_stride, c_stride, pre_part(pre, first, end), post_part(post, first, end), numbers, w_min, w_max,
+            )  # fmt: skip
 
     sides = pre_side.addresses, post_side.addresses
     run = native.entry(loop, recipe_of(case), *[types.int64] * 4, *sides, types.int64, *native.scalars(case))
