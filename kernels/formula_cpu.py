@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -186,3 +186,38 @@ def synapse_update(case: Case, bound_first: bool, post_is_major: bool = False) -
         return update(w, c, pre, post, numbers, w_min, w_max)
 
     return update_of_post
+
+
+class ModulatedVisits(NamedTuple):
+    """What loops over a modulated rule's synapses share.
+
+    Attributes
+    ----------
+    visit_silent : callable
+        ``visit_silent(w, c, numbers, w_min, w_max)``: what becomes of neighbouring synapses between silent neurons.
+    write_held : callable
+        ``write_held(w, c, synapses, neurons, spike, held_w, held_c)``: write what was computed before, at the synapses
+        whose neuron is silent.
+    """
+
+    visit_silent: Any
+    write_held: Any
+
+
+def modulated_visits(update: Any, n_first: int, n_second: int, real: type) -> ModulatedVisits:
+    """Compile them for an update that takes so many signals of its first and of its second side."""
+    silent_first, silent_second = (real(0),) * n_first, (real(0),) * n_second
+
+    @njit_part
+    def visit_silent(w, c, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+        for k in range(len(w)):
+            w[k], c[k] = update(w[k], c[k], silent_first, silent_second, numbers, w_min, w_max)
+
+    @njit_part
+    def write_held(w, c, synapses, neurons, spike, held_w, held_c):  # type: ignore[no-untyped-def]
+        for e in range(len(synapses)):
+            k, silent = synapses[e], spike[neurons[e]] == 0
+            w[k] = held_w[e] if silent else w[k]
+            c[k] = held_c[e] if silent else c[k]
+
+    return ModulatedVisits(visit_silent, write_held)

@@ -18,7 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tritonstdp.kernels import native, threads
-from tritonstdp.kernels.formula_cpu import synapse_update
+from tritonstdp.kernels.formula_cpu import modulated_visits, synapse_update
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -90,24 +90,9 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     return step
 
 
-@native.while_used
-def _compile(case: Case, parallel: bool) -> Any:
-    update = synapse_update(case, bound_first=True)
-    real = native.REAL[case.dtype]
-    pre_side, post_side = native.signals_of(case)
-    pre_arrays, pre_traces, post_arrays, post_traces = *pre_side[1:3], *post_side[1:3]
-    post_part = post_side.part
-    names, modulated, bool_spikes = case.names, case.modulated, case.bool_spikes
-    n_signals, has_traces = len(names.pre), len(names.pre) > 1
-    silent_pre, silent_post = (real(0),) * n_signals, (real(0),) * len(names.post)
-    # synapses between silent neurons move alike, unless their neurons say how
-    rest_alike = {*case.formula.rule.eligibility_parameters, "dopamine"}.isdisjoint((*names.pre, *names.post))
-    (kh, kw), (sh, sw) = case.kernel_key
-    list_row, at_once = native.row_lister(case.dtype, case.bool_spikes), native.AT_ONCE
-    copy_run: Any = _run_copier(kw, real)
-    pointer = native.as_pointer
-    carray: Any = numba.carray
-    parts = numba.prange if parallel else range
+def _patch_visitor(case: Case, update: Any, pre_traces: Any) -> Any:
+    """``visit_patch``, compiled: the synapses of one post neuron, with both contributions."""
+    real, modulated = native.REAL[case.dtype], case.modulated
 
     @native.njit_part
     def visit_patch(w, c, s, patch, there, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
@@ -118,9 +103,16 @@ def _compile(case: Case, parallel: bool) -> Any:
             else:
                 w[k], _ = update(w[k], real(0), here, there, numbers, w_min, w_max)
 
+    return visit_patch
+
+
+def _event_visitor(case: Case, update: Any, pre_traces: Any, post_traces: Any) -> Any:
+    """``visit_events``, compiled: the synapses of a row that see a spike."""
+    real, modulated, bool_spikes = native.REAL[case.dtype], case.modulated, case.bool_spikes
+
     @native.njit_part
     def visit_events(w, c, synapses, positions, spikes, neurons, pre, post, held, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
-        """The synapses of a row that see a spike, where their post neuron is silent: written, or held if modulated."""
+        """Those whose post neuron is silent: written at once, or held by a modulated rule."""
         zero = real(0)
         for e in range(len(synapses)):
             k, i, v = synapses[e], neurons[e], positions[e]
@@ -134,22 +126,17 @@ def _compile(case: Case, parallel: bool) -> Any:
                 # written either way: a branch that can't be foretold costs more than the store
                 w[k] = new if post[0][v] == 0 else old
 
-    @native.njit_part
-    def write_held(w, c, synapses, positions, post_spike, held):  # type: ignore[no-untyped-def]
-        for e in range(len(synapses)):
-            k, silent = synapses[e], post_spike[positions[e]] == 0
-            w[k] = held[0, e] if silent else w[k]
-            c[k] = held[1, e] if silent else c[k]
+    return visit_events
 
-    @native.njit_part
-    def rest(w, c, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
-        """What a modulated rule does to synapses between silent neurons."""
-        for k in range(len(w)):
-            w[k], c[k] = update(w[k], c[k], silent_pre, silent_post, numbers, w_min, w_max)
+
+def _gatherer(case: Case) -> Any:
+    """``gather``, compiled: what a position sees of a signal."""
+    (kh, kw), (sh, sw) = case.kernel_key
+    copy_run: Any = _run_copier(kw, native.REAL[case.dtype])
 
     @native.njit_part
     def gather(patch, values, u, v, height, width, pad_h, pad_w):  # type: ignore[no-untyped-def]
-        """A signal as the position sees it, tap by tap; 0 outside the input."""
+        """Tap by tap; 0 outside the input."""
         column = v * sw - pad_w
         inside = column >= 0 and column + kw <= width
         for m in range(len(patch) // kw):
@@ -161,6 +148,13 @@ def _compile(case: Case, parallel: bool) -> Any:
             for j in range(kw):
                 seen = 0 <= row < height and 0 <= column + j < width
                 patch[m * kw + j] = values[start + j] if seen else 0
+
+    return gather
+
+
+def _event_noter(case: Case) -> Any:
+    """``note_events``, compiled: where a row of output positions sees spikes."""
+    (kh, kw), (sh, sw) = case.kernel_key
 
     @native.njit_part
     def note_events(
@@ -192,6 +186,29 @@ def _compile(case: Case, parallel: bool) -> Any:
                 synapses[count], positions[count], neurons[count] = seeing[at], v, seen[at]
                 count += 1
         return count
+
+    return note_events
+
+
+@native.while_used
+def _compile(case: Case, parallel: bool) -> Any:
+    update = synapse_update(case, bound_first=True)
+    real = native.REAL[case.dtype]
+    pre_side, post_side = native.signals_of(case)
+    pre_arrays, post_arrays, post_traces, post_part = pre_side.arrays, *post_side[1:]
+    names, modulated, bool_spikes = case.names, case.modulated, case.bool_spikes
+    n_signals, has_traces = len(names.pre), len(names.pre) > 1
+    # synapses between silent neurons move alike, unless their neurons say how
+    silent_alike = {*case.formula.rule.eligibility_parameters, "dopamine"}.isdisjoint((*names.pre, *names.post))
+    (kh, kw), _ = case.kernel_key
+    visit_patch = _patch_visitor(case, update, pre_side.traces)
+    visit_events = _event_visitor(case, update, pre_side.traces, post_traces)
+    visit_silent, write_held = modulated_visits(update, n_signals, len(names.post), real)
+    note_events, gather = _event_noter(case), _gatherer(case)
+    list_row, at_once = native.row_lister(case.dtype, case.bool_spikes), native.AT_ONCE
+    pointer = native.as_pointer
+    carray: Any = numba.carray
+    parts = numba.prange if parallel else range
 
     def loop(
         w_address, c_address, pre_addresses, post_addresses,
@@ -227,7 +244,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                     s[synapses[e]] = spikes[e]
                 # other signals are gathered where they are first needed, and serve all output channels
                 gathered[:] = False
-                all_patches = not rest_alike or n_events > dense_pass_rate * row_synapses
+                all_patches = not silent_alike or n_events > dense_pass_rate * row_synapses
                 n_visited, n_listed = (out_width, 0) if all_patches else (0, n_events)
                 for position in range(n_visited):
                     visited[position] = position
@@ -247,7 +264,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                         v = np.int64(visited[e])
                         begin, end = v * taps, (v + 1) * taps
                         if modulated:
-                            rest(w[done:begin], c[done:begin], numbers, w_min, w_max)
+                            visit_silent(w[done:begin], c[done:begin], numbers, w_min, w_max)
                             done = end
                         patch = seen[v]
                         if has_traces and not gathered[v]:
@@ -257,8 +274,10 @@ def _compile(case: Case, parallel: bool) -> Any:
                         at_position = (real(there[0][v]), *post_traces(there, v))
                         visit_patch(w[begin:end], c[begin:end], s[begin:end], patch, at_position, numbers, w_min, w_max)
                     if modulated:
-                        rest(w[done:], c[done:], numbers, w_min, w_max)
-                        write_held(w, c, synapses[:n_listed], positions[:n_listed], there[0], held)
+                        visit_silent(w[done:], c[done:], numbers, w_min, w_max)
+                        write_held(
+                            w, c, synapses[:n_listed], positions[:n_listed], there[0], held[0], held[1]
+                        )  # fmt: skip
                 for e in range(n_events):
                     s[synapses[e]] = 0
 

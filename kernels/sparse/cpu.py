@@ -21,7 +21,7 @@ import numpy as np
 from numba import types
 
 from tritonstdp.kernels import native, threads
-from tritonstdp.kernels.formula_cpu import synapse_update
+from tritonstdp.kernels.formula_cpu import modulated_visits, synapse_update
 from tritonstdp.kernels.memory import address
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
@@ -99,37 +99,24 @@ def _full_pass_share(case: Case, config: Config) -> float:
     return config.full_pass_share / HELD if case.modulated else config.full_pass_share
 
 
-@native.while_used
-def _compile(case: Case, parallel: bool) -> Any:
-    real = native.REAL[case.dtype]
-    itemsize = np.dtype(real).itemsize
-    modulated, bool_spikes = case.modulated, case.bool_spikes
-    post_is_major, wide = case.kernel_key
-    pre, post = native.signals_of(case)
-    major_side, minor_side = (post, pre) if post_is_major else (pre, post)
-    major_arrays, major_traces, minor_arrays, minor_traces = *major_side[1:3], *minor_side[1:3]
-    major_names, minor_names = case.names[1::-1] if post_is_major else case.names[:2]
-    silent_major, silent_minor = (real(0),) * len(major_names), (real(0),) * len(minor_names)
-    n_minor_signals = len(minor_names)
-    # what only the major neuron's term reads is not gathered where that neuron is silent
-    minor_term = case.formula.signatures["on_pre" if post_is_major else "on_post"]
-    gathered_always = tuple(name in (*minor_term.reads, *case.formula.parameters) for name in minor_names)
-    update = synapse_update(case, bound_first=False, post_is_major=post_is_major)
-    # indices are read as unsigned, which spares the test for negative ones
-    neuron, position = np.uint32, np.uint64 if wide else np.uint32
-    pointer = native.as_pointer
-    carray: Any = numba.carray
-    prefetch = native.prefetch
-    find_events: Any = native.event_finder(case.dtype, case.bool_spikes)
-    parts = numba.prange if parallel else range
+class _Sides(NamedTuple):
+    """The sides of the stored order: how their signals are seen, and the signals' names."""
 
-    @native.njit_part
-    def starts_of(events, start):  # type: ignore[no-untyped-def]
-        """Where each neuron's synapses start among those of all that spiked; last, how many they are."""
-        starts = np.zeros(len(events) + 1, np.int64)
-        for e in range(len(events)):
-            starts[e + 1] = starts[e] + start[events[e] + 1] - start[events[e]]
-        return starts
+    major: native.Signals
+    minor: native.Signals
+    major_names: tuple[str, ...]
+    minor_names: tuple[str, ...]
+
+
+def _sides_of(case: Case, post_is_major: bool) -> _Sides:
+    pre, post = native.signals_of(case)
+    pre_names, post_names = case.names[:2]
+    return _Sides(post, pre, post_names, pre_names) if post_is_major else _Sides(pre, post, pre_names, post_names)
+
+
+def _fetchers(itemsize: int, modulated: bool) -> tuple[Any, Any]:
+    """Fetch ahead the first of a row's values or indices, and the values at some positions."""
+    prefetch = native.prefetch
 
     @native.njit_part
     def fetch(address, first, last, size):  # type: ignore[no-untyped-def]
@@ -144,16 +131,34 @@ def _compile(case: Case, parallel: bool) -> Any:
             if modulated:
                 prefetch(c_address + np.int64(positions[k]) * itemsize)
 
+    return fetch, fetch_scattered
+
+
+def _gatherer(case: Case, post_is_major: bool, minor_names: tuple[str, ...]) -> Any:
+    """``gather(gathered, minor, indices, silent)``, compiled: the signals of the minor neurons of some synapses."""
+    n_signals = len(minor_names)
+    # what only the major neuron's term reads is not gathered where that neuron is silent
+    minor_term = case.formula.signatures["on_pre" if post_is_major else "on_post"]
+    gathered_always = tuple(name in (*minor_term.reads, *case.formula.parameters) for name in minor_names)
+
     @native.njit_part
     def gather(gathered, minor, indices, silent):  # type: ignore[no-untyped-def]
         for k in range(len(indices)):
             gathered[0, k] = minor[0][indices[k]]
-        if n_minor_signals > 1:
+        if n_signals > 1:
             traces = minor[1:]
-            for n in range(n_minor_signals - 1):
+            for n in range(n_signals - 1):
                 if gathered_always[n + 1] or not silent:
                     for k in range(len(indices)):
                         gathered[n + 1, k] = traces[n][indices[k]]
+
+    return gather
+
+
+def _row_visitor(case: Case, post_is_major: bool, sides: _Sides, update: Any) -> Any:
+    """``visit_row``, compiled: the synapses of one major neuron, with both contributions."""
+    real, modulated, bool_spikes = native.REAL[case.dtype], case.modulated, case.bool_spikes
+    gather, minor_traces = _gatherer(case, post_is_major, sides.minor_names), sides.minor.traces
 
     @native.njit_part
     def visit_each(w, minor_of, here, minor, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
@@ -177,11 +182,18 @@ def _compile(case: Case, parallel: bool) -> Any:
         else:
             visit_each(w, minor_of, (real(1) if bool_spikes else spike, *traces), minor, numbers, w_min, w_max)
 
+    return visit_row
+
+
+def _minor_visitor(case: Case, sides: _Sides, update: Any, fetch_scattered: Any) -> Any:
+    """``visit_minor``, compiled: the synapses of one minor neuron."""
+    real, modulated, major_traces = native.REAL[case.dtype], case.modulated, sides.major.traces
+
     @native.njit_part
     def visit_minor(
         w, c, by_minor, major_by_minor, there, major, held_w, held_c, w_address, c_address, numbers, w_min, w_max
     ):  # type: ignore[no-untyped-def]
-        """One minor neuron's synapses with silent major neurons: written at once, or held by a modulated rule."""
+        """Those with silent major neurons: written at once, or held by a modulated rule."""
         for k in range(len(by_minor)):
             if k + AHEAD < len(by_minor):
                 fetch_scattered(w_address, c_address, by_minor[k + AHEAD : k + AHEAD + 1])
@@ -195,18 +207,43 @@ def _compile(case: Case, parallel: bool) -> Any:
                 # written either way: a branch that can't be foretold costs more than the store
                 w[m] = new if major[0][j] == 0 else old
 
-    @native.njit_part
-    def write_held(w, c, by_minor, major_by_minor, major_spike, held_w, held_c):  # type: ignore[no-untyped-def]
-        for k in range(len(by_minor)):
-            m, silent = by_minor[k], major_spike[major_by_minor[k]] == 0
-            w[m] = held_w[k] if silent else w[m]
-            c[m] = held_c[k] if silent else c[m]
+    return visit_minor
+
+
+def _starts_counter() -> Any:
+    """``starts_of(events, start)``, compiled."""
 
     @native.njit_part
-    def rest(w, c, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
-        """What a modulated rule does to synapses between silent neurons."""
-        for k in range(len(w)):
-            w[k], c[k] = update(w[k], c[k], silent_major, silent_minor, numbers, w_min, w_max)
+    def starts_of(events, start):  # type: ignore[no-untyped-def]
+        """Where each neuron's synapses start among those of all that spiked; last, how many they are."""
+        starts = np.zeros(len(events) + 1, np.int64)
+        for e in range(len(events)):
+            starts[e + 1] = starts[e] + start[events[e] + 1] - start[events[e]]
+        return starts
+
+    return starts_of
+
+
+@native.while_used
+def _compile(case: Case, parallel: bool) -> Any:
+    real = native.REAL[case.dtype]
+    modulated, bool_spikes = case.modulated, case.bool_spikes
+    post_is_major, wide = case.kernel_key
+    sides = _sides_of(case, post_is_major)
+    major_arrays, major_traces = sides.major.arrays, sides.major.traces
+    minor_arrays, minor_traces = sides.minor.arrays, sides.minor.traces
+    n_minor_signals = len(sides.minor_names)
+    update = synapse_update(case, bound_first=False, post_is_major=post_is_major)
+    fetch, fetch_scattered = _fetchers(np.dtype(real).itemsize, modulated)
+    visit_row = _row_visitor(case, post_is_major, sides, update)
+    visit_minor = _minor_visitor(case, sides, update, fetch_scattered)
+    visit_silent, write_held = modulated_visits(update, len(sides.major_names), n_minor_signals, real)
+    # indices are read as unsigned, which spares the test for negative ones
+    neuron, position = np.uint32, np.uint64 if wide else np.uint32
+    pointer, starts_of = native.as_pointer, _starts_counter()
+    carray: Any = numba.carray
+    find_events: Any = native.event_finder(case.dtype, case.bool_spikes)
+    parts = numba.prange if parallel else range
 
     def loop(
         w_address, c_address, nnz, major_start_address, minor_of_address, minor_start_address, by_minor_address,
@@ -266,7 +303,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                 j = majors[e]
                 first, last = major_start[j], major_start[j + 1]
                 if modulated:
-                    rest(w[done:first], c[done:first], numbers, w_min, w_max)
+                    visit_silent(w[done:first], c[done:first], numbers, w_min, w_max)
                     done = last
                 visit_row(
                     w[first:last], c[first:last], minor_of[first:last], real(major[0][j]), major_traces(major, j),
@@ -274,7 +311,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                 )  # fmt: skip
             if modulated:
                 stop = major_start[majors[end]] if end < len(majors) else nnz
-                rest(w[done:stop], c[done:stop], numbers, w_min, w_max)
+                visit_silent(w[done:stop], c[done:stop], numbers, w_min, w_max)
 
         if modulated:
             n_parts = min(len(minors), most_parts)
@@ -287,6 +324,6 @@ def _compile(case: Case, parallel: bool) -> Any:
                     )  # fmt: skip
 
     n, addresses = types.int64, [types.int64] * 8
-    sides = major_side.addresses, n, minor_side.addresses, n
-    arguments = *addresses, *sides, types.int64, types.float64, *native.scalars(case)
+    signals = sides.major.addresses, n, sides.minor.addresses, n
+    arguments = *addresses, *signals, types.int64, types.float64, *native.scalars(case)
     return native.entry(loop, recipe_of(case), *arguments, parallel=parallel)
