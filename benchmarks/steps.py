@@ -10,11 +10,10 @@ import torch
 from rich.console import Console
 
 from benchmarks.environment import restart_pinned
-from tritonstdp.arguments import seconds
-from tritonstdp.bench import rows_file, tables_of
+from tritonstdp.arguments import Parser, rows_file, seconds, whole
+from tritonstdp.bench import tables_of
 from tritonstdp.measurement import OURS, Workload, measure, write_rows
 from tritonstdp.problems import RATES
-from tritonstdp.terminal import Parser, whole
 from tritonstdp.topology import TOPOLOGIES
 
 SHAPES = {name: kind.examples.timed for name, kind in TOPOLOGIES.items()}

@@ -16,9 +16,10 @@ import torch
 from rich.console import Console
 
 from tritonstdp import __version__, terminal
+from tritonstdp.arguments import Parser
 from tritonstdp.cli import COMMANDS, main
 from tritonstdp.registry import forget_choices
-from tritonstdp.terminal import Parser, Progress, UserError
+from tritonstdp.terminal import Progress, UserError
 from tritonstdp.topology import TOPOLOGIES
 
 WITHOUT_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -152,7 +153,7 @@ def test_help_says_what_each_option_is(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     options = Parser()
-    importlib.import_module(COMMANDS[command].module).add_arguments(options)
+    importlib.import_module(f"tritonstdp.commands.{command}").add_arguments(options)
     assert stop.value.code == 0
     assert [action.dest for action in options._actions if not action.help] == []
     assert "Traceback" not in capsys.readouterr().out
@@ -160,7 +161,7 @@ def test_help_says_what_each_option_is(command, capsys):
 
 @pytest.mark.parametrize("shape", [(), ("--shape", "30", "20x30", "20x30x50", "1x9x9x2x3")])
 def test_bench_gives_each_shape_to_the_topologies_of_its_form(shape, monkeypatch, capsys):
-    from tritonstdp import bench
+    from tritonstdp.commands import bench
 
     timed = []
     monkeypatch.setattr(bench, "measure", lambda workload, *rest: timed.append(workload.shape_text) or [])
@@ -194,7 +195,7 @@ def broken(monkeypatch, error: BaseException) -> None:
     def run(arguments):
         raise error
 
-    monkeypatch.setattr("tritonstdp.tables.run", run)
+    monkeypatch.setattr("tritonstdp.commands.list.run", run)
 
 
 def test_an_interrupt_is_one_line(monkeypatch, capsys):

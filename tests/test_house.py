@@ -1,4 +1,4 @@
-"""How the house hangs together: imports run one way, and no tool knows a topology by its name."""
+"""How the house hangs together: imports run one way, commands stand on top, no tool knows a topology by its name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import graphlib
 import importlib.util
 import pkgutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,13 +17,17 @@ from tritonstdp.topology import TOPOLOGIES
 
 FOLDERS = {"tritonstdp.": tritonstdp.__path__[:1], "tritonstdp.kernels.": tritonstdp.kernels.__path__}
 MODULES = {"tritonstdp", *(m.name for prefix, path in FOLDERS.items() for m in pkgutil.walk_packages(path, prefix))}
-TREES = {name: ast.parse(Path(importlib.util.find_spec(name).origin).read_text()) for name in MODULES}
+SOURCES = {name: Path(importlib.util.find_spec(name).origin).read_text() for name in MODULES}
+TREES = {name: ast.parse(source) for name, source in SOURCES.items()}
 
 BELOW_KERNELS = {f"tritonstdp.{name}" for name in ("rules", "source", "storage", "vocabulary")}
 """What kernels may import beside each other."""
 
 KNOW_TOPOLOGIES = ("kernels", "topology", "behaviors", "demo", "functional")
 """Where topologies are made, and where weights and a network's own words tell them apart; all others are tools."""
+
+SHARED_OPTIONS = {"tritonstdp.cli", "tritonstdp.arguments"}
+"""What of the options is not a command's own."""
 
 TOOLS = sorted(name for name in MODULES - {"tritonstdp"} if name.split(".")[1] not in KNOW_TOPOLOGIES)
 
@@ -55,3 +60,13 @@ def test_a_tool_asks_a_topology_and_does_not_test_its_name(name):
     assert not classes & {taken for _, taken in imports(name)}
     texts = {node.value for node in ast.walk(TREES[name]) if isinstance(node, ast.Constant)}
     assert not {text for text in texts if isinstance(text, str)} & set(TOPOLOGIES)
+
+
+def test_only_commands_have_options():
+    parsing = {name for name, text in SOURCES.items() if re.search(r"^\s*(import|from) argparse\b", text, re.MULTILINE)}
+    assert {name for name in parsing if not name.startswith("tritonstdp.commands.")} <= SHARED_OPTIONS
+
+
+def test_no_module_but_the_command_line_imports_a_command():
+    users = {name for name in MODULES if any(module.startswith("tritonstdp.commands") for module, _ in imports(name))}
+    assert not users

@@ -12,7 +12,6 @@ import time
 import gpu_bounds
 import pytest
 
-from tritonstdp import inspection
 from tritonstdp.cli import main
 from tritonstdp.inspection import launches, worse
 from tritonstdp.machine_code import TARGETS, occupancy
@@ -102,7 +101,7 @@ def test_one_kernel_is_inspected_within_five_seconds_beside_the_imports():
 
 def test_what_got_worse_is_said_and_fails(tmp_path, monkeypatch, capsys):
     rows = [{"key": "stdp/dense", "registers": 30, "occupancy": 0.5}]
-    monkeypatch.setattr(inspection, "_rows", lambda arguments: rows)
+    monkeypatch.setattr("tritonstdp.commands.inspect.rows", lambda cases, targets: rows)
     report = tmp_path / "old.json"
     for old, status, named in (
         (rows, 0, []),

@@ -1,24 +1,17 @@
-"""``tritonstdp bench``: time steps on this machine, beside torch, and compare them with an earlier run."""
+"""Who is timed on this machine, tritonstdp and torch.compile, and how rows stand beside those of an earlier run."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import time
-from collections.abc import Callable, Iterable, Sequence
-from itertools import product
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from tritonstdp import __version__
-from tritonstdp.arguments import device, existing_file, output_file, rate, seconds, shape
 from tritonstdp.autotune.sweep import backend_of
-from tritonstdp.functional import explain, step_
+from tritonstdp.functional import step_
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.reference import build as build_reference
 from tritonstdp.measurement import (
@@ -29,19 +22,11 @@ from tritonstdp.measurement import (
     Provider,
     Row,
     Runner,
-    Workload,
-    measure,
     parameters_of,
-    read_rows,
-    write_rows,
 )
-from tritonstdp.problems import RATES
 from tritonstdp.registry import meeting_of
-from tritonstdp.rules import BOUNDS, RULES
-from tritonstdp.terminal import Progress, UserError, require_memory, whole
-from tritonstdp.topology import DTYPES, TOPOLOGIES
 
-__all__ = ["add_arguments", "compare", "own_providers", "rows_file", "run", "tables_of"]
+__all__ = ["compare", "leads_of", "own_providers", "tables_of", "torch_providers", "versions"]
 
 SLOWER = 1.25
 
@@ -200,7 +185,7 @@ def compare(new: Iterable[Row], old: Iterable[Row], slower: float = SLOWER) -> t
     table = Table(title="tritonstdp now and before")
     for heading in ("workload", "before", "now", "lead before", "lead now", ""):
         table.add_column(heading, justify="left" if heading == "workload" else "right")
-    before, now = _leads(old), _leads(new)
+    before, now = leads_of(old), leads_of(new)
     worse = []
     for name in [name for name in now if name in before]:
         (old_time, old_lead), (new_time, new_lead) = before[name], now[name]
@@ -213,7 +198,7 @@ def compare(new: Iterable[Row], old: Iterable[Row], slower: float = SLOWER) -> t
     return table, worse
 
 
-def _leads(rows: Iterable[Row]) -> dict[str, tuple[float, float | None]]:
+def leads_of(rows: Iterable[Row]) -> dict[str, tuple[float, float | None]]:
     """For each workload, tritonstdp's median and by how much the fastest other provider is slower."""
     rows = [row for row in rows if row.status == "ok"]
     ours = {row.workload: row.median_us for row in rows if row.provider == OURS and row.median_us is not None}
@@ -227,142 +212,3 @@ def _leads(rows: Iterable[Row]) -> dict[str, tuple[float, float | None]]:
 def is_other(row: Row) -> bool:
     """Whether a row is another project's time, to be compared with."""
     return row.status == "ok" and row.provider != "copy" and not row.provider.startswith(OURS)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    forms = "; ".join(f"{name} {kind.sizes}" for name, kind in TOPOLOGIES.items() if kind.sizes)
-    what = parser.add_argument_group("what is timed (every combination)")
-    for name, values, default, note in (
-        ("rule", RULES, "stdp", ""),
-        ("topology", TOPOLOGIES, next(iter(TOPOLOGIES)), ""),
-        ("bound", BOUNDS, "soft_bound", ", of potentiation and depression alike"),
-    ):
-        what.add_argument(
-            f"--{name}", nargs="+", choices=list(values), default=[default], metavar=name.upper(),
-            help=f"some of {', '.join(values)}{note} (default: {default})",
-        )  # fmt: skip
-    what.add_argument(
-        "--shape", nargs="+", type=shape, metavar="AxB",
-        help=f"whole numbers with x between: {forms}. Each shape goes to the topologies of its form "
-        "(default: two shapes of each topology)",
-    )  # fmt: skip
-    what.add_argument(
-        "--rate", nargs="+", type=rate, default=list(RATES),
-        help="the share of neurons that spike in a step, above 0 and up to 1 (default: 0.005 0.02 0.1)",
-    )  # fmt: skip
-    what.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default: float32)")
-    how = parser.add_argument_group("how")
-    how.add_argument(
-        "--device", type=device, default="cpu", help="where tensors live: cpu, cuda, cuda:1 (default: cpu)"
-    )
-    how.add_argument(
-        "--threads", type=whole(1, os.cpu_count() or 1), default=1,
-        help="threads of the CPU (default: 1, whose times can be repeated)",
-    )  # fmt: skip
-    how.add_argument(
-        "--seconds", type=seconds, default=1.0, help="for how many seconds each workload is timed (default: 1)"
-    )
-    how.add_argument("--no-torch", action="store_true", help="leave out torch.compile, which takes long to compile")
-    how.add_argument(
-        "--out", nargs="+", type=rows_file, default=[], metavar="FILE", help="write rows to .json or .csv files"
-    )
-    how.add_argument(
-        "--compare", type=existing_file, metavar="OLD.json",
-        help=f"say what has changed since --out wrote this; exit with 1 where a lead has shrunk by {SLOWER}x",
-    )  # fmt: skip
-
-
-def rows_file(text: str) -> Path:
-    """A file to write rows to, as a type of argument.
-
-    Examples
-    --------
-    >>> rows_file("rows.csv").name
-    'rows.csv'
-    """
-    path = output_file(text)
-    if path.suffix not in (".json", ".csv"):
-        raise argparse.ArgumentTypeError(f"{text} is no file of rows: its name must end in .json or .csv")
-    return path
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Time the workloads, print and write them, and compare them with an earlier run."""
-    workloads = _workloads(arguments)
-    past = _past(arguments.compare, workloads)
-    for workload in workloads:
-        require_memory(workload.name, workload.bytes_needed, workload.device)
-    _require_kernels(arguments)
-    torch.set_num_threads(arguments.threads)
-    providers = {OURS: own_providers(arguments.device)[OURS]} | ({} if arguments.no_torch else torch_providers())
-    console = Console()
-    began = time.perf_counter()
-    rows: list[Row] = []
-    for workload in Progress("timing", workloads):
-        rows += measure(workload, providers, arguments.seconds, versions())
-    console.print(*tables_of(rows), sep="\n")
-    console.print(f"{len(workloads)} workloads in {time.perf_counter() - began:.0f} s")
-    for path in arguments.out:
-        write_rows(rows, path)
-    if arguments.compare is None:
-        return 0
-    table, worse = compare(rows, past)
-    console.print(table)
-    return 1 if worse else 0
-
-
-def _workloads(arguments: argparse.Namespace) -> list[Workload]:
-    try:
-        return [
-            Workload(rule, topology, bound, shape, rate, arguments.dtype, arguments.device)
-            for topology, shapes in _shapes(arguments.topology, arguments.shape).items()
-            for shape in shapes
-            for rule in arguments.rule
-            for bound in arguments.bound
-            for rate in arguments.rate
-        ]
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def _require_kernels(arguments: argparse.Namespace) -> None:
-    """Refuse where the device has no kernel to time."""
-    dtype, backend = getattr(torch, arguments.dtype), backend_of(arguments.device)
-    try:
-        for rule, topology in product(arguments.rule, arguments.topology):
-            explain(rule, topology, dtype=dtype, device=arguments.device, backend=backend)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def _shapes(topologies: Sequence[str], shapes: Sequence[tuple[int, ...]] | None) -> dict[str, list[tuple[int, ...]]]:
-    """The shapes for each topology: two usual ones, or those of the wanted ones that have its form."""
-    kinds = {name: TOPOLOGIES[name] for name in topologies}
-    fitting = {
-        name: [sizes for sizes in shapes or kind.examples.timed[-2:] if kind.takes(sizes)]
-        for name, kind in kinds.items()
-    }
-    for name, kind in kinds.items():
-        if not kind.sizes:
-            kind.check_sizes(())
-        if not fitting[name]:
-            raise UserError(f"--shape has none for {name}: give {kind.sizes}")
-    for sizes in shapes or ():
-        if not any(sizes in taken for taken in fitting.values()):
-            wanted = " or ".join(dict.fromkeys(kind.sizes for kind in kinds.values()))
-            raise UserError(f"--shape {'x'.join(map(str, sizes))} fits no topology that is timed: give {wanted}")
-    return fitting
-
-
-def _past(path: Path | None, workloads: Sequence[Workload]) -> list[Row]:
-    """The rows to compare with, of which some must be about what is to be timed."""
-    if path is None:
-        return []
-    try:
-        rows = read_rows(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--compare: {error}") from error
-    if not {workload.name for workload in workloads} & set(_leads(rows)):
-        raise UserError(f"--compare: {path} has no time of any workload that is to be timed")
-    return rows

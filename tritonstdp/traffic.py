@@ -6,9 +6,10 @@ beyond that is not modelled: a sector counts once for a launch, however often it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 from unittest import mock
 
@@ -16,11 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tritonstdp.inspection import Cases, config_name, example_for, gpu_module
 from tritonstdp.interpretation import swift_interpreter
-from tritonstdp.problems import Problem
+from tritonstdp.problems import Problem, make_problem
 from tritonstdp.registry import kernels_of, meeting_of
+from tritonstdp.rules import BOUNDS, RULES, Formula
 
-__all__ = ["SECTOR_BYTES", "Meter", "Traffic", "measure_traffic", "metering"]
+__all__ = ["SECTOR_BYTES", "Meter", "Traffic", "measure_traffic", "metering", "traffic_rows"]
 
 SECTOR_BYTES = 32
 
@@ -205,3 +208,31 @@ def _sectors(tensor: Tensor, elements: Tensor) -> int:
     )
     addresses = tensor.data_ptr() + torch.as_tensor(offsets) * tensor.element_size()
     return int(torch.unique(addresses // SECTOR_BYTES).numel())
+
+
+def traffic_rows(cases: Cases, rates: Sequence[float]) -> list[dict[str, Any]]:
+    """Count the memory traffic of kernels at every rate.
+
+    Parameters
+    ----------
+    cases : iterable
+        Pairs of ``(rule, topology, bound, dtype)`` and the kernel's ``Config``.
+    rates : sequence of float
+        The shares of neurons that spike.
+
+    Returns
+    -------
+    list of dict
+        A row for each buffer, as :func:`tritonstdp.inspection.worse` compares them.
+    """
+    rows = []
+    for ((rule, topology, bound, dtype), config), rate in itertools.product(cases, rates):
+        formula, group = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound]), example_for(topology, "metered")
+        names = {"rule": rule, "topology": topology, "bound": bound, "dtype": dtype}
+        names |= {"config": config_name(config, gpu_module(topology).DEFAULT), "rate": f"{rate:g}"}
+        problem = make_problem(formula, group, dtype=getattr(torch, dtype), rate=rate)
+        for buffer, traffic in measure_traffic(problem, config).items():
+            row = {**names, "buffer": buffer}
+            figures = {"excess_sectors": traffic.excess_sectors, "excess_lanes": traffic.excess_lanes}
+            rows.append({"key": "/".join(row.values()), **row, **asdict(traffic), **figures})
+    return rows

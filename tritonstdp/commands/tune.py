@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from rich import box
@@ -21,40 +21,20 @@ from rich.table import Table
 from tritonstdp import arguments as given
 from tritonstdp.autotune import cache, cost
 from tritonstdp.autotune.busy import BusyError
-from tritonstdp.autotune.plot import Panel, draw, panel_of
-from tritonstdp.autotune.space import key_of
-from tritonstdp.autotune.sweep import RATES, Outcome, all_candidates, backend_of, space_of, tune, tuning_case
+from tritonstdp.autotune.plan import Job, fitting, planned
+from tritonstdp.autotune.plot import Panel, draw, estimated_panel, panel_of
+from tritonstdp.autotune.sweep import RATES, Outcome, all_candidates, backend_of, tune, tuning_case
+from tritonstdp.autotune.use import why_not_here
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.registry import forget_choices
 from tritonstdp.rules import BOUNDS, RULES, Formula
-from tritonstdp.source import name_of
 from tritonstdp.storage import make_private
-from tritonstdp.terminal import UserError, free_bytes
-from tritonstdp.topology import DTYPES, TOPOLOGIES, Topology, example_topology
+from tritonstdp.terminal import UserError
+from tritonstdp.topology import DTYPES, TOPOLOGIES
 
 __all__ = ["add_arguments", "run"]
 
-_COPIES = 6
-"""Of the weights while they are tuned: the group, the expected result, a trial, and copies that take turns."""
-
 _BEST_SHOWN = 5
-
-
-class Job(NamedTuple):
-    """One case to tune, or to rank."""
-
-    formula: Formula
-    topology: Topology
-    shape: str
-    dtype: torch.dtype
-    device: str
-    rates: tuple[float, ...]
-
-    @property
-    def name(self) -> str:
-        """The case in words."""
-        dtype = "" if self.dtype == torch.float32 else f" {self.dtype}".replace("torch.", "")
-        return f"{self.formula.rule.name} {self.topology.name} {self.shape} {name_of(self.formula.positive)}{dtype}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +93,9 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[Job]:
     together = arguments.offline or backend_of(arguments.device) == "cpu"
     rate_groups = [tuple(arguments.rate)] if together else [(rate,) for rate in arguments.rate]
     dtypes = [DTYPES[name] for name in arguments.dtype or ["float32"]]
-    for name, sizes in _shapes(arguments, max(dtype.itemsize for dtype in dtypes)):
+    device = "cpu" if arguments.offline else arguments.device
+    itemsize = max(dtype.itemsize for dtype in dtypes)
+    for name, sizes in fitting(arguments.topology or sorted(TOPOLOGIES), arguments.shape, itemsize, device):
         topology = TOPOLOGIES[name].of_sizes(sizes)
         formulas = [
             Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound])
@@ -123,30 +105,9 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[Job]:
             yield Job(formula, topology, "x".join(map(str, sizes)), dtype, arguments.device, rates)
 
 
-def _shapes(arguments: argparse.Namespace, itemsize: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The topologies and shapes that memory has room for; one that was asked for must have room."""
-    device = "cpu" if arguments.offline else arguments.device
-    free = min(free_bytes(device), free_bytes("cpu"))
-    for name in arguments.topology or sorted(TOPOLOGIES):
-        kind = TOPOLOGIES[name]
-        for sizes in arguments.shape or kind.examples.tuned:
-            try:
-                weights, _, scratch = kind.needs(sizes)
-            except ValueError:  # the shape is another topology's
-                continue
-            needed = 2 * _COPIES * itemsize * weights + scratch
-            if needed <= free:
-                yield name, sizes
-            elif arguments.shape:
-                raise UserError(
-                    f"{name} {'x'.join(map(str, sizes))} takes about {needed / 2**30:,.1f} GiB of memory, of which "
-                    f"{free / 2**30:,.1f} are free: give a smaller shape"
-                )
-
-
 def _sweep(jobs: list[Job], arguments: argparse.Namespace, console: Console) -> int:
     make_private(cache.directory())
-    plan, skipped = _planned(jobs)
+    plan, skipped = planned(jobs)
     for reason in skipped:
         console.print(f"skipped: {reason}", highlight=False)
     outcomes: list[Outcome] = []
@@ -167,20 +128,6 @@ def _sweep(jobs: list[Job], arguments: argparse.Namespace, console: Console) -> 
             arguments.plot, [panel_of(each) for each in outcomes], f"time of a step, {outcomes[0].key.device}", console
         )
     return 0 if outcomes and not failed and all(outcome.kept for outcome in outcomes) else 1
-
-
-def _planned(jobs: list[Job]) -> tuple[list[tuple[Job, int]], list[str]]:
-    """The jobs that can be tuned with their numbers of configurations, and why the others can't."""
-    plan: list[tuple[Job, int]] = []
-    skipped: dict[str, None] = {}
-    for job in jobs:
-        try:
-            entry, _ = tuning_case(job.formula, job.topology, job.dtype, job.device)
-        except ValueError as error:
-            skipped[str(error)] = None
-            continue
-        plan.append((job, len(all_candidates(entry, job.topology))))
-    return plan, list(skipped)
 
 
 def _progress(console: Console) -> Progress:
@@ -271,7 +218,7 @@ def _rank(jobs: list[Job], arguments: argparse.Namespace, console: Console) -> i
         _print_estimates(job, estimates, configs[0], arguments.target, console)
         for reason, count in Counter(left_out.values()).items():
             console.print(f"left out: {count} configurations: {reason}", soft_wrap=True, highlight=False)
-        panels.append(_estimated_panel(job, estimates, configs[0]))
+        panels.append(estimated_panel(job.name, job.rates, estimates, configs[0]))
     if panels and arguments.plot:
         _draw(arguments.plot, panels, f"ESTIMATED time of a step, {cost.GPUS[arguments.target].name}", console)
     return 0 if panels else 1
@@ -293,15 +240,6 @@ def _print_estimates(job: Job, estimates: Sequence[cost.Estimate], default: Any,
             f"{each.programs:,}", str(each.registers), str(each.spills), f"{100 * each.occupancy:.0f} %",
         )  # fmt: skip
     console.print(table)
-
-
-def _estimated_panel(job: Job, estimates: Sequence[cost.Estimate], default: Any) -> Panel:
-    reference = next(each for each in estimates if each.config == default)
-    rows = {
-        each.config: [mine / other for mine, other in zip(each.seconds, reference.seconds, strict=True)]
-        for each in estimates
-    }
-    return Panel(job.name, job.rates, rows, default, estimates[0].config)
 
 
 def _look_after(arguments: argparse.Namespace, console: Console) -> int:
@@ -350,25 +288,6 @@ def _show(entries: Sequence[cache.Entry], console: Console) -> None:
             "\n".join(f"{name}={value}" for name, value in entry.config.items()),
             f"x{measured.get('speedup', 1):.2f}",
             f"{100 * measured.get('spread', 0):.0f} %",
-            _why_not_here(key) or "yes",
+            why_not_here(key) or "yes",
         )
     console.print(table)
-
-
-def _why_not_here(key: cache.Key) -> str:
-    """What differs on this machine now; empty where the setting is used."""
-    if key.rule not in RULES or not {key.positive_bound, key.negative_bound} <= set(BOUNDS):
-        return "no: the rule or a bound is not registered"
-    if key.topology not in TOPOLOGIES or key.dtype not in DTYPES:
-        return "no: the topology or the dtype is unknown"
-    device = "cpu" if key.backend == "cpu" else "cuda"
-    if device == "cuda" and not torch.cuda.is_available():
-        return "no: another device"
-    formula = Formula.of(RULES[key.rule], BOUNDS[key.positive_bound], BOUNDS[key.negative_bound], key.clamp)
-    try:
-        entry, case = tuning_case(formula, example_topology(key.topology), DTYPES[key.dtype], device)
-    except ValueError as error:
-        return f"no: {error}"
-    here = key_of(space_of(entry), case, key.backend, key.synapses, key.rate) or key
-    different = [name for name in key._fields if getattr(key, name) != getattr(here, name)]
-    return f"no: another {', '.join(different)}" if different else ""

@@ -16,8 +16,9 @@ from filelock import FileLock
 
 from tritonstdp import Dense, OneToOne, registry, storage
 from tritonstdp.arguments import shape
-from tritonstdp.autotune import busy, cache, command
+from tritonstdp.autotune import busy, cache, plan
 from tritonstdp.cli import main
+from tritonstdp.commands import tune as command
 from tritonstdp.registry import register_kernel, serving_entry
 from tritonstdp.terminal import free_bytes
 from tritonstdp.topology import TOPOLOGIES, Conv2d, Local2d, Sparse
@@ -153,8 +154,8 @@ def refused(arguments, capsys):
 
 @pytest.fixture
 def no_time_is_spent(monkeypatch):
-    for name in ("tune", "tuning_case"):
-        monkeypatch.setattr(command, name, lambda *arguments, **options: pytest.fail("time was spent"))
+    for module, name in ((command, "tune"), (command, "tuning_case"), (plan, "tuning_case")):
+        monkeypatch.setattr(module, name, lambda *arguments, **options: pytest.fail("time was spent"))
 
 
 @pytest.mark.usefixtures("no_time_is_spent")
@@ -212,7 +213,7 @@ def test_a_broken_import_is_refused(tmp_path, capsys):
 
 
 def test_own_shapes_that_memory_has_no_room_for_are_left_out(monkeypatch, capsys):
-    monkeypatch.setattr(command, "free_bytes", lambda device: 2**20)
+    monkeypatch.setattr(plan, "free_bytes", lambda device: 2**20)
     tune("--bound", "no_bound")
     assert {entry.key.synapses for entry in cache.load_all()} == {4**6}
 
