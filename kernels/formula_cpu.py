@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tritonstdp.kernels.compose import Composed, compose
-from tritonstdp.kernels.native import REAL, choose, njit, njit_part
+from tritonstdp.kernels.loops import REAL, choose, njit, njit_part
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.rules import Signature, is_own
 from tritonstdp.source import CannotCompileError, NoSourceError, Source, captures_numbers_alone, located, read

@@ -155,7 +155,7 @@ def compile_launch(launch: Launch, target: Target) -> Any:
     from triton.compiler import ASTSource, make_backend
     from triton.runtime.jit import create_function_from_signature
 
-    from tritonstdp.kernels.device import NVIDIA_OPTIONS
+    from tritonstdp.kernels.blocks import NVIDIA_OPTIONS
 
     kernel = launch.kernel
     gpu = GPUTarget(target.backend, target.arch, target.warp_size)

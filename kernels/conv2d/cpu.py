@@ -11,7 +11,7 @@ import numba
 import numpy as np
 from numba import types
 
-from tritonstdp.kernels import native
+from tritonstdp.kernels import loops
 from tritonstdp.kernels.conv2d.events import adder
 from tritonstdp.kernels.conv2d.sides import sides_of, tap_of
 from tritonstdp.kernels.formula_cpu import synapse_functions
@@ -29,7 +29,7 @@ SPACE: dict[str, tuple[float, ...]] = {}
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
-    run, address_of = _compile(case), native.address_of
+    run, address_of = _compile(case), loops.address_of
 
     def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         run(
@@ -47,7 +47,7 @@ def _compile(case: Case) -> Any:
     add_up_post, add_up_pre = adder(case, of_post), adder(case, of_pre)
     move_row = _row_mover(case, formula, tap_of(case, of_post), tap_of(case, of_pre))
     pre_arrays, post_arrays = of_pre.own.arrays, of_post.own.arrays
-    real, pointer, modulated = native.REAL[case.dtype], native.as_pointer, case.modulated
+    real, pointer, modulated = loops.REAL[case.dtype], loops.as_pointer, case.modulated
     (kh, kw), _ = case.kernel_key
     carray: Any = numba.carray
 
@@ -69,7 +69,7 @@ def _compile(case: Case) -> Any:
     sides = of_pre.own.addresses, of_post.own.addresses
     shape = types.UniTuple(types.int64, 3)
     geometry = shape, shape, types.UniTuple(types.int64, 2), numba.from_dtype(np.dtype(real))
-    return native.entry(loop, recipe_of(case), *[types.int64] * 2, *sides, *geometry, *native.scalars(case))
+    return loops.entry(loop, recipe_of(case), *[types.int64] * 2, *sides, *geometry, *loops.scalars(case))
 
 
 def _row_mover(case: Case, formula: Any, post_tap: Any, pre_tap: Any) -> Any:
@@ -77,7 +77,7 @@ def _row_mover(case: Case, formula: Any, post_tap: Any, pre_tap: Any) -> Any:
     changed, moved, modulated = formula.changed, formula.moved, case.modulated
     kw = case.kernel_key[0][1]
 
-    @native.njit_part
+    @loops.njit_part
     def move_row(w, c, row, potentiations, depressions, divisor, state):  # type: ignore[no-untyped-def]
         numbers, w_min, w_max = state
         for j in range(kw):

@@ -20,7 +20,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tritonstdp.kernels import native
+from tritonstdp.kernels import loops
 from tritonstdp.kernels.conv2d.sides import Laid, Side, laid_out, tap_of
 from tritonstdp.kernels.protocol import Case
 
@@ -32,7 +32,7 @@ def _row_layer(laid: Sequence[Laid]) -> Any:
     """
 
     def followed(lay_out_others: Any, place: int, value: Any, outside: Any) -> Any:
-        @native.njit_part
+        @loops.njit_part
         def lay_out(seen, start, size, other, source, width, inside, state):  # type: ignore[no-untyped-def]
             lay_out_others(seen, start, size, other, source, width, inside, state)
             first, nothing = start + place * size, outside(state)
@@ -47,7 +47,7 @@ def _row_layer(laid: Sequence[Laid]) -> Any:
 
         return lay_out
 
-    @native.njit_part
+    @loops.njit_part
     def lay_out(seen, start, size, other, source, width, inside, state):  # type: ignore[no-untyped-def]
         pass
 
@@ -87,12 +87,12 @@ def _run_adder(case: Case, side: Side, n_laid: int, term: Any) -> Any:
     The rows of sums from ``at`` on get what the spikes of ``neurons`` contribute at the runs that start at ``places``
     in the rows from ``ring`` on of the ``k``-th channel laid out, of which ``inside`` says how many neurons they have.
     """
-    real, bool_spikes, own_traces = native.REAL[case.dtype], case.bool_spikes, side.own.traces
+    real, bool_spikes, own_traces = loops.REAL[case.dtype], case.bool_spikes, side.own.traces
     number, itemsize = numba.from_dtype(np.dtype(real)), np.dtype(real).itemsize
-    checked, check = native.is_checked(), native.range_check()
+    checked, check = loops.is_checked(), loops.range_check()
     rows, vector, reads_w = side.reach.rows, side.reach.vector, side.reads_w
 
-    @native.njit_part
+    @loops.njit_part
     def own_of(own, neuron):  # type: ignore[no-untyped-def]
         return (real(1) if bool_spikes else own[0][neuron], *own_traces(own, neuron))
 
@@ -148,7 +148,7 @@ def _run_adder(case: Case, side: Side, n_laid: int, term: Any) -> Any:
 
     add_up: Any = add_addresses
 
-    @native.njit_part
+    @loops.njit_part
     def add(sums, at, w, seen, k, window, ring, inside, places, own, neurons, count, state):  # type: ignore[no-untyped-def]
         start, row_size = k * window.extent, window.channels * window.extent
         size = rows * row_size
@@ -196,8 +196,8 @@ def adder(case: Case, side: Side) -> Any:
     laid, term = laid_out(case, side)
     n_laid, nothing, lay_out = len(laid), laid[0].outside, _row_layer(laid)
     add, select, window_of = _run_adder(case, side, n_laid, term), _selecter(case, side), _windows(case, side, n_laid)
-    real, is_post, reads_w, tap = native.REAL[case.dtype], side.is_post, side.reads_w, tap_of(case, side)
-    list_row, at_once = native.row_lister(case.dtype, case.bool_spikes), native.AT_ONCE
+    real, is_post, reads_w, tap = loops.REAL[case.dtype], side.is_post, side.reads_w, tap_of(case, side)
+    list_row, at_once = loops.row_lister(case.dtype, case.bool_spikes), loops.AT_ONCE
     (_, kw), (sh, _) = case.kernel_key
     rows, (row_sets, column_sets), vector, n_sums = (
         side.reach.rows,
@@ -207,11 +207,11 @@ def adder(case: Case, side: Side) -> Any:
     )
     spare = vector - side.reach.columns
 
-    @native.njit_part
+    @loops.njit_part
     def first_met(row, pad_h):  # type: ignore[no-untyped-def]
         return row * sh - pad_h if is_post else (row + pad_h) // sh - rows + 1
 
-    @native.njit_part
+    @loops.njit_part
     def as_sums_lie(w, sums):  # type: ignore[no-untyped-def]
         if not reads_w:
             return sums
@@ -221,7 +221,7 @@ def adder(case: Case, side: Side) -> Any:
                 laid[tap(row, j)] = w[row * kw + j]
         return laid
 
-    @native.njit_part
+    @loops.njit_part
     def lay_out_row(seen, inside, window, t, other, other_shape, first_channel, n_channels, state):  # type: ignore[no-untyped-def]
         _, height, width = other_shape
         ring, there = (t - window.first_row) % rows, 0 <= t < height
@@ -232,7 +232,7 @@ def adder(case: Case, side: Side) -> Any:
             source = ((first_channel + k) * height + (t if there else 0)) * width
             lay_out(seen, start, size, other, source, width, there, state)
 
-    @native.njit_part
+    @loops.njit_part
     def add_up(own, own_shape, other, other_shape, padding, w, state):  # type: ignore[no-untyped-def]
         channels, height, width = own_shape
         other_channels, pad_h, pad_w = other_shape[0], padding[0], padding[1]
@@ -281,7 +281,7 @@ def _selecter(case: Case, side: Side) -> Any:
     """
     is_post, column_sets, sw = side.is_post, side.reach.strides[1], case.kernel_key[1][1]
 
-    @native.njit_part
+    @loops.njit_part
     def select(columns, column_set, pad_w, first, places, neurons):  # type: ignore[no-untyped-def]
         count = 0
         for k in range(len(columns)):
@@ -299,7 +299,7 @@ def _windows(case: Case, side: Side, n_laid: int) -> Any:
     """``window_of(first_row, own_shape, other_shape, padding, n_weights)``, compiled."""
     is_post, rows, columns, sw = side.is_post, side.reach.rows, side.reach.columns, case.kernel_key[1][1]
 
-    @native.njit_part
+    @loops.njit_part
     def window_of(first_row, own_shape, other_shape, padding, n_weights):  # type: ignore[no-untyped-def]
         (other_channels, _, other_width), pad_w = other_shape, padding[1]
         if is_post:

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tritonstdp.kernels.device import (
+from tritonstdp.kernels.blocks import (
     device_formula,
     each_at,
     launch_numbers,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from tritonstdp.kernels import native
+from tritonstdp.kernels import loops
 from tritonstdp.kernels.compose import Composed
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.source import define
@@ -67,8 +67,8 @@ class Side(NamedTuple):
 
     is_post: bool
     reach: Reach
-    own: native.Signals
-    other: native.Signals
+    own: loops.Signals
+    other: loops.Signals
     n_other: int
     read: list[int]
     alone: bool
@@ -80,14 +80,14 @@ def sides_of(case: Case, formula: Composed) -> tuple[Side, Side]:
     """The spikes of the post neurons and those of the pre neurons."""
     (kh, kw), (sh, sw) = case.kernel_key
     reaches = Reach(-(-kh // sh), -(-kw // sw), (sh, sw)), Reach(kh, kw, (1, 1))
-    names, signals = case.names[:2], native.signals_of(case)
+    names, signals = case.names[:2], loops.signals_of(case)
     pre_term, post_term = formula.pre_term, formula.post_term
 
-    @native.njit_part
+    @loops.njit_part
     def of_post(own, other, w, state):  # type: ignore[no-untyped-def]
         return post_term(other, own, state[0], w, state[1], state[2])
 
-    @native.njit_part
+    @loops.njit_part
     def of_pre(own, other, w, state):  # type: ignore[no-untyped-def]
         return pre_term(own, other, state[0], w, state[1], state[2])
 
@@ -110,11 +110,11 @@ def tap_of(case: Case, side: Side) -> Any:
     (kh, _), (sh, sw) = case.kernel_key
     rows, columns, vector, sums = side.reach.rows, side.reach.columns, side.reach.vector, side.reach.sums
 
-    @native.njit_part
+    @loops.njit_part
     def of_post(row, j):  # type: ignore[no-untyped-def]
         return row * vector + j
 
-    @native.njit_part
+    @loops.njit_part
     def of_pre(row, j):  # type: ignore[no-untyped-def]
         i = row % kh
         met = (i % sh * sw + j % sw) * rows + rows - 1 - i // sh
@@ -140,19 +140,19 @@ class Laid(NamedTuple):
 
 def _contribution(case: Case, side: Side) -> tuple[list[Laid], Any]:
     """Lay out the contribution of a spike of 1."""
-    real, bool_spikes, is_post = native.REAL[case.dtype], case.bool_spikes, side.is_post
+    real, bool_spikes, is_post = loops.REAL[case.dtype], case.bool_spikes, side.is_post
     of_one, traces, silent = side.term, side.other.traces, (real(0),) * side.n_other
 
-    @native.njit_part
+    @loops.njit_part
     def value(other, neuron, state):  # type: ignore[no-untyped-def]
         return of_one((real(1),), (real(other[0][neuron]), *traces(other, neuron)), real(0), state)
 
-    @native.njit_part
+    @loops.njit_part
     def outside(state):  # type: ignore[no-untyped-def]
         # a tap that looks outside the map sees a silent neuron; outside it there is no post neuron
         return of_one((real(1),), silent, real(0), state) if is_post else real(0)
 
-    @native.njit_part
+    @loops.njit_part
     def term(own, laid, there, w, state):  # type: ignore[no-untyped-def]
         return laid[0] if bool_spikes else laid[0] * own[0]
 
@@ -161,23 +161,23 @@ def _contribution(case: Case, side: Side) -> tuple[list[Laid], Any]:
 
 def _signals(case: Case, side: Side) -> tuple[list[Laid], Any]:
     """Lay out what a spike's contribution reads."""
-    real, is_post, contribution, choose = native.REAL[case.dtype], side.is_post, side.term, native.choose
+    real, is_post, contribution, choose = loops.REAL[case.dtype], side.is_post, side.term, loops.choose
 
-    @native.njit_part
+    @loops.njit_part
     def outside(state):  # type: ignore[no-untyped-def]
         return real(0)
 
     def signal(k: int) -> Laid:
-        @native.njit_part
+        @loops.njit_part
         def value(other, neuron, state):  # type: ignore[no-untyped-def]
             return real(other[k][neuron])
 
         return Laid(value, outside)
 
     signals = ", ".join(f"laid[{side.read.index(k)}]" if k in side.read else "zero" for k in range(side.n_other))
-    others = native.njit_part(define(f"def others(laid):\n    return ({signals},)", "others", {"zero": real(0)}))
+    others = loops.njit_part(define(f"def others(laid):\n    return ({signals},)", "others", {"zero": real(0)}))
 
-    @native.njit_part
+    @loops.njit_part
     def term(own, laid, there, w, state):  # type: ignore[no-untyped-def]
         value = contribution(own, others(laid), w, state)
         # a tap that looks outside the map sees a silent neuron; outside it there is no post neuron

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numba import types
 
-from tritonstdp.kernels import native, threads
+from tritonstdp.kernels import loops, threads
 from tritonstdp.kernels.formula_cpu import synapse_update
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
@@ -53,7 +53,7 @@ SPACE: dict[str, tuple[float, ...]] = {
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     loop_for = threads.by_work(partial(_compile, case), config.parallel_work)
-    pre_is_major, address_of = case.layout != "post", native.address_of
+    pre_is_major, address_of = case.layout != "post", loops.address_of
 
     def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         strides = weights.stride()
@@ -69,17 +69,17 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     return step
 
 
-@native.while_used
+@loops.while_used
 def _compile(case: Case, parallel: bool) -> Any:
-    pre, post = native.signals_of(case)
+    pre, post = loops.signals_of(case)
     major_side, minor_side = (post, pre) if case.layout == "post" else (pre, post)
     visit_row, visit_events = _visits(case, minor_side)
     modulated, bool_spikes = case.modulated, case.bool_spikes
-    real = native.REAL[case.dtype]
-    pointer, extent = native.as_pointer, native.extent
+    real = loops.REAL[case.dtype]
+    pointer, extent = loops.as_pointer, loops.extent
     carray: Any = numba.carray
     tasks = numba.prange if parallel else range
-    find_events: Any = native.event_finder(case.dtype, bool_spikes)
+    find_events: Any = loops.event_finder(case.dtype, bool_spikes)
     major_arrays, major_traces, minor_arrays = major_side.arrays, major_side.traces, minor_side.arrays
     prefetch_rows, itemsize = PREFETCH_ROWS, np.dtype(real).itemsize
 
@@ -127,20 +127,20 @@ def _compile(case: Case, parallel: bool) -> Any:
 
     strides, n = [types.int64] * 6, types.int64
     sides = major_side.addresses, n, minor_side.addresses, n
-    arguments = *strides, *sides, types.int64, types.float64, *native.scalars(case)
-    return native.entry(loop, recipe_of(case), *arguments, parallel=parallel)
+    arguments = *strides, *sides, types.int64, types.float64, *loops.scalars(case)
+    return loops.entry(loop, recipe_of(case), *arguments, parallel=parallel)
 
 
-def _visits(case: Case, minor_side: native.Signals) -> tuple[Any, Any]:
+def _visits(case: Case, minor_side: loops.Signals) -> tuple[Any, Any]:
     """How a row is visited: whole, and only where a minor neuron spiked."""
     update = synapse_update(case, bound_first=False, post_is_major=case.layout == "post")
-    real = native.REAL[case.dtype]
+    real = loops.REAL[case.dtype]
     bool_spikes, modulated = case.bool_spikes, case.modulated
     unit_stride = case.layout != "strided"
-    minor_traces, prefetch = minor_side.traces, native.prefetch
+    minor_traces, prefetch = minor_side.traces, loops.prefetch
     itemsize = np.dtype(real).itemsize
 
-    @native.njit_part
+    @loops.njit_part
     def visit_events(w, stride, ahead, traces, events, minor_spike, minor, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         zero = real(0)
         for e in range(len(events)):
@@ -151,7 +151,7 @@ def _visits(case: Case, minor_side: native.Signals) -> tuple[Any, Any]:
             there = (spike, *minor_traces(minor, j))
             w[k], _ = update(w[k], zero, (zero, *traces), there, numbers, w_min, w_max)
 
-    @native.njit_part
+    @loops.njit_part
     def visit_row(w, c, stride, c_stride, spike, traces, minor_spike, minor, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         here, zero = (spike, *traces), real(0)
         for j in range(len(minor_spike)):

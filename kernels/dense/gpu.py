@@ -15,7 +15,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from tritonstdp.kernels.device import (
+from tritonstdp.kernels.blocks import (
     device_formula,
     each_at,
     launch_numbers,

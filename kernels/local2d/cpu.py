@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tritonstdp.kernels import native, threads
+from tritonstdp.kernels import loops, threads
 from tritonstdp.kernels.formula_cpu import modulated_visits, synapse_update
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
@@ -48,10 +48,10 @@ HELD = 1.5
 """What an event costs where it is held and written later, over one that is written at once."""
 
 
-@native.cached
+@loops.cached
 def _run_copier(width: int, real: type) -> Any:
     """``copy_run(target, at, source, start)``, compiled: ``width`` neighbours, in the few moves that they take."""
-    itemsize, check = np.dtype(real).itemsize, native.range_check()
+    itemsize, check = np.dtype(real).itemsize, loops.range_check()
 
     @intrinsic
     def move_run(typing_context, target, source):  # type: ignore[no-untyped-def]
@@ -64,7 +64,7 @@ def _run_copier(width: int, real: type) -> Any:
 
     move: Any = move_run
 
-    @native.njit_part
+    @loops.njit_part
     def copy_run(target, at, source, start):  # type: ignore[no-untyped-def]
         check(target, at, width)
         check(source, start, width)
@@ -77,7 +77,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     loop_for = threads.by_work(partial(_compile, case), config.parallel_work)
     dense_pass_rate = config.dense_pass_rate / (HELD if case.modulated else 1)
-    address_of = native.address_of
+    address_of = loops.address_of
 
     def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         loop_for(weights.numel())(
@@ -92,9 +92,9 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 
 def _patch_visitor(case: Case, update: Any, pre_traces: Any) -> Any:
     """``visit_patch``, compiled: the synapses of one post neuron, with both contributions."""
-    real, modulated = native.REAL[case.dtype], case.modulated
+    real, modulated = loops.REAL[case.dtype], case.modulated
 
-    @native.njit_part
+    @loops.njit_part
     def visit_patch(w, c, s, patch, there, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         for k in range(len(w)):
             here = (s[k], *pre_traces(patch, k))
@@ -108,9 +108,9 @@ def _patch_visitor(case: Case, update: Any, pre_traces: Any) -> Any:
 
 def _event_visitor(case: Case, update: Any, pre_traces: Any, post_traces: Any) -> Any:
     """``visit_events``, compiled: the synapses of a row that see a spike."""
-    real, modulated, bool_spikes = native.REAL[case.dtype], case.modulated, case.bool_spikes
+    real, modulated, bool_spikes = loops.REAL[case.dtype], case.modulated, case.bool_spikes
 
-    @native.njit_part
+    @loops.njit_part
     def visit_events(w, c, synapses, positions, spikes, neurons, pre, post, held, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         """Those whose post neuron is silent: written at once, or held by a modulated rule."""
         zero = real(0)
@@ -132,9 +132,9 @@ def _event_visitor(case: Case, update: Any, pre_traces: Any, post_traces: Any) -
 def _gatherer(case: Case) -> Any:
     """``gather``, compiled: what a position sees of a signal."""
     (kh, kw), (sh, sw) = case.kernel_key
-    copy_run: Any = _run_copier(kw, native.REAL[case.dtype])
+    copy_run: Any = _run_copier(kw, loops.REAL[case.dtype])
 
-    @native.njit_part
+    @loops.njit_part
     def gather(patch, values, u, v, height, width, pad_h, pad_w):  # type: ignore[no-untyped-def]
         """Tap by tap; 0 outside the input."""
         column = v * sw - pad_w
@@ -156,7 +156,7 @@ def _event_noter(case: Case) -> Any:
     """``note_events``, compiled: where a row of output positions sees spikes."""
     (kh, kw), (sh, sw) = case.kernel_key
 
-    @native.njit_part
+    @loops.njit_part
     def note_events(
         synapses, positions, neurons, counts, seeing, seen, fired, row_start, u, height, width, pad_h, pad_w
     ):  # type: ignore[no-untyped-def]
@@ -190,11 +190,11 @@ def _event_noter(case: Case) -> Any:
     return note_events
 
 
-@native.while_used
+@loops.while_used
 def _compile(case: Case, parallel: bool) -> Any:
     update = synapse_update(case, bound_first=True)
-    real = native.REAL[case.dtype]
-    pre_side, post_side = native.signals_of(case)
+    real = loops.REAL[case.dtype]
+    pre_side, post_side = loops.signals_of(case)
     pre_arrays, post_arrays, post_traces, post_part = pre_side.arrays, *post_side[1:]
     names, modulated, bool_spikes = case.names, case.modulated, case.bool_spikes
     n_signals, has_traces = len(names.pre), len(names.pre) > 1
@@ -205,8 +205,8 @@ def _compile(case: Case, parallel: bool) -> Any:
     visit_events = _event_visitor(case, update, pre_side.traces, post_traces)
     visit_silent, write_held = modulated_visits(update, n_signals, len(names.post), real)
     note_events, gather = _event_noter(case), _gatherer(case)
-    list_row, at_once = native.row_lister(case.dtype, case.bool_spikes), native.AT_ONCE
-    pointer = native.as_pointer
+    list_row, at_once = loops.row_lister(case.dtype, case.bool_spikes), loops.AT_ONCE
+    pointer = loops.as_pointer
     carray: Any = numba.carray
     parts = numba.prange if parallel else range
 
@@ -282,5 +282,5 @@ def _compile(case: Case, parallel: bool) -> Any:
                     s[synapses[e]] = 0
 
     addresses = types.int64, types.int64, pre_side.addresses, post_side.addresses
-    arguments = *addresses, *[types.int64] * 8, types.float64, *native.scalars(case)
-    return native.entry(loop, recipe_of(case), *arguments, parallel=parallel)
+    arguments = *addresses, *[types.int64] * 8, types.float64, *loops.scalars(case)
+    return loops.entry(loop, recipe_of(case), *arguments, parallel=parallel)

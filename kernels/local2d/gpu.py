@@ -17,7 +17,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from tritonstdp.kernels.device import device_formula, launch_numbers, launch_options, real_type, values_of
+from tritonstdp.kernels.blocks import device_formula, launch_numbers, launch_options, real_type, values_of
 from tritonstdp.kernels.formula_gpu import fp64, numbers_of
 from tritonstdp.kernels.protocol import Case, Step
 

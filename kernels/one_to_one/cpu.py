@@ -11,7 +11,7 @@ import numba
 import numpy as np
 from numba import types
 
-from tritonstdp.kernels import native
+from tritonstdp.kernels import loops
 from tritonstdp.kernels.formula_cpu import synapse_update
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
@@ -32,18 +32,18 @@ FEW = 64
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     update = synapse_update(case, bound_first=False)
-    pre_side, post_side = native.signals_of(case)
+    pre_side, post_side = loops.signals_of(case)
     (_, pre_arrays, pre_traces, pre_part), (_, post_arrays, post_traces, post_part) = pre_side, post_side
-    real = native.REAL[case.dtype]
+    real = loops.REAL[case.dtype]
     modulated = case.modulated
     unit_stride = case.layout == "contiguous"
-    pack: Any = native.spike_packer(case.dtype, case.bool_spikes)
-    list_spikes: Any = native.spike_lister()
-    count_bits, word, at_once = native.count_bits, native.WORD, native.AT_ONCE
-    pointer, extent, address_of = native.as_pointer, native.extent, native.address_of
+    pack: Any = loops.spike_packer(case.dtype, case.bool_spikes)
+    list_spikes: Any = loops.spike_lister()
+    count_bits, word, at_once = loops.count_bits, loops.WORD, loops.AT_ONCE
+    pointer, extent, address_of = loops.as_pointer, loops.extent, loops.address_of
     carray: Any = numba.carray
 
-    @native.njit_part
+    @loops.njit_part
     def visit(w, c, w_stride, c_stride, i, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         k, m = (i, i) if unit_stride else (i * w_stride, i * c_stride)
         here, there = (real(pre[0][i]), *pre_traces(pre, i)), (real(post[0][i]), *post_traces(post, i))
@@ -52,13 +52,13 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         else:
             w[k], _ = update(w[k], real(0), here, there, numbers, w_min, w_max)
 
-    @native.njit_part
+    @loops.njit_part
     def visit_all(w, c, w_stride, c_stride, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         # from 0 on, so that the compiler sees that no index is negative, and makes vectors of neighbours
         for i in range(len(pre[0])):
             visit(w, c, w_stride, c_stride, i, pre, post, numbers, w_min, w_max)
 
-    @native.njit_part
+    @loops.njit_part
     def note_spikes(words, pre_spike, post_spike, first):  # type: ignore[no-untyped-def]
         """Which synapses of a block have a neuron that spiked, as bits; and how many."""
         count = 0
@@ -90,7 +90,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             )  # fmt: skip
 
     sides = pre_side.addresses, post_side.addresses
-    run = native.entry(loop, recipe_of(case), *[types.int64] * 4, *sides, types.int64, *native.scalars(case))
+    run = loops.entry(loop, recipe_of(case), *[types.int64] * 4, *sides, types.int64, *loops.scalars(case))
 
     def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         eligibility = (0, 0) if c is None else (c.data_ptr(), c.stride(0))

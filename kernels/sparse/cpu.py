@@ -20,7 +20,7 @@ import numba
 import numpy as np
 from numba import types
 
-from tritonstdp.kernels import native, threads
+from tritonstdp.kernels import loops, threads
 from tritonstdp.kernels.formula_cpu import modulated_visits, synapse_update
 from tritonstdp.kernels.memory import address
 from tritonstdp.kernels.object_cache import recipe_of
@@ -67,7 +67,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     loop_for = threads.by_work(partial(_compile, case), config.parallel_work)
     post_is_major, _ = case.kernel_key
-    full_pass_share, address_of = _full_pass_share(case, config), native.address_of
+    full_pass_share, address_of = _full_pass_share(case, config), loops.address_of
     known: tuple[Callable[[], Any], tuple[int, ...]] = (lambda: None, ())
 
     def addresses_of(topology):  # type: ignore[no-untyped-def]
@@ -102,29 +102,29 @@ def _full_pass_share(case: Case, config: Config) -> float:
 class _Sides(NamedTuple):
     """The sides of the stored order: how their signals are seen, and the signals' names."""
 
-    major: native.Signals
-    minor: native.Signals
+    major: loops.Signals
+    minor: loops.Signals
     major_names: tuple[str, ...]
     minor_names: tuple[str, ...]
 
 
 def _sides_of(case: Case, post_is_major: bool) -> _Sides:
-    pre, post = native.signals_of(case)
+    pre, post = loops.signals_of(case)
     pre_names, post_names = case.names[:2]
     return _Sides(post, pre, post_names, pre_names) if post_is_major else _Sides(pre, post, pre_names, post_names)
 
 
 def _fetchers(itemsize: int, modulated: bool) -> tuple[Any, Any]:
     """Fetch ahead the first of a row's values or indices, and the values at some positions."""
-    prefetch = native.prefetch
+    prefetch = loops.prefetch
 
-    @native.njit_part
+    @loops.njit_part
     def fetch(address, first, last, size):  # type: ignore[no-untyped-def]
         begin, end = address + first * size, address + min(last, first + AHEAD) * size
         for line in range(begin - begin % LINE, end, LINE):
             prefetch(line)
 
-    @native.njit_part
+    @loops.njit_part
     def fetch_scattered(w_address, c_address, positions):  # type: ignore[no-untyped-def]
         for k in range(len(positions)):
             prefetch(w_address + np.int64(positions[k]) * itemsize)
@@ -141,7 +141,7 @@ def _gatherer(case: Case, post_is_major: bool, minor_names: tuple[str, ...]) -> 
     minor_term = case.formula.signatures["on_pre" if post_is_major else "on_post"]
     gathered_always = tuple(name in (*minor_term.reads, *case.formula.parameters) for name in minor_names)
 
-    @native.njit_part
+    @loops.njit_part
     def gather(gathered, minor, indices, silent):  # type: ignore[no-untyped-def]
         for k in range(len(indices)):
             gathered[0, k] = minor[0][indices[k]]
@@ -157,16 +157,16 @@ def _gatherer(case: Case, post_is_major: bool, minor_names: tuple[str, ...]) -> 
 
 def _row_visitor(case: Case, post_is_major: bool, sides: _Sides, update: Any) -> Any:
     """``visit_row``, compiled: the synapses of one major neuron, with both contributions."""
-    real, modulated, bool_spikes = native.REAL[case.dtype], case.modulated, case.bool_spikes
+    real, modulated, bool_spikes = loops.REAL[case.dtype], case.modulated, case.bool_spikes
     gather, minor_traces = _gatherer(case, post_is_major, sides.minor_names), sides.minor.traces
 
-    @native.njit_part
+    @loops.njit_part
     def visit_each(w, minor_of, here, minor, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         for k in range(len(w)):
             i = minor_of[k]
             w[k], _ = update(w[k], real(0), here, (real(minor[0][i]), *minor_traces(minor, i)), numbers, w_min, w_max)
 
-    @native.njit_part
+    @loops.njit_part
     def visit_row(w, c, minor_of, spike, traces, minor, gathered, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         if modulated:
             # gathered first, so that the compiler sees that no store changes what is still to be read
@@ -187,9 +187,9 @@ def _row_visitor(case: Case, post_is_major: bool, sides: _Sides, update: Any) ->
 
 def _minor_visitor(case: Case, sides: _Sides, update: Any, fetch_scattered: Any) -> Any:
     """``visit_minor``, compiled: the synapses of one minor neuron."""
-    real, modulated, major_traces = native.REAL[case.dtype], case.modulated, sides.major.traces
+    real, modulated, major_traces = loops.REAL[case.dtype], case.modulated, sides.major.traces
 
-    @native.njit_part
+    @loops.njit_part
     def visit_minor(
         w, c, by_minor, major_by_minor, there, major, held_w, held_c, w_address, c_address, numbers, w_min, w_max
     ):  # type: ignore[no-untyped-def]
@@ -213,7 +213,7 @@ def _minor_visitor(case: Case, sides: _Sides, update: Any, fetch_scattered: Any)
 def _starts_counter() -> Any:
     """``starts_of(events, start)``, compiled."""
 
-    @native.njit_part
+    @loops.njit_part
     def starts_of(events, start):  # type: ignore[no-untyped-def]
         """Where each neuron's synapses start among those of all that spiked; last, how many they are."""
         starts = np.zeros(len(events) + 1, np.int64)
@@ -224,9 +224,9 @@ def _starts_counter() -> Any:
     return starts_of
 
 
-@native.while_used
+@loops.while_used
 def _compile(case: Case, parallel: bool) -> Any:
-    real = native.REAL[case.dtype]
+    real = loops.REAL[case.dtype]
     modulated, bool_spikes = case.modulated, case.bool_spikes
     post_is_major, wide = case.kernel_key
     sides = _sides_of(case, post_is_major)
@@ -240,9 +240,9 @@ def _compile(case: Case, parallel: bool) -> Any:
     visit_silent, write_held = modulated_visits(update, len(sides.major_names), n_minor_signals, real)
     # indices are read as unsigned, which spares the test for negative ones
     neuron, position = np.uint32, np.uint64 if wide else np.uint32
-    pointer, starts_of = native.as_pointer, _starts_counter()
+    pointer, starts_of = loops.as_pointer, _starts_counter()
     carray: Any = numba.carray
-    find_events: Any = native.event_finder(case.dtype, case.bool_spikes)
+    find_events: Any = loops.event_finder(case.dtype, case.bool_spikes)
     parts = numba.prange if parallel else range
 
     def loop(
@@ -325,5 +325,5 @@ def _compile(case: Case, parallel: bool) -> Any:
 
     n, addresses = types.int64, [types.int64] * 8
     signals = sides.major.addresses, n, sides.minor.addresses, n
-    arguments = *addresses, *signals, types.int64, types.float64, *native.scalars(case)
-    return native.entry(loop, recipe_of(case), *arguments, parallel=parallel)
+    arguments = *addresses, *signals, types.int64, types.float64, *loops.scalars(case)
+    return loops.entry(loop, recipe_of(case), *arguments, parallel=parallel)

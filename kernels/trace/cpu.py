@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from numba import types
 
-from tritonstdp.kernels import native
+from tritonstdp.kernels import loops
 from tritonstdp.kernels.formula_cpu import compiled
 from tritonstdp.kernels.object_cache import Recipe
 from tritonstdp.kernels.trace import TraceCase, TraceStep
@@ -24,9 +24,9 @@ SPACE: dict[str, tuple[float, ...]] = {}
 
 def build(case: TraceCase, config: Config = DEFAULT) -> TraceStep:
     """Compile the step for one case."""
-    real = native.REAL[case.dtype]
+    real = loops.REAL[case.dtype]
     spike_type = np.bool_ if case.bool_spikes else real
-    pointer = native.as_pointer
+    pointer = loops.as_pointer
     carray: Any = numba.carray
     updated = compiled(case.formula, real)
 
@@ -37,7 +37,7 @@ def build(case: TraceCase, config: Config = DEFAULT) -> TraceStep:
             trace[i] = updated(trace[i], real(spikes[i]), scale, tau, dt)
 
     scalar = numba.from_dtype(np.dtype(real))
-    run = native.entry(loop, Recipe((case.formula,), tuple(case)), *[types.int64] * 3, scalar, scalar, scalar)
+    run = loops.entry(loop, Recipe((case.formula,), tuple(case)), *[types.int64] * 3, scalar, scalar, scalar)
 
     def step(trace, spikes, scale, tau, dt):  # type: ignore[no-untyped-def]
         run(trace.data_ptr(), spikes.data_ptr(), trace.numel(), scale, tau, dt)

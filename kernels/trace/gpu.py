@@ -7,7 +7,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from tritonstdp.kernels.device import launch_options, real_type
+from tritonstdp.kernels.blocks import launch_options, real_type
 from tritonstdp.kernels.formula_gpu import device_function, fp64
 from tritonstdp.kernels.trace import TraceCase, TraceStep
 

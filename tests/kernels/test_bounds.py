@@ -18,7 +18,7 @@ from rules_of_their_own import POWER, RULES_OF_TESTS, SPIKES_ALONE, TAGGED, WEIG
 from support import with_tensors
 from tritonstdp import Conv2d, Dense, Local2d, OneToOne, Sparse
 from tritonstdp.choice import choose
-from tritonstdp.kernels import native, threads
+from tritonstdp.kernels import loops, threads
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.trace import TraceCase
 from tritonstdp.kernels.trace import cpu as trace_cpu
@@ -141,7 +141,7 @@ def in_parts(compile_loop: Callable[[bool], Any], parallel: Any) -> Callable[[in
 
 @pytest.fixture(scope="module", autouse=True)
 def _checked():
-    with native.bounds_checked(), pytest.MonkeyPatch.context() as patch:
+    with loops.bounds_checked(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(threads, "by_work", in_parts)
         yield
     steps.cache_clear()

@@ -6,13 +6,12 @@ import hashlib
 import importlib.util
 import json
 import math
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from tritonstdp.autotune.cache import Key
+from tritonstdp.kernels.digest import digest_of
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.machine import device_name, driver, version_of
 from tritonstdp.registry import Space
@@ -21,7 +20,6 @@ from tritonstdp.topology import Topology
 
 __all__ = ["candidates", "key_of", "rate_bucket", "size_bucket"]
 
-_SHARED_SOURCES = ("compose", "native", "device", "protocol")
 _ONLY_IN_PARALLEL = ("rows_per_task", "tasks")
 
 
@@ -130,16 +128,16 @@ def _source_hash(space: Space, case: Case) -> str | None:
     contents = [content_of(function) for function in formula.functions]
     if None in contents:
         return None
-    shared = [_file_of(f"tritonstdp.kernels.{name}") for name in _SHARED_SOURCES]
-    return _hash(*map(str, contents), _file_of(space.module), *shared)
+    return _hash(*map(str, contents), _digest(space.module))
 
 
-@cache
-def _file_of(module: str) -> str:
-    """The source of a module, which is found without being imported: not every machine has Triton."""
+def _digest(module: str) -> str:
+    """What a module is made from; it is found without being imported: not every machine has Triton."""
     spec = importlib.util.find_spec(module)
-    origin = Path(spec.origin) if spec and spec.origin else None
-    return origin.read_text(encoding="utf-8") if origin and origin.suffix == ".py" and origin.exists() else module
+    try:
+        return digest_of(str(spec.origin)) if spec else module
+    except OSError:  # an installation without sources
+        return module
 
 
 def _hash(*texts: str) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from tritonstdp import Dense
 from tritonstdp.choice import choose
-from tritonstdp.kernels import native, object_cache
+from tritonstdp.kernels import loops, object_cache
 from tritonstdp.kernels.dense import cpu as dense
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.problems import make_problem
@@ -25,7 +25,7 @@ def case_of(bound, dtype=torch.float32, given=None):
 
 
 def callable_from_python(part):
-    @native.njit
+    @loops.njit
     def call(*arguments):
         return part(*arguments)
 
@@ -35,7 +35,7 @@ def callable_from_python(part):
 @pytest.mark.parametrize("bool_spikes", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_spikes_are_found_in_groups_of_every_size(dtype, bool_spikes):
-    find_events = callable_from_python(native.event_finder(dtype, bool_spikes))
+    find_events = callable_from_python(loops.event_finder(dtype, bool_spikes))
     for n in (0, 1, 7, 8, 63, 64, 65, 200):
         for rate in (0.0, 0.1, 1.0):
             # between other spikes, which must not be found
@@ -48,12 +48,12 @@ def test_spikes_are_found_in_groups_of_every_size(dtype, bool_spikes):
 
 @pytest.mark.parametrize("bool_spikes", [True, False])
 def test_of_the_spikes_in_reach_only_those_of_the_row_are_listed(bool_spikes):
-    list_row = callable_from_python(native.row_lister(torch.float32, bool_spikes))
+    list_row = callable_from_python(loops.row_lister(torch.float32, bool_spikes))
     spikes = torch.rand(300) < 0.3
     stored = spikes if bool_spikes else spikes.float()
     for n in (1, 28, 60, 63, 64, 65, 130):
         for readable in (n, 300):
-            events = np.empty(301 + native.AT_ONCE, np.uint32)
+            events = np.empty(301 + loops.AT_ONCE, np.uint32)
             events[0] = 7
             count = list_row(stored[:readable].numpy(), 0, n, events, 1)
             assert events[:count].tolist() == [7, *spikes[:n].nonzero().flatten().tolist()]
@@ -61,7 +61,7 @@ def test_of_the_spikes_in_reach_only_those_of_the_row_are_listed(bool_spikes):
 
 def test_a_nan_counts_as_a_spike_as_it_does_for_torch():
     spikes = torch.tensor([0.0, -0.0, float("nan"), -1.0])
-    find_events = callable_from_python(native.event_finder(torch.float32, False))
+    find_events = callable_from_python(loops.event_finder(torch.float32, False))
     assert find_events(spikes.numpy()).tolist() == [2, 3]
 
 
