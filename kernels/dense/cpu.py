@@ -29,7 +29,8 @@ class Config(NamedTuple):
     ----------
     dense_pass_rate : float
         Fraction of spiking minor neurons above which a silent row is streamed whole: nearly every cache line is
-        touched then.
+        touched then. Of a rule that reads several traces of a minor neuron so many times that fraction, as a row that
+        is streamed reads them all.
     parallel_work : int
         Synapses above which several threads share a step. Below, one thread takes less than about a millisecond where
         2 % spike, and on a machine with other work a second thread that has to wait for its core costs more.
@@ -54,6 +55,8 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     loop_for = threads.by_work(partial(_compile, case), config.parallel_work)
     pre_is_major, address_of = case.layout != "post", loops.address_of
+    traces = len(case.names.post if pre_is_major else case.names.pre) - 1
+    dense_pass_rate = config.dense_pass_rate * max(1, traces)
 
     def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         strides = weights.stride()
@@ -63,7 +66,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             major, minor, strides, c_strides = minor, major, strides[::-1], c_strides[::-1]
         loop_for(weights.numel())(
             weights.data_ptr(), *strides, c_address, *c_strides, *major, *minor,
-            config.rows_per_task, config.dense_pass_rate, numbers, w_min, w_max,
+            config.rows_per_task, dense_pass_rate, numbers, w_min, w_max,
         )  # fmt: skip
 
     return step
