@@ -23,7 +23,7 @@ from torch import Tensor
 from tritonstdp.autotune.timing import Timing, clock
 from tritonstdp.functional import step_
 from tritonstdp.machine import machine
-from tritonstdp.problems import CHUNK, disagreement, random_spikes
+from tritonstdp.problems import CHUNK, disagreement, make_problem, random_spikes
 from tritonstdp.registry import meeting_of
 from tritonstdp.rules import BOUNDS, RULES, Formula
 from tritonstdp.terminal import write_output
@@ -210,27 +210,22 @@ class Inputs:
         >>> int(inputs.spikes[0][0].sum()), int(inputs.spikes[0][1].sum())
         (2, 1)
         """
-        generator = torch.Generator().manual_seed(seed)
-        dtype, device = getattr(torch, workload.dtype), torch.device(workload.device)
-
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator, dtype=torch.float32)
+        generator = torch.Generator().manual_seed(seed + 1)
 
         def spiking(n: int) -> Tensor:
-            return random_spikes(n, max(1, round(workload.rate * n)), generator).to(device)
+            return random_spikes(n, max(1, round(workload.rate * n)), generator).to(workload.device)
 
-        topology = TOPOLOGIES[workload.topology].of_sizes(workload.shape).to(device)
-        weights = topology.weights_of(uniform(*topology.weights_shape).mul_(0.6).add_(0.2).to(device, dtype))
+        problem = make_problem(
+            workload.formula, TOPOLOGIES[workload.topology].of_sizes(workload.shape), seed=seed,
+            dtype=getattr(torch, workload.dtype), weights=(0.2, 0.8), eligibility=(-0.001, 0.001),
+        ).to(device=workload.device)  # fmt: skip
+        topology = problem.topology
         n_pre, n_post = topology.pre_shape[0], topology.post_shape[0]
         patterns = max(4, min(POOL, SPIKE_BYTES // (4 * (n_pre + n_post))))
-        c = None
         rule = workload.formula.rule
-        if rule.modulated:
-            c = (0.002 * uniform(*topology.weights_shape) - 0.001).to(device, dtype)
-        sizes = {name: n for names, n in ((rule.pre, n_pre), (rule.post, n_post)) for name in names[1:]}
-        traces = {name: uniform(n).to(device, dtype) for name, n in sizes.items()}
+        traces = {name: problem.signals[name] for name in (*rule.pre[1:], *rule.post[1:])}
         spikes = [(spiking(n_pre), spiking(n_post)) for _ in range(patterns)]
-        return Inputs(workload, topology, weights, c, traces, spikes)
+        return Inputs(workload, topology, topology.weights_of(problem.weights), problem.c, traces, spikes)
 
     def sides(self, pre_spike: Tensor, post_spike: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The signals of both sides in a step with these spikes."""

@@ -1,4 +1,4 @@
-"""Random plasticity problems: what ``verify`` and ``inspect`` run kernels on, and every test can."""
+"""Random plasticity problems: what every command runs kernels on, and every test can."""
 
 from __future__ import annotations
 
@@ -192,6 +192,8 @@ def make_problem(
     float_spikes: bool = False,
     dopamine: str = "number",
     per_neuron: bool = False,
+    weights: tuple[float, float] = (-0.1, 1.1),
+    eligibility: tuple[float, float] = (-0.5, 0.5),
 ) -> Problem:
     """Make a random problem on the CPU.
 
@@ -216,11 +218,13 @@ def make_problem(
     per_neuron : bool
         Whether the rule's own parameters have one value a neuron, of one side and the other in turns; where weights are
         shared, those that a spike's contribution depends on.
+    weights, eligibility : tuple of float
+        Between what they lie; some weights outside their limits, unless said otherwise.
 
     Returns
     -------
     Problem
-        The problem. Some weights lie outside their limits.
+        The problem.
 
     Examples
     --------
@@ -234,7 +238,7 @@ def make_problem(
     rule = formula.rule
 
     def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        return (torch.rand(shape, generator=generator) * (high - low) + low).to(dtype)
+        return torch.rand(shape, generator=generator).mul_(high - low).add_(low).to(dtype)
 
     def synapses(low: float, high: float) -> Tensor:
         shape = topology.weights_shape
@@ -243,7 +247,7 @@ def make_problem(
 
     def spikes(n: int) -> Tensor:
         spiking = torch.rand(n, generator=generator)
-        spiking = spiking <= torch.quantile(spiking, rate) if n else spiking.bool()
+        spiking = spiking <= spiking.kthvalue(int(rate * (n - 1)) + 1).values if n else spiking.bool()
         return spiking.to(dtype) * uniform(n, low=0.5) if float_spikes else spiking
 
     sizes = {"pre": topology.pre_shape[0], "post": topology.post_shape[0]}
@@ -253,16 +257,16 @@ def make_problem(
             return torch.tensor(value, dtype=dtype)
         return PerNeuron(kind, value * uniform(sizes[kind], low=0.5, high=1.5)) if kind in sizes else value
 
-    weights = synapses(-0.1, 1.1)
+    values = synapses(*weights)
     signals = {
         name: spikes(sizes[side]) if name.endswith("_spike") else uniform(sizes[side])
         for side, names in (("pre", rule.pre), ("post", rule.post))
         for name in names
     }
-    c = synapses(-0.5, 0.5) if rule.modulated else None
+    c = synapses(*eligibility) if rule.modulated else None
     parameters = {}
     for k, name in enumerate(formula.parameters):
         varies = per_neuron and name in (rule.spike_parameters if topology.shares_weights else rule.parameters)
         kind = dopamine if name == "dopamine" else ("pre", "post")[k % 2] if varies else "number"
         parameters[name] = given(_VALUES.get(name, 0.5), kind)
-    return Problem(formula, topology, weights, c, signals, parameters, _LIMITS)
+    return Problem(formula, topology, values, c, signals, parameters, _LIMITS)
