@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime import interpreter
 
-from rules_of_their_own import POWER, RULES_OF_TESTS
+from rules_of_their_own import POWER, RULES_OF_TESTS, TELLING
 from support import random_sparse, with_tensors
 from tritonstdp.choice import choose
 from tritonstdp.inspection import gpu_module
@@ -36,7 +36,7 @@ POWERS = (power_lower_bound, power_upper_bound)  # each compiler has powers of i
 
 topologies = pytest.mark.parametrize("topology", TOPOLOGY_NAMES)
 rules = pytest.mark.parametrize("rule", RULES)
-every_rule = pytest.mark.parametrize("rule", RULES | RULES_OF_TESTS)
+telling_rules = pytest.mark.parametrize("rule", TELLING)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -113,7 +113,7 @@ def test_a_step_of_a_rule_of_its_own_matches_the_reference(topology, rule, dtype
     ],
     ids=lambda variant: "-".join(variant),
 )
-@every_rule
+@telling_rules
 @topologies
 def test_a_variant_matches_the_reference(topology, rule, variant):
     options = {name: value for name, value in variant.items() if name != "clamp"}
@@ -123,7 +123,7 @@ def test_a_variant_matches_the_reference(topology, rule, variant):
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("clamp", [False, True])
-@every_rule
+@telling_rules
 def test_dense_takes_either_layout_and_dopamine_per_neuron(rule, clamp, transposed):
     formula = formula_of(rule, no_bound, soft_bound, clamp)
     for side in ("pre", "post"):
@@ -153,7 +153,7 @@ def reorder(monkeypatch, order) -> None:
     monkeypatch.setattr(builder, "set_grid_idx", place_elsewhere)
 
 
-@every_rule
+@telling_rules
 @topologies
 def test_the_order_of_programs_does_not_matter(topology, rule, monkeypatch):
     problem = make_problem(formula_of(rule), GROUPS[topology], rate=0.4)
@@ -219,7 +219,7 @@ def confine(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(("topology", "transposed"), [*((name, False) for name in TOPOLOGY_NAMES), ("dense", True)])
-@every_rule
+@telling_rules
 def test_nothing_beside_a_tensor_is_read_or_written(topology, transposed, rule, monkeypatch):
     problem = make_problem(formula_of(rule), GROUPS[topology], rate=0.4, transposed=transposed, per_neuron=True)
     gap = 5 if topology == "dense" else 0
@@ -244,7 +244,7 @@ class NoOperators(TorchDispatchMode):
 
 @pytest.mark.parametrize("per_neuron", [False, True])
 @pytest.mark.parametrize("dopamine", ["number", "scalar"])
-@every_rule
+@telling_rules
 @topologies
 def test_a_step_launches_without_synchronising_or_allocating(topology, rule, dopamine, per_neuron, monkeypatch):
     problem = make_problem(formula_of(rule), GROUPS[topology], dopamine=dopamine, per_neuron=per_neuron)

@@ -45,7 +45,7 @@ BUILD = {
 
 topologies = pytest.mark.parametrize("topology", TOPOLOGIES)
 rules = pytest.mark.parametrize("rule", RULES)
-every_rule = pytest.mark.parametrize("rule", EVERY_RULE)
+telling_rules = pytest.mark.parametrize("rule", TELLING)
 backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -144,7 +144,7 @@ def test_a_value_that_is_not_finite_does_what_the_reference_says(topology, rule,
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@every_rule
+@telling_rules
 def test_dense_weights_of_either_layout_meet_what_is_not_finite_alike(rule, transposed):
     options = {"transposed": transposed, "float_spikes": True, "dopamine": "post", "per_neuron": True}
     for dtype in (torch.float32, torch.float64, torch.float16):
@@ -185,7 +185,7 @@ def test_an_infinite_bound_reaches_only_what_its_neuron_s_spikes_change(topology
 
 @pytest.mark.parametrize("side", ["pre", "post"])
 @pytest.mark.parametrize("backend", ("reference", *BACKENDS))
-@every_rule
+@telling_rules
 @topologies
 def test_a_trace_that_no_spike_reads_does_not_matter(topology, rule, backend, side):
     """Of either side, the trace is read by the spikes of the other."""
@@ -242,7 +242,7 @@ class TestReference:
         for tensor in run(problem, "reference").outputs.values():
             assert tensor.grad_fn is None and not tensor.requires_grad
 
-    @every_rule
+    @telling_rules
     @topologies
     def test_signals_may_have_any_strides(self, topology, rule):
         problem = make_problem(formula_of(rule, "soft"), GROUPS[topology], per_neuron=True)
@@ -251,7 +251,7 @@ class TestReference:
         assert_same(run(spread, "reference"), run(problem, "reference"), "strides")
 
     @pytest.mark.parametrize("backend", ["reference", "triton"])
-    @every_rule
+    @telling_rules
     @topologies
     def test_the_default_device_does_not_matter(self, topology, rule, backend):
         problem = make_problem(formula_of(rule, "soft-hard-clamp"), GROUPS[topology], per_neuron=True)
