@@ -47,7 +47,7 @@ LONGER = {
     ),
     "kernels/test_local2d.py": r"give(s)?_the_bits_of_the_reference|in_double_precision.*(rstdp|triplet)",
     "kernels/test_named_signals.py": r"cpu-(?!triplet\])|[12]-cpu|(conv|local|one).*cpu|local2d.*triton-(?!triplet\])",
-    "kernels/test_non_finite.py": r"istdp|_modulated|weighted|alone|(local2d|conv2d|one_to_one|rstdp|triplet|tagged).*cpu",
+    "kernels/test_non_finite.py": r"istdp|_modulated|weighted|alone|(local|conv|one_to|rstdp|triplet|tagged).*cpu",
     "kernels/test_sparse.py": (
         r"200_steps.*-dtype[13]-|loops_give_the_bits_of_the_ref|threads_give|between_silent.*csr|value.*float32-cpu"
     ),
