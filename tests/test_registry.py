@@ -10,7 +10,8 @@ import tritonstdp
 from tritonstdp import registry
 from tritonstdp.functional import per_post, per_pre, step_
 from tritonstdp.kernels.one_to_one import cpu
-from tritonstdp.rules import BOUNDS, RULES, Formula, stdp
+from tritonstdp.rules import BOUNDS, RULES, Formula, Rule, stdp
+from tritonstdp.topology import OneToOne
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +64,7 @@ def test_names_that_are_taken_are_refused():
     with pytest.raises(ValueError, match="already registered"):
         tritonstdp.register_bound("soft_bound", steep_bound)
     with pytest.raises(ValueError, match="already registered"):
-        tritonstdp.register_rule(replace(stdp))
+        tritonstdp.register_rule(replace(stdp, on_pre=_other_on_pre))
 
 
 def test_a_rule_that_acts_without_spikes_is_refused():
@@ -165,3 +166,66 @@ def test_one_value_a_synapse_runs_on_the_reference(monkeypatch):
     chosen = step_(Formula.of(stdp), tritonstdp.Dense(2, 3), weights, pre, post, (0.1, per_synapse))
     assert chosen.backend == "reference" and chosen.rejected["cpu"].startswith("a_minus is a tensor")
     assert torch.equal(weights, 0.5 - per_synapse)
+
+
+def test_the_same_text_may_be_registered_again_as_a_notebook_does():
+    def cell():
+        def bound(w, w_min, w_max):
+            return w_max - w
+
+        def on_post(post_spike, pre_trace):
+            return post_spike * pre_trace
+
+        registry.register_bound("cell", bound)
+        registry.register_rule(Rule("cell", _silent, on_post))
+
+    cell(), cell()
+    with pytest.raises(ValueError, match="already registered"):
+        registry.register_bound("cell", lambda w, w_min, w_max: w - w_min)
+    for changed in ({"on_pre": _other_on_pre}, {"positive": ("tau",), "on_post": _timed}):
+        with pytest.raises(ValueError, match="already registered"):
+            registry.register_rule(replace(RULES["cell"], **changed))
+
+
+def _silent(pre_spike):
+    return 0.0 * pre_spike
+
+
+def _timed(post_spike, pre_trace, *, tau):
+    return post_spike * pre_trace / tau
+
+
+def _other_on_pre(pre_spike):
+    return 0.5 * pre_spike
+
+
+@pytest.mark.parametrize("folder", ["no.such.folder", ".relative", "/tmp", None])
+def test_a_folder_without_kernels_is_no_topologys(folder):
+    class Another(OneToOne):
+        name = "another"
+
+    with pytest.raises(ValueError, match=r"is no package with a reference\.py"):
+        registry.register_topology(Another, folder)
+
+
+def test_a_topology_keeps_its_kernels():
+    with pytest.raises(ValueError, match=r"the kernels of one_to_one are in tritonstdp\.kernels\.one_to_one already"):
+        registry.register_topology(OneToOne, "tritonstdp.kernels.dense")
+
+
+@pytest.mark.parametrize(
+    "fields", [("", lambda case: None, "x"), (None, lambda case: None, "x"), ("a", None, "x"), ("a", print, None)]
+)
+def test_a_backend_that_can_t_be_asked_or_built_is_refused(fields):
+    with pytest.raises(TypeError, match="backend"):
+        registry.register_backend(registry.Backend(*fields))
+
+
+def test_a_backend_of_a_users_own_leaves_traces_to_the_others():
+    mine = registry.Backend("mine", lambda case: None, "mine")
+    registry.register_backend(mine)
+    try:
+        trace = torch.ones(3, dtype=torch.float16)
+        assert tritonstdp.trace_(trace, torch.zeros(3, dtype=torch.bool), tau=10.0)[0] < 1
+    finally:
+        registry.BACKENDS.remove(mine)

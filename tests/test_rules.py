@@ -215,8 +215,14 @@ def test_a_rule_that_reads_what_there_is_not_is_refused(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"on_pre": lambda post_trace: post_trace}, "on_pre must be 0 where pre_spike is"),
-        ({"on_pre": lambda pre_spike, w, *, a: pre_spike * a - w}, "on_pre must be 0 where pre_spike is"),
+        (
+            {"on_pre": lambda post_trace: post_trace},
+            "on_pre must be 0 where pre_spike is|does not read pre_spike: it reads post_trace",
+        ),
+        (
+            {"on_pre": lambda pre_spike, w, *, a: pre_spike * a - w},
+            "on_pre must be 0 where pre_spike is|does not read pre_spike: it reads post_trace",
+        ),
         ({"on_post": lambda post_spike, pre_trace: post_spike + pre_trace}, "on_post must be 0 where post_spike is"),
         (
             {"change": lambda potentiation, w: potentiation - w},
@@ -257,3 +263,55 @@ def test_a_bound_whose_parameter_is_taken_is_refused(rule, bound, name):
     for bounds in ((bound, no_bound), (no_bound, bound)):
         with pytest.raises(TypeError, match=f"bound <lambda> has a parameter {name}: {rule.name} or a step takes it"):
             Formula.of(rule, *bounds)
+
+
+@pytest.mark.parametrize("name", ["positive", "negative", "potentiation", "depression", "dw", "pre_gain"])
+def test_a_parameter_may_not_be_called_what_functions_read(name):
+    scope = {}
+    exec(f"def on_post(post_spike, pre_trace, *, {name}): return post_spike * pre_trace * {name}", scope)
+    exec(f"def bound(w, w_min, w_max, *, {name}): return w * {name}", scope)
+    with pytest.raises(TypeError, match=f"has a parameter {name}: the name is taken"):
+        Rule("named", lambda pre_spike: 0.0 * pre_spike, scope["on_post"])
+    with pytest.raises(TypeError, match=f"bound bound has a parameter {name}: stdp or a step takes it"):
+        Formula.of(stdp, scope["bound"])
+
+
+def test_rules_that_differ_in_what_must_be_positive_are_two():
+    strict = Rule("timed", lambda pre_spike: 0.0 * pre_spike, _timed, positive=("tau",))
+    loose = replace(strict, positive=())
+    assert Formula.of(strict) is not Formula.of(loose)
+    assert Formula.of(loose).rule.positive == ()
+
+
+def _timed(post_spike, pre_trace, *, tau):
+    return post_spike * pre_trace / tau
+
+
+@pytest.mark.parametrize(
+    "weigh",
+    [
+        lambda post_spike, pre_trace: post_spike * torch.sqrt(pre_trace),
+        lambda post_spike, pre_trace: post_spike * torch.log(pre_trace),
+        lambda post_spike, w, w_min, w_max: post_spike * ((w - w_min) / (w_max - w_min)) ** 0.3,
+        lambda post_spike, pre_trace: post_spike * torch.exp(1000 * pre_trace),
+    ],
+    ids=["sqrt", "log", "power", "exp"],
+)
+def test_what_is_no_number_everywhere_is_still_silent_without_a_spike(weigh):
+    assert Rule("partly", lambda pre_spike: 0.0 * pre_spike, weigh).post[0] == "post_spike"
+
+
+def test_a_misspelt_spike_is_named():
+    with pytest.raises(ValueError, match="'typo' does not read pre_spike: it reads pre_spikes, post_trace"):
+        Rule("typo", lambda pre_spikes, post_trace: pre_spikes * post_trace, _timed)
+
+
+@pytest.mark.parametrize("positive", [None, "tau", (1,), ("other",)])
+def test_what_must_be_positive_is_named_by_parameters(positive):
+    with pytest.raises(TypeError, match="positive of rule 'timed' is"):
+        Rule("timed", lambda pre_spike: 0.0 * pre_spike, _timed, positive=positive)
+
+
+def test_only_a_rule_is_modulated():
+    with pytest.raises(TypeError, match="'stdp' is no Rule"):
+        modulated("stdp", "mine")

@@ -115,7 +115,7 @@ def _check_variants(formula: Formula) -> None:
     codes = [getattr(getattr(function, "func", function), "__code__", None) for function in written]
     if not any(codes):
         return
-    places = ((c.co_filename, c.co_firstlineno, c.co_code, c.co_names) for c in codes if c is not None)
+    places = ((c.co_filename, c.co_firstlineno, c.co_code, c.co_names, c.co_varnames) for c in codes if c is not None)
     variants = _VARIANTS.setdefault(tuple(places), set())
     variant = hash(tuple(content_of(function) or id(function) for function in written))
     if variant not in variants and len(variants) >= MOST_VARIANTS:

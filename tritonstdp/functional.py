@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from difflib import get_close_matches
 from functools import cache, partial
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import compress
 from math import inf
 from typing import Any, NamedTuple, TypedDict
@@ -28,7 +29,7 @@ from tritonstdp.kernels.compose import rounded
 from tritonstdp.kernels.memory import address, check_apart
 from tritonstdp.kernels.protocol import Case, Names, PerNeuron
 from tritonstdp.kernels.trace import TraceCase, TraceStep
-from tritonstdp.registry import BACKENDS, meeting_of
+from tritonstdp.registry import BACKENDS, Backend, meeting_of
 from tritonstdp.rules import Bound, Formula, Rule, istdp, resolve_bound, resolve_rule, rstdp, stdp, target_trace
 from tritonstdp.topology import WEIGHT_DTYPES, Topology, example_topology, infer_topology
 
@@ -832,12 +833,17 @@ def trace_backends(case: TraceCase) -> list[str]:
     >>> trace_backends(TraceCase(torch.float32, "cpu"))
     ['cpu', 'reference']
     """
-    return [b.name for b in BACKENDS if isinstance(b.kernels, str) and b.refuse(case) is None]  # type: ignore[arg-type]
+    return [b.name for b in _of_traces() if b.refuse(case) is None]  # type: ignore[arg-type]
+
+
+def _of_traces() -> list[Backend]:
+    """The backends that have kernels of traces, as none of a user's own does."""
+    return [b for b in BACKENDS if isinstance(b.kernels, str) and find_spec(f"tritonstdp.kernels.trace.{b.kernels}")]
 
 
 @cache
 def _trace_step(case: TraceCase, wanted: str | None) -> TraceStep:
-    backends = [backend for backend in BACKENDS if isinstance(backend.kernels, str)]
+    backends = _of_traces()
     if wanted not in (None, *(backend.name for backend in backends)):
         raise ValueError(f"unknown backend {wanted!r}: use one of {', '.join(b.name for b in backends)}")
     reason: str | None = None

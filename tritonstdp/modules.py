@@ -36,14 +36,15 @@ def run_module(path: Path) -> None:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise UserError(f"--module {path}{_line_of(error, path)}: {type(error).__name__}: {error}") from error
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"--module {path}{_line_of(error, path)}: {said}") from error
 
 
-def _line_of(error: Exception, path: Path) -> str:
+def _line_of(error: BaseException, path: Path) -> str:
     """Where in a file an error came from."""
     if isinstance(error, SyntaxError):
-        return f", line {error.lineno}"
+        return f", line {error.lineno}" if error.lineno else ""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f", line {lines[-1]}" if lines else ""

@@ -227,6 +227,13 @@ def _space_of(topology: str, file: str) -> Space:
     return Space(module.DEFAULT, module.SPACE, module.__name__)
 
 
+def _has_module(package: str, name: str) -> bool:
+    try:
+        return importlib.util.find_spec(f"{package}.{name}") is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def register_topology(kind: type[Topology], folder: str) -> None:
     """Add a topology: every rule and bound then runs on it, on each backend that it has a file for.
 
@@ -255,9 +262,15 @@ def register_topology(kind: type[Topology], folder: str) -> None:
         raise TypeError(f"{kind!r} is no topology: make a subclass of tritonstdp.topology.Topology")
     if not kind.name or TOPOLOGIES.get(kind.name, kind) is not kind:
         raise ValueError(f"a topology named {kind.name!r} can't be registered: give it a name that is not taken")
-    if importlib.util.find_spec(f"{folder}.reference") is None:
-        raise ValueError(f"{folder} has no reference.py, which says by MEETING how neurons meet at the weights")
-    if _FOLDERS.get(kind.name) == folder:
+    known = _FOLDERS.get(kind.name, folder)
+    if known != folder:
+        raise ValueError(f"the kernels of {kind.name} are in {known} already: give another topology, of another name")
+    if not _has_module(folder, "reference"):
+        raise ValueError(
+            f"{folder!r} is no package with a reference.py, which says by MEETING how neurons meet at the weights: "
+            "give the name by which it can be imported"
+        )
+    if kind.name in _FOLDERS:
         return
     TOPOLOGIES[kind.name], _FOLDERS[kind.name] = kind, folder
     for backend in BACKENDS:
@@ -286,6 +299,10 @@ def register_backend(backend: Backend) -> None:
     """
     if not isinstance(backend, Backend):
         raise TypeError(f"{backend!r} is no Backend: make one by tritonstdp.Backend(name, refuse, kernels)")
+    if not isinstance(backend.name, str) or not backend.name:
+        raise TypeError(f"a backend's name is {backend.name!r}: give it a text")
+    if not callable(backend.refuse) or not (isinstance(backend.kernels, str) or callable(backend.kernels)):
+        raise TypeError(f"backend {backend.name!r} needs refuse, a function, and kernels, a function or a file's name")
     if any(backend.name == known.name for known in BACKENDS):
         raise ValueError(f"a backend named {backend.name!r} is already registered: choose another name")
     at = next((k for k, known in enumerate(BACKENDS) if known.name == "reference"), len(BACKENDS))
@@ -396,7 +413,7 @@ def register_bound(name: str, bound: Bound) -> None:
     if not isinstance(name, str) or not name:
         raise TypeError(f"a bound's name is {name!r}: give it a text")
     bound = checked_bound(resolve_bound(bound))
-    if BOUNDS.get(name, bound) is not bound:
+    if not _alike(BOUNDS.get(name, bound), bound):
         raise ValueError(f"a bound named {name!r} is already registered: choose another name")
     BOUNDS[name] = bound
 
@@ -422,7 +439,9 @@ def register_rule(rule: Rule) -> None:
     """
     if not isinstance(rule, Rule):
         raise TypeError(f"{rule!r} is no Rule: make one by tritonstdp.Rule(name, on_pre, on_post, change)")
-    if RULES.get(rule.name, rule) is not rule:
+    known = RULES.get(rule.name, rule)
+    same = tuple(known.positive) == tuple(rule.positive) and len(known.functions) == len(rule.functions)
+    if not same or not all(map(_alike, known.functions, rule.functions)):
         raise ValueError(f"a rule named {rule.name!r} is already registered: choose another name")
     RULES[rule.name] = rule
 

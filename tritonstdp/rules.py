@@ -518,6 +518,8 @@ def modulated(rule: Rule, name: str) -> Rule:
     >>> modulated(istdp, "ristdp").eligibility_parameters
     ('tau_c',)
     """
+    if not isinstance(rule, Rule):
+        raise TypeError(f"{rule!r} is no Rule: pass one, as RULES has them by name")
     if rule.modulated:
         raise ValueError(f"rule {rule.name!r} is modulated already: pass the rule that it was made from")
     return replace(rule, name=name, eligibility=rewarded, positive=(*rule.positive, "tau_c"))
@@ -525,8 +527,9 @@ def modulated(rule: Rule, name: str) -> Rule:
 
 _TAKEN = {
     "rule", "weights", "c", "dopamine", "w", "w_min", "w_max", "positive_bound", "negative_bound", "clamp", "topology",
-    "backend", "autotune",
+    "backend", "autotune", "potentiation", "depression", "positive", "negative", "dw",
 }  # fmt: skip
+"""What a parameter may not be called: other arguments of a step, and what functions of a formula read by that name."""
 
 
 def _check_signatures(rule: Rule) -> None:
@@ -541,16 +544,24 @@ def _check_signatures(rule: Rule) -> None:
                 f"{part} of rule {rule.name!r} reads {', '.join(foreign)}: its arguments are named {wanted}, and "
                 "parameters stand behind a *"
             )
-        taken = sorted(n for n in parameters if n in _TAKEN or n.startswith(("pre_", "post_")))
+        taken = [n for n in parameters if _is_taken(n)]
         if taken:
-            raise TypeError(f"{part} of rule {rule.name!r} has a parameter {', '.join(taken)}: the name is taken")
+            raise TypeError(
+                f"{part} of rule {rule.name!r} has a parameter {', '.join(taken)}: the name is taken (what a function "
+                "reads of neurons and synapses stands before the *)"
+            )
     every = (*rule.parameters, *rule.eligibility_parameters)
     twice = sorted(set(rule.parameters) & set(rule.eligibility_parameters))
     if twice:
         raise TypeError(f"rule {rule.name!r}: {', '.join(twice)} is a parameter of the change and of the eligibility")
-    unknown = sorted(set(rule.positive) - set(every))
-    if isinstance(rule.positive, str) or unknown:
+    given = isinstance(rule.positive, (tuple, list)) and all(isinstance(name, str) for name in rule.positive)
+    unknown = not given or set(rule.positive) - set(every)
+    if unknown:
         raise TypeError(f"positive of rule {rule.name!r} is {rule.positive!r}: name some of {', '.join(every)}")
+
+
+def _is_taken(parameter: str) -> bool:
+    return parameter in _TAKEN or parameter.startswith(("pre_", "post_"))
 
 
 def _check_silence(rule: Rule) -> None:
@@ -560,12 +571,17 @@ def _check_silence(rule: Rule) -> None:
             still, once, twice = (_tried(rule.signatures[part], dict.fromkeys(silent, k)) for k in (0.0, 1.0, 2.0))
         except Exception:
             continue  # it takes no vectors: the reference will say what it makes of the weights
-        if bool((still != 0).any()):
+        known = once.isfinite()  # a power or a logarithm is no number everywhere, and 0 times that is none either
+        if bool((known & (still != 0)).any()):
+            unread = [name for name in silent if name not in rule.signatures[part].reads]
+            if part != "change" and unread:
+                reads = ", ".join(rule.signatures[part].reads)
+                raise ValueError(f"{part} of rule {rule.name!r} does not read {unread[0]}: it reads {reads}")
             raise ValueError(
                 f"rule {rule.name!r} changes weights without a spike: {part} must be 0 where {' and '.join(silent)} "
                 f"{'are' if len(silent) > 1 else 'is'}, since only synapses of neurons that have spiked are visited"
             )
-        if part != "change" and not torch.allclose(twice, 2 * once, atol=1e-9):
+        if part != "change" and not torch.allclose(twice[known], 2 * once[known], atol=1e-9):
             raise ValueError(f"{part} of rule {rule.name!r} is not linear in the spike, as a sum over positions needs")
 
 
@@ -584,7 +600,7 @@ def _check_bounds_multiply(rule: Rule) -> None:
         )
     except Exception:
         return
-    if not torch.allclose(apart, together, atol=1e-9):
+    if not torch.allclose(apart, together, atol=1e-9, equal_nan=True):
         raise ValueError(
             f"change of rule {rule.name!r} must read each bound as a factor of its own contribution alone, as "
             "potentiation * positive and depression * negative: on some topologies they are multiplied before"
@@ -745,7 +761,7 @@ def _formula_of(rule: Rule, positive: Bound, negative: Bound, clamp: bool) -> Fo
     captured = _captured((*rule.functions, positive, negative))
     bounds = checked_bound(positive), checked_bound(negative)
     _check_bound_parameters(rule, bounds)
-    meaning = (rule.name, *map(_meaning, rule.functions), *map(_meaning, bounds), clamp)
+    meaning = (rule.name, tuple(rule.positive), *map(_meaning, rule.functions), *map(_meaning, bounds), clamp)
     with _LOCK:
         formula = _BY_MEANING.get(meaning)
         if formula is None:
@@ -819,8 +835,8 @@ def _bound_signature(bound: Bound) -> Signature:
 
 def _check_bound_parameters(rule: Rule, bounds: tuple[Bound, Bound]) -> None:
     for bound in bounds:
-        taken = _TAKEN | {*rule.parameters, *rule.eligibility_parameters}
-        both = sorted(set(_bound_signature(bound).parameters) & taken)
+        own = {*rule.parameters, *rule.eligibility_parameters}
+        both = sorted(name for name in _bound_signature(bound).parameters if name in own or _is_taken(name))
         if both:
             raise TypeError(f"bound {name_of(bound)} has a parameter {', '.join(both)}: {rule.name} or a step takes it")
 

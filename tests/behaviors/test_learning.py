@@ -11,7 +11,7 @@ import tritonstdp as ts
 import tritonstdp.behaviors as ours
 from support import SMALL, Connect, RandomSpikes, side_by_side, values_of
 from tritonstdp.behaviors import Learning, PostSpikeCatcher, PostTrace, PreSpikeCatcher, PreTrace
-from tritonstdp.rules import resolve_bound
+from tritonstdp.rules import Rule, resolve_bound
 
 TRIPLET = {"a2_plus": 0.02, "a3_plus": 0.01, "a2_minus": 0.03, "a3_minus": 0.01}
 STDP = {
@@ -130,7 +130,7 @@ def test_wrong_parameters_are_named_when_it_is_made(given, message):
 def test_a_signal_that_is_found_nowhere_is_named_with_what_sets_it():
     network, group = triplet_group()
     del group.post_slow
-    with pytest.raises(ValueError, match=r"no post_slow is found: add a PreTrace or PostTrace\(tau_s=..., signal="):
+    with pytest.raises(ValueError, match=r"no post_slow is found: add a PostTrace\(tau_s=..., signal="):
         network.simulate_iteration()
 
 
@@ -155,3 +155,17 @@ def test_it_can_be_copied_and_pickled_and_learns_on():
     for twin in (copy.deepcopy(behavior), pickle.loads(pickle.dumps(behavior))):
         assert twin.rule is behavior.rule or twin.rule.name == "triplet"
         assert twin.tags == behavior.tags
+
+
+@pytest.mark.parametrize("name", ["forward", "sides", "compute_dw", "weight_divisor", "p_bound", "training"])
+def test_a_parameter_may_not_hide_what_a_behavior_has(name):
+    scope = {}
+    exec(f"def on_post(post_spike, pre_trace, *, {name}): return post_spike * pre_trace * {name}", scope)
+    rule = Rule("hiding", lambda pre_spike: 0.0 * pre_spike, scope["on_post"])
+    with pytest.raises(TypeError, match=f"'hiding' has a parameter {name}: a behavior has that already"):
+        Learning(rule, **{name: 0.1})
+
+
+def test_what_every_behavior_takes_is_no_parameter_of_a_rule():
+    behavior = Learning("stdp", a_plus=0.1, a_minus=0.1, tag="mine")
+    assert "mine" in behavior.tags and "init_c_mode" not in behavior.init_kwargs

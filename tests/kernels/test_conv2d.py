@@ -68,7 +68,7 @@ def assert_close(problem, backend, tolerance):
         torch.testing.assert_close(got.outputs[name], tensor, rtol=tolerance, atol=tolerance / 10, msg=name)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=24, deadline=None)
 @given(case=st.sampled_from(CASES + LARGER), rate=st.sampled_from(RATES), seed=st.integers(0, 1000))
 def test_compiled_loops_agree_with_the_reference(case, rate, seed):
     per_neuron = case[1] in (PADDED, SQUARE)  # with each case either way, twice as many loops would be compiled

@@ -54,13 +54,13 @@ def options(dtypes=(torch.float32, torch.float64), rates=(0.0, 0.05, 0.3, 1.0)):
     })  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(formula=formulas, n_pre=sizes, n_post=sizes, transposed=st.booleans(), options=options())
 def test_compiled_loops_give_the_bits_of_the_reference(formula, n_pre, n_post, transposed, options):
     assert_same_bits(make_problem(formula, Dense(n_pre, n_post), transposed=transposed, **options), "cpu")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     # one word, parts of words, and several blocks, of which some are visited synapse by synapse and others whole
     formula=formulas, n=st.sampled_from([0, 1, 63, 64, 71, 1024, 2500]),
@@ -70,7 +70,7 @@ def test_the_compiled_one_to_one_loop_gives_the_bits_of_the_reference(formula, n
     assert_same_bits(make_problem(formula, OneToOne(n), **options), "cpu")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     formula=formulas, n_pre=sizes, n_post=sizes, transposed=st.booleans(),
     # bfloat16 is proved to a tolerance elsewhere: the interpreter truncates it where hardware rounds

@@ -54,7 +54,7 @@ def assert_same_bits(problem, backend):
         assert torch.equal(got.outputs[name], tensor), name
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     case=st.sampled_from(CASES + LARGER), rate=st.sampled_from(RATES),
     dopamine=st.sampled_from(["pre", "post"]), seed=st.integers(0, 1000),

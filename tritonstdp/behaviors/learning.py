@@ -54,6 +54,10 @@ __all__ = [
 ]
 
 
+_OF_EVERY_BEHAVIOR = ("tag", "device", "behavior_enabled")
+"""What PymoNNtorch reads of any behavior's arguments."""
+
+
 class BaseLearning(Behavior):
     """What every learning behavior shares: one step of its rule on its topology.
 
@@ -259,6 +263,9 @@ class Learning(BaseLearning):
         init_c_mode: Any = 0,
         **parameters: Any,
     ) -> None:
+        resolved = resolve_rule(rule)
+        if resolved.modulated:
+            parameters["init_c_mode"] = init_c_mode
         super().__init__(
             *args,
             rule=rule,
@@ -268,13 +275,16 @@ class Learning(BaseLearning):
             negative_bound=negative_bound,
             clamp=clamp,
             backend=backend,
-            init_c_mode=init_c_mode,
             **parameters,
         )
-        self.rule = resolve_rule(rule)
+        self.rule = resolved
         self.p_bound, self.n_bound, self.clamp = resolve_bound(positive_bound), resolve_bound(negative_bound), clamp
         wanted = [name for name in self._formula().parameters if name != "dopamine"]
-        missing, unknown = (sorted(set(a) - set(b)) for a, b in ((wanted, parameters), (parameters, wanted)))
+        taken = [name for name in wanted if hasattr(self, name) or name == "weight_divisor"]
+        if taken:
+            raise TypeError(f"rule {resolved.name!r} has a parameter {', '.join(taken)}: a behavior has that already")
+        given = set(parameters) - {"init_c_mode", *_OF_EVERY_BEHAVIOR}
+        missing, unknown = (sorted(set(a) - set(b)) for a, b in ((wanted, given), (given, wanted)))
         if missing or unknown:
             wrong = f"needs {', '.join(missing)}" if missing else f"takes no {', '.join(unknown)}"
             raise TypeError(f"Learning by {self.rule.name} {wrong}: its parameters are {', '.join(wanted)}")

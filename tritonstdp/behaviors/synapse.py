@@ -138,7 +138,7 @@ def _signal(name: str, on_synapse: dict[str, Any], caught: dict[str, Tensor], ne
     if found is None:
         found = getattr(neurons, "spikes" if own_name == "spike" else own_name, None)
     if not isinstance(found, Tensor):
-        setter = _CAUGHT_BY.get(name, f"a PreTrace or PostTrace(tau_s=..., signal={name!r})")
+        setter = _CAUGHT_BY.get(name, f"a {name.split('_')[0].title()}Trace(tau_s=..., signal={name!r})")
         raise ValueError(
             f"no {name} is found: add {setter} to the synapse group, or set {neurons.tag}.{own_name} to a tensor with "
             "one value a neuron"
