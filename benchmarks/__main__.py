@@ -17,10 +17,9 @@ from benchmarks.figures import draw
 from benchmarks.gate import gate_providers, lead_of
 from benchmarks.growth import LARGEST_HELP, require_room, synapses
 from benchmarks.steps import SUITES
-from tritonstdp.arguments import seconds
+from tritonstdp.arguments import Parser, seconds
 from tritonstdp.bench import is_other
 from tritonstdp.measurement import OURS, Row, read_rows, write_rows
-from tritonstdp.terminal import Parser
 
 HERE = Path(__file__).parent
 PARTS = ("steps", "full", "threads", "growth", "simulations", "figures")

@@ -9,8 +9,7 @@ from benchmarks.environment import MARK, restart_pinned, settings
 
 
 def pytest_addoption(parser):
-    from tritonstdp.arguments import seconds
-    from tritonstdp.bench import rows_file
+    from tritonstdp.arguments import rows_file, seconds
 
     parser.addoption("--full", action="store_true", help="every rule, topology, bound, size and rate")
     parser.addoption("--seconds", type=seconds, default=0.5, help="for each workload")

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.environment import restart_pinned
+from tritonstdp.arguments import Parser
 from tritonstdp.bench import is_other
 from tritonstdp.measurement import OURS, Provider, Row, Workload, measure
-from tritonstdp.terminal import Parser
 
 FLOORS = Path(__file__).parent / "floors.json"
 

@@ -8,10 +8,9 @@ import sys
 import torch
 
 from benchmarks.environment import restart_pinned
-from tritonstdp.arguments import seconds
-from tritonstdp.bench import rows_file
+from tritonstdp.arguments import Parser, rows_file, seconds
 from tritonstdp.measurement import OURS, Workload, measure, write_rows
-from tritonstdp.terminal import Parser, free_bytes
+from tritonstdp.terminal import free_bytes
 
 SIDES = (100, 316, 1000, 3162, 10_000, 20_000)
 """Neurons on each side: 1e4 to 4e8 synapses."""

@@ -26,9 +26,8 @@ from rich.table import Table
 from benchmarks.environment import restart_pinned
 from tests.support import import_conex
 from tritonstdp import behaviors as ours
-from tritonstdp.arguments import output_file
-from tritonstdp.measurement import machine
-from tritonstdp.terminal import Parser, whole
+from tritonstdp.arguments import Parser, output_file, whole
+from tritonstdp.machine import machine
 
 RATE = 0.02
 TAU = 25.0

@@ -10,21 +10,13 @@ import torch
 from rich.console import Console
 
 from benchmarks.environment import restart_pinned
-from tritonstdp.arguments import seconds
-from tritonstdp.bench import rows_file, tables_of
+from tritonstdp.arguments import Parser, rows_file, seconds, whole
+from tritonstdp.bench import tables_of
 from tritonstdp.measurement import OURS, Workload, measure, write_rows
-from tritonstdp.terminal import Parser, whole
+from tritonstdp.problems import RATES
+from tritonstdp.topology import TOPOLOGIES
 
-RATES = (0.005, 0.02, 0.1)
-
-SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
-    "dense": ((256, 256), (1000, 1000), (4000, 4000)),
-    "one_to_one": ((1000,), (100_000,)),
-    "sparse": ((1000, 1000, 50_000), (10_000, 10_000, 1_000_000)),
-    "conv2d": ((1, 28, 28, 16, 5), (8, 64, 64, 16, 5)),
-    "local2d": ((1, 28, 28, 8, 5), (8, 32, 32, 8, 5)),
-}
-
+SHAPES = {name: kind.examples.timed for name, kind in TOPOLOGIES.items()}
 BOUNDS = ("soft_bound", "hard_bound", "no_bound")
 RULES = ("stdp", "istdp", "rstdp")
 

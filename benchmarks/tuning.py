@@ -20,14 +20,12 @@ import torch
 
 from benchmarks.environment import restart_pinned
 from tritonstdp import Dense, autotune
-from tritonstdp.arguments import output_file, seconds
-from tritonstdp.autotune.space import device_name
+from tritonstdp.arguments import Parser, output_file, seconds, whole
 from tritonstdp.autotune.sweep import tuning_case
 from tritonstdp.autotune.timing import Scratch, Timing, paired_ratio, take_turns
 from tritonstdp.autotune.use import configured_step
-from tritonstdp.measurement import machine
+from tritonstdp.machine import device_name, machine
 from tritonstdp.rules import BOUNDS, RULES, Formula
-from tritonstdp.terminal import Parser, whole
 
 SIDES = (256, 512, 1024, 2048, 4096, 8192)
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)

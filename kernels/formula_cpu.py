@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import torch
 
-from tritonstdp.kernels.compose import SynapseFunctions, compose
-from tritonstdp.kernels.native import REAL, njit_part
+from tritonstdp.kernels.compose import Composed, compose
+from tritonstdp.kernels.loops import REAL, choose, njit, njit_part
 from tritonstdp.kernels.protocol import Case
-from tritonstdp.rules import Formula, Signature, is_own
-from tritonstdp.source import CannotCompileError, NoSourceError, captures_numbers_alone, name_of, read
+from tritonstdp.rules import Signature, is_own
+from tritonstdp.source import CannotCompileError, NoSourceError, Source, captures_numbers_alone, located, read
 
 
 class _WeakNumbers(ast.NodeTransformer):
@@ -65,38 +65,50 @@ def _maximum(a, b):  # type: ignore[no-untyped-def]
     return a if a > b or a != a else b
 
 
-def _where(condition, a, b):  # type: ignore[no-untyped-def]
-    return a if condition else b
-
-
 _WORDS = {
     "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "abs": abs,
-    "minimum": _minimum, "maximum": _maximum, "where": numba.njit(inline="always")(_where),
+    "minimum": _minimum, "maximum": _maximum, "where": choose,
 }  # fmt: skip
 
 
 def _as_numba_reads_it(function: Callable[..., Any], real: type) -> Callable[..., Any]:
-    if is_own(function):  # which numba vectorises better as it is written
-        return function
     try:
-        return read(function).define({**_WORDS, "_real": real}, _WeakNumbers())
+        source = read(function)
+        if is_own(function) and not _says_numbers(source):  # which numba vectorises better without casts
+            return source.define(dict(_WORDS))
+        return source.define({**_WORDS, "_real": real}, _WeakNumbers())
     except NoSourceError:
         if not captures_numbers_alone(function):
             raise
         return function  # numba reads instructions; the samples tell whether they mean the same
 
 
-def _prove(signature: Signature, compiled: Any, dtype: torch.dtype) -> None:
+def _says_numbers(source: Source) -> bool:
+    return any(isinstance(node, ast.Constant) for node in ast.walk(ast.parse(source.text)))
+
+
+def compiled(function: Callable[..., Any], real: type) -> Any:
+    """A formula's function, compiled for scalars of one type."""
+    return njit_part(_as_numba_reads_it(function, real))
+
+
+def _prove(signature: Signature, of_scalars: Any, dtype: torch.dtype) -> None:
     """Refuse a function that, number by number, does not give what it gives on tensors."""
-    function, real, name = signature.function, REAL[dtype], name_of(signature.function)
+    real, name = REAL[dtype], located(signature.function)
     tensors, values = signature.samples(dtype)
     try:
-        written = function(*(t.clone() for t in tensors), *values)
-        expected = torch.as_tensor(written, dtype=dtype).expand(tensors[0].shape)
+        written = signature.call((t.clone() for t in tensors), values)
+        expected = torch.as_tensor(written, dtype=dtype).expand(61)
     except Exception as error:
         raise CannotCompileError(f"{name} can't be tried on a vector of 61 weights ({_first_line(error)})") from error
+    rows = zip(*(t.numpy() for t in tensors), strict=True) if tensors else [()] * 61
+
+    @njit
+    def call(numbers):  # type: ignore[no-untyped-def]
+        return of_scalars(*numbers)
+
     try:
-        found = [compiled(*numbers, *map(real, values)) for numbers in zip(*(t.numpy() for t in tensors), strict=True)]
+        found = [call((*numbers, *map(real, values))) for numbers in rows]
     except Exception as error:
         raise CannotCompileError(f"numba can't compile {name}: {_reason(error)}") from error
     # torch computes what is said of numbers alone in float64, and has powers, exp and log of its own
@@ -117,15 +129,13 @@ def _reason(error: BaseException) -> str:
     return "; ".join(told[:2]) or type(error).__name__
 
 
-def synapse_functions(formula: Formula, dtype: torch.dtype, bound_first: bool) -> SynapseFunctions:
-    """Compile a formula's functions for scalars of one dtype.
+def synapse_functions(case: Case, bound_first: bool) -> Composed:
+    """Compile a formula's functions for scalars of a case's dtype.
 
     Parameters
     ----------
-    formula : Formula
-        The formula.
-    dtype : torch.dtype
-        The weights' dtype.
+    case : Case
+        The case.
     bound_first : bool
         See :func:`tritonstdp.kernels.compose.compose`.
 
@@ -134,14 +144,14 @@ def synapse_functions(formula: Formula, dtype: torch.dtype, bound_first: bool) -
     CannotCompileError
         If a function is not something that numba compiles, or computes something else when compiled.
     """
-    real = REAL[dtype]
+    real, dtype = REAL[case.dtype], case.dtype
 
-    def compile_formula(function: Callable[..., Any]) -> Any:
-        return njit_part(_as_numba_reads_it(function, real))
-
-    for signature in {id(signature.function): signature for signature in formula.signatures}.values():
-        if not is_own(signature.function):
-            _prove(signature, compile_formula(signature.function), dtype)
+    def compile_formula(signature: Signature) -> tuple[str, Any]:
+        function = signature.function
+        of_scalars = compiled(function, real)
+        if not is_own(function):
+            _prove(signature, of_scalars, dtype)
+        return f"formula_{id(function)}", of_scalars
 
     @njit_part
     def cast(value):  # type: ignore[no-untyped-def]
@@ -154,39 +164,60 @@ def synapse_functions(formula: Formula, dtype: torch.dtype, bound_first: bool) -
         # of equals and of what can't be compared, the first stays: NaN, and the zero that equals a limit, as in torch
         return min(max(w, w_min), w_max)
 
-    return compose(formula, bound_first, compile_formula, njit_part, cast, clip, njit_part(_where))
+    namespace = {"where": choose, "met": choose, "real": cast, "clip": clip}
+    words = {word: word for word in namespace}
+    return compose(
+        case.formula, case.names, bound_first, words, namespace, compile_formula, njit_part, case.bool_spikes
+    )
 
 
 def synapse_update(case: Case, bound_first: bool, post_is_major: bool = False) -> Any:
     """What a step does to one synapse with one pre and one post neuron, compiled.
 
-    ``update(w, c, spike, trace, other_spike, other_trace, dopamine, parameters, w_min, w_max, decay)`` takes the pre
-    neuron's side first, or the post neuron's if ``post_is_major``, and returns the new weight and the new eligibility
-    (``c`` as it is, unless the rule is modulated). What :mod:`tritonstdp.kernels.reference` says of silent neurons
-    holds: it is chosen, not branched to, so that neighbours are computed at once, and a spike that is a constant 0
-    folds its term away. A spike that is bool counts 1 without being multiplied.
+    ``update(w, c, pre, post, numbers, w_min, w_max)`` takes the pre neuron's signals first, or the post neuron's if
+    ``post_is_major``: see :func:`tritonstdp.kernels.compose.updated`.
     """
-    on_pre, on_post, change, finish = synapse_functions(case.formula, case.dtype, bound_first)
-    real, bool_spikes, modulated = REAL[case.dtype], case.bool_spikes, case.formula.rule.modulated
-
-    @njit_part
-    def update(w, c, pre_spike, pre_trace, post_spike, post_trace, dopamine, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
-        pre, post = pre_spike != 0, post_spike != 0
-        one, zero = real(1), real(0)
-        potentiation = real(on_post(pre_trace, one if bool_spikes else real(post_spike), *parameters))
-        depression = real(on_pre(one if bool_spikes else real(pre_spike), post_trace, *parameters))
-        counted = potentiation if post else zero, depression if pre else zero
-        dw = change(w, *counted, post, pre, w_min, w_max, parameters)
-        if modulated:
-            return finish(w, dw if pre | post else zero, c, dopamine, w_min, w_max, decay)
-        new, _ = finish(w, dw, c, dopamine, w_min, w_max, decay)
-        return new if pre | post else w, c
-
+    update = synapse_functions(case, bound_first).updated
     if not post_is_major:
         return update
 
     @njit_part
-    def update_of_post(w, c, post_spike, post_trace, pre_spike, pre_trace, dopamine, parameters, w_min, w_max, decay):  # type: ignore[no-untyped-def]
-        return update(w, c, pre_spike, pre_trace, post_spike, post_trace, dopamine, parameters, w_min, w_max, decay)
+    def update_of_post(w, c, post, pre, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+        return update(w, c, pre, post, numbers, w_min, w_max)
 
     return update_of_post
+
+
+class ModulatedVisits(NamedTuple):
+    """What loops over a modulated rule's synapses share.
+
+    Attributes
+    ----------
+    visit_silent : callable
+        ``visit_silent(w, c, numbers, w_min, w_max)``: what becomes of neighbouring synapses between silent neurons.
+    write_held : callable
+        ``write_held(w, c, synapses, neurons, spike, held_w, held_c)``: write what was computed before, at the synapses
+        whose neuron is silent.
+    """
+
+    visit_silent: Any
+    write_held: Any
+
+
+def modulated_visits(update: Any, n_first: int, n_second: int, real: type) -> ModulatedVisits:
+    """Compile them for an update that takes so many signals of its first and of its second side."""
+    silent_first, silent_second = (real(0),) * n_first, (real(0),) * n_second
+
+    @njit_part
+    def visit_silent(w, c, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+        for k in range(len(w)):
+            w[k], c[k] = update(w[k], c[k], silent_first, silent_second, numbers, w_min, w_max)
+
+    @njit_part
+    def write_held(w, c, synapses, neurons, spike, held_w, held_c):  # type: ignore[no-untyped-def]
+        for e in range(len(synapses)):
+            k, silent = synapses[e], spike[neurons[e]] == 0
+            w[k] = held_w[e] if silent else w[k]
+            c[k] = held_c[e] if silent else c[k]
+
+    return ModulatedVisits(visit_silent, write_held)

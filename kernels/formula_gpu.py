@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -14,29 +14,34 @@ import triton.language as tl
 from torch import Tensor
 
 from tritonstdp.rules import Signature, is_own
-from tritonstdp.source import CannotCompileError, Source, name_of, read
+from tritonstdp.source import CannotCompileError, Source, located, name_of, read
 from tritonstdp.vocabulary import WORDS_ON_TENSORS
 
 fp64 = tl.constexpr("fp64")
 """Annotates a run-time scalar that is passed in full precision; Triton would pass it in float32."""
 
-PARAMETERS, DECAYS = 4, 2
-"""How many parameters of a rule, and of its eligibility, a launch carries."""
+NUMBERS = 12
+"""How many numbers a launch carries."""
 
 
 @triton.jit
-def pack(p0, p1, p2, p3, N: tl.constexpr, REAL: tl.constexpr):
-    """The first ``N`` run-time scalars as a tuple of the type to compute in; they arrive in float64."""
-    if N == 0:
-        return ()
-    elif N == 1:
-        return (tl.full([], p0, REAL),)
-    elif N == 2:
-        return (tl.full([], p0, REAL), tl.full([], p1, REAL))
-    elif N == 3:
-        return (tl.full([], p0, REAL), tl.full([], p1, REAL), tl.full([], p2, REAL))
-    else:
-        return (tl.full([], p0, REAL), tl.full([], p1, REAL), tl.full([], p2, REAL), tl.full([], p3, REAL))
+def numbers_of(
+    p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, scalars, N: tl.constexpr, REAL: tl.constexpr
+):  # fmt: skip
+    """A step's numbers in the type to compute in: the first ``N`` that are passed, then those that lie in tensors."""
+    passed = (p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11)
+    numbers = ()
+    for k in tl.static_range(N):
+        numbers += (tl.full([], passed[k], REAL),)  # type: ignore[assignment]
+    for k in tl.static_range(len(scalars)):
+        numbers += (tl.load(scalars[k]).to(REAL),)  # type: ignore[assignment]
+    return numbers
+
+
+def padded(numbers: Iterable[float]) -> tuple[float, ...]:
+    """The numbers of a launch; unused places hold 0."""
+    given = tuple(map(float, numbers))
+    return given + (0.0,) * (NUMBERS - len(given))
 
 
 @triton.jit
@@ -181,26 +186,22 @@ def _device_function(source: Source) -> Any:
     return triton.jit(source.define({**_NAMESPACE, "__name__": __name__}, _AsTritonReads()))
 
 
+TRIAL_BLOCK = 64
+
+
 @triton.jit
 def trial_kernel(
-    out_ptr, in_ptr, p0, p1, p2, p3,
-    FUNCTION: tl.constexpr, TENSORS: tl.constexpr, NUMBERS: tl.constexpr, BLOCK: tl.constexpr,
+    out_ptr, in_ptr, p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11,
+    FUNCTION: tl.constexpr, READS: tl.constexpr, NUMBERS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A device function on rows of samples."""
     i = tl.arange(0, BLOCK)
-    numbers = pack(p0, p1, p2, p3, NUMBERS, tl.float32)
-    a = tl.load(in_ptr + i)
-    if TENSORS == 1:
-        result = FUNCTION(a, *numbers)
-    elif TENSORS == 2:
-        result = FUNCTION(a, tl.load(in_ptr + BLOCK + i), *numbers)
-    else:
-        b, c, d = tl.load(in_ptr + BLOCK + i), tl.load(in_ptr + 2 * BLOCK + i), tl.load(in_ptr + 3 * BLOCK + i)
-        result = FUNCTION(a, b, c, d, *numbers)
+    numbers = numbers_of(p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, (), NUMBERS, tl.float32)
+    read = ()
+    for k in tl.static_range(READS):
+        read += (tl.load(in_ptr + k * BLOCK + i),)  # type: ignore[assignment]
+    result = FUNCTION(*read, *numbers)
     tl.store(out_ptr + i, (tl.zeros([BLOCK], tl.float32) + result).to(tl.float32))
-
-
-TRIAL_BLOCK = 64
 
 
 def prove(signature: Signature) -> None:
@@ -212,22 +213,22 @@ def prove(signature: Signature) -> None:
     function = signature.function
     if is_own(function):
         return
-    name = name_of(function)
+    name = located(function)
     device = "cpu" if triton.knobs.runtime.interpret else "cuda" if torch.cuda.is_available() else None
     dtype, tolerance = (torch.float64, 1e-12) if device is None else (torch.float32, 2e-5)
     tensors, values = signature.samples(dtype)
     compiled = device_function(function)
     try:
-        written = function(*(t.clone() for t in tensors), *values)
-        expected = torch.as_tensor(written, dtype=dtype, device="cpu").expand(tensors[0].shape)
+        written = signature.call((t.clone() for t in tensors), values)
+        expected = torch.as_tensor(written, dtype=dtype, device="cpu").expand(61)
     except Exception as error:
         raise CannotCompileError(f"{name} can't be tried on a vector of 61 weights ({error!r})") from error
     try:
         if device is None:
             meant = read(function).define(dict(WORDS_ON_TENSORS))(*tensors, *values)
-            found = torch.as_tensor(meant, dtype=dtype, device="cpu").expand(tensors[0].shape)
+            found = torch.as_tensor(meant, dtype=dtype, device="cpu").expand(61)
         else:
-            found = _tried(compiled, signature, tensors, values, device)
+            found = _tried(compiled, tensors, values, device)
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CannotCompileError(f"Triton can't compile {name}: {reason}") from error
@@ -235,12 +236,11 @@ def prove(signature: Signature) -> None:
         raise CannotCompileError(f"{name} gives something else in Triton, or its source says something else")
 
 
-def _tried(compiled: Any, signature: Signature, tensors: Any, values: Any, device: str) -> Tensor:
-    n = len(tensors[0])
-    rows = torch.zeros(len(tensors), TRIAL_BLOCK, device="cpu")
-    rows[:, :n] = torch.stack(tensors)
+def _tried(compiled: Any, tensors: Any, values: Any, device: str) -> Tensor:
+    rows = torch.zeros(max(1, len(tensors)), TRIAL_BLOCK, device="cpu")
+    for row, tensor in zip(rows, tensors, strict=False):
+        row[:61] = tensor
     rows = rows.to(device)
     out = torch.zeros(TRIAL_BLOCK, device=device)
-    padded = (*values, *(0.0,) * (PARAMETERS - len(values)))
-    trial_kernel[(1,)](out, rows, *padded, compiled, signature.tensors, signature.numbers, TRIAL_BLOCK)
-    return out[:n].cpu()
+    trial_kernel[(1,)](out, rows, *padded(values), compiled, len(tensors), len(values), TRIAL_BLOCK)
+    return out[:61].cpu()

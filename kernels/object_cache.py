@@ -15,7 +15,6 @@ import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from numba.core import serialize
 from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
 
+from tritonstdp.kernels.digest import digest_of
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.source import content_of
 from tritonstdp.storage import (
@@ -68,8 +68,7 @@ class Recipe(NamedTuple):
 def recipe_of(case: Case, *values: Any) -> Recipe:
     """The recipe of a loop that is specialised on a case and on further plain values, such as a configuration."""
     formula = case.formula
-    functions = (*formula.rule.functions, formula.positive, formula.negative)
-    return Recipe(functions, (formula.clamp, *case[1:], *values))
+    return Recipe(formula.functions, (formula.clamp, *case[1:], *case.names, *values))
 
 
 def key_of(loop: Callable[..., Any], recipe: Recipe) -> str | None:
@@ -78,16 +77,11 @@ def key_of(loop: Callable[..., Any], recipe: Recipe) -> str | None:
     if None in contents:
         return None
     try:
-        sources = [_source(path) for path in (loop.__code__.co_filename, *shared_sources())]
+        sources = digest_of(loop.__code__.co_filename)
     except OSError:  # an installation without sources
         return None
     parts = (contents, sources, recipe.values, _compiler())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-
-
-def shared_sources() -> tuple[str, ...]:
-    """The files of the helpers that loops are made with."""
-    return tuple(str(Path(__file__).with_name(f"{name}.py")) for name in ("compose", "formula_cpu", "native"))
 
 
 def load(key: str) -> CompileResult | None:
@@ -164,11 +158,6 @@ def _kept(folder: Path) -> Iterator[tuple[int, int, Path]]:
         with suppress(FileNotFoundError):
             status = path.lstat()
             yield status.st_mtime_ns, status.st_size, path
-
-
-@cache
-def _source(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _compiler() -> tuple[Any, ...]:

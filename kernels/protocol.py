@@ -11,7 +11,33 @@ from torch import Tensor
 from tritonstdp.rules import Formula
 from tritonstdp.source import CannotCompileError
 
-__all__ = ["CannotCompileError", "Case", "Step"]
+__all__ = ["CannotCompileError", "Case", "Names", "PerNeuron", "Step"]
+
+
+class PerNeuron(NamedTuple):
+    """A parameter that has one value a neuron of one side; made by ``per_pre`` and ``per_post``."""
+
+    side: str
+    values: Tensor
+
+
+class Names(NamedTuple):
+    """What a step hands to a kernel, in order.
+
+    Attributes
+    ----------
+    pre, post : tuple of str
+        The signals of each side: the rule's own, and then the parameters that are given as one value a neuron.
+    numbers : tuple of str
+        The other parameters: those that are numbers, and then those that are 0-d tensors, read where they lie.
+    n_scalars : int
+        How many of ``numbers`` are 0-d tensors.
+    """
+
+    pre: tuple[str, ...]
+    post: tuple[str, ...]
+    numbers: tuple[str, ...]
+    n_scalars: int
 
 
 class Case(NamedTuple):
@@ -33,10 +59,11 @@ class Case(NamedTuple):
         The type of the weights' device.
     bool_spikes : bool
         Whether both spike vectors are bool; both have the weights' dtype otherwise.
-    scalars : bool
-        Whether all parameters are numbers.
-    dopamine : str
-        "number", "scalar" (a 0-d tensor), "column" (one value a post neuron) or "other".
+    given : tuple of str
+        How each of ``formula.parameters`` is given: as a "number", as one value a "pre" or a "post" neuron, as a
+        "scalar" (a 0-d tensor), or as another "tensor", which the reference alone takes.
+    limits : str
+        "number", or "tensor" where ``w_min`` or ``w_max`` is one, which the reference alone takes.
     """
 
     formula: Formula
@@ -45,9 +72,46 @@ class Case(NamedTuple):
     layout: str
     dtype: torch.dtype
     device: str
-    bool_spikes: bool = True
-    scalars: bool = True
-    dopamine: str = "number"
+    bool_spikes: bool
+    given: tuple[str, ...]
+    limits: str = "number"
+
+    @staticmethod
+    def plain(formula: Formula, topology: Any, dtype: torch.dtype, device: str) -> Case:
+        """The usual case of a topology: contiguous weights, bool spikes, and numbers for parameters."""
+        return Case(
+            formula, topology.name, topology.kernel_key, topology.usual_layout, dtype, device, True, formula.all_numbers
+        )
+
+    @property
+    def names(self) -> Names:
+        """What a step hands over."""
+        return self.names_of(self.formula, self.given)
+
+    @staticmethod
+    def names_of(formula: Formula, given: tuple[str, ...]) -> Names:
+        """What a step hands over for parameters that are given so.
+
+        To the reference, tensors of any shape are given among the numbers.
+        """
+        kinds = dict(zip(formula.parameters, given, strict=True))
+        named = {kind: tuple(n for n, k in kinds.items() if k == kind) for kind in ("number", "tensor", "scalar")}
+        rule = formula.rule
+        pre, post = (
+            (*signals, *(n for n, kind in kinds.items() if kind == side))
+            for side, signals in (("pre", rule.pre), ("post", rule.post))
+        )
+        return Names(pre, post, (*named["number"], *named["tensor"], *named["scalar"]), len(named["scalar"]))
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of what is given."""
+        return self.formula.parameters
+
+    @property
+    def modulated(self) -> bool:
+        """Whether the rule writes an eligibility trace."""
+        return self.formula.rule.modulated
 
 
 class Step(Protocol):
@@ -59,32 +123,25 @@ class Step(Protocol):
         The group's topology, of the kind that the kernel was built for.
     weights : Tensor
         The values to update, of ``topology.weights_shape``.
-    pre_spike, post_spike : Tensor
-        Both bool, or both of the dtype of the weights; contiguous, as the traces.
-    pre_trace, post_trace : Tensor
-        Of the dtype of the weights.
-    parameters, decay : sequence of float
-        The values of ``rule.parameters`` and ``rule.eligibility_parameters``. The reference takes tensors as well.
-    w_min, w_max : float
-        The limits for bounds and clamp. The reference takes tensors as well.
     c : Tensor or None
         The eligibility trace, of the shape and dtype of the weights; None unless the rule is modulated.
-    dopamine : float or Tensor
-        What the eligibility is multiplied by.
+    pre, post : sequence of Tensor
+        The signals of each side as ``case.names`` has them, contiguous. The spikes come first, both bool or both of the
+        dtype of the weights; the others are of that dtype.
+    numbers : sequence of float
+        The values of ``case.names.numbers``. The reference takes tensors as well.
+    w_min, w_max : float
+        The limits for bounds and clamp. The reference takes tensors as well.
     """
 
     def __call__(
         self,
         topology: Any,
         weights: Tensor,
-        pre_spike: Tensor,
-        pre_trace: Tensor,
-        post_spike: Tensor,
-        post_trace: Tensor,
-        parameters: Sequence[Any],
+        c: Tensor | None,
+        pre: Sequence[Tensor],
+        post: Sequence[Tensor],
+        numbers: Sequence[Any],
         w_min: Any,
         w_max: Any,
-        c: Tensor | None,
-        decay: Sequence[Any],
-        dopamine: Any,
     ) -> None: ...

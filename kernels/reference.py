@@ -1,6 +1,6 @@
 """The reference: formulas called as they are on torch tensors, on any device and in any dtype.
 
-It decides what is right. A topology adds how spikes and traces meet the weights (:class:`Pairing`).
+It decides what is right. A topology adds how its pre and post neurons meet at the weights (:class:`Meeting`).
 
 The term of a silent neuron does not exist: ``on_pre`` counts only where the pre neuron has just spiked, ``on_post``
 only where the post neuron has, and each is exactly 0 elsewhere, whatever the trace and the bound. A synapse of which
@@ -21,48 +21,66 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tritonstdp.kernels.compose import compose
-from tritonstdp.kernels.protocol import Step
-from tritonstdp.rules import Formula, Rule, is_own
+from tritonstdp.kernels.compose import Composed, compose_on_tensors
+from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.rules import is_own
 
 HALF = (torch.float16, torch.bfloat16)
 
+At = Callable[[Any, Tensor], Tensor]
+Sum = Callable[[Tensor, Tensor], Tensor]
 
-class Pairing(NamedTuple):
-    """How a topology's spikes and traces meet its weights.
+
+def sum_of_products(of_one: Tensor, spikes: Tensor) -> Tensor:
+    """What spikes contribute, summed over the last axis; linear in the spike, and so a product of matrices."""
+    return torch.einsum("...p,...p->...", of_one, spikes)
+
+
+def sum_of_spiking(of_one: Tensor, spikes: Tensor) -> Tensor:
+    """The same of spiking neurons alone: a product takes in silent ones, as 0 times their trace."""
+    total = sum_of_products(of_one, spikes)
+    finite = total.isfinite()
+    if finite.all():
+        return total
+    return torch.where(finite, total, torch.where(spikes != 0, of_one * spikes, 0).sum(-1))
+
+
+class Meeting(NamedTuple):
+    """How a topology's pre and post neurons meet at its weights.
 
     Attributes
     ----------
-    terms : callable
-        ``terms(rule, topology, pre_spike, pre_trace, post_spike, post_trace, parameters)``: potentiation and
-        depression as the formula has them, of a shape that broadcasts to the weights.
-    spiking : callable, optional
-        ``spiking(topology, pre_spike, post_spike)``: whether the pre and whether the post neuron of each synapse has
-        spiked; broadcasts likewise. Without it, silent neurons are not told apart, and every synapse is changed.
+    at_pre, at_post : callable
+        ``at_pre(topology, values)``: the value of its pre (post) neuron at each synapse; broadcasts to the weights.
+        Where weights are shared, a last axis runs over the positions that share one.
     bound_first : bool
         See :func:`tritonstdp.kernels.compose.compose`.
     divisor : callable, optional
-        ``divisor(topology)``: what a summed change is divided by; None where nothing is summed.
-    plain_terms : callable, optional
-        As ``terms``, without a look at values, where ``terms`` needs one.
+        ``divisor(topology)``: what a change summed over positions is divided by; None where weights are not shared.
+    careless : bool
+        Whether silent neurons are told apart by nothing but the formula: right where all is finite.
     """
 
-    terms: Callable[..., tuple[Tensor, Tensor]]
-    spiking: Callable[..., tuple[Tensor, Tensor]] | None = None
+    at_pre: At
+    at_post: At
     bound_first: bool = False
     divisor: Callable[[Any], float] | None = None
-    plain_terms: Callable[..., tuple[Tensor, Tensor]] | None = None
+    careless: bool = False
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether a weight serves several pairs of neurons."""
+        return self.divisor is not None
+
+    def sides(self, topology: Any, pre: Sequence[Tensor], post: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], ...]:
+        """The signals of both sides, at each synapse."""
+        return tuple(self.at_pre(topology, v) for v in pre), tuple(self.at_post(topology, v) for v in post)
 
     def touched(self, topology: Any, pre_spike: Tensor, post_spike: Tensor) -> Tensor:
         """Whether a step may change a synapse; broadcasts to the weights."""
-        if self.spiking is None:
+        if self.shares_weights:
             return torch.ones((), dtype=torch.bool, device=pre_spike.device)
-        pre, post = self.spiking(topology, pre_spike, post_spike)
-        return pre | post
-
-    def plain(self) -> Pairing:
-        """The same without care for silent neurons: the bare formula, right where traces and bounds are finite."""
-        return Pairing(self.plain_terms or self.terms, None, self.bound_first, self.divisor)
+        return (self.at_pre(topology, pre_spike) != 0) | (self.at_post(topology, post_spike) != 0)
 
 
 def on_copies(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,104 +88,92 @@ def on_copies(function: Callable[..., Any]) -> Callable[..., Any]:
     if is_own(function):
         return function
 
-    def guarded(*arguments):  # type: ignore[no-untyped-def]
-        return function(*(a.clone() if isinstance(a, Tensor) else a for a in arguments))
+    def guarded(*arguments: Any, **parameters: Any) -> Any:
+        copies = {name: _copy(value) for name, value in parameters.items()}
+        return function(*map(_copy, arguments), **copies)
 
     return guarded
 
 
-def elementwise(
-    at_pre: Callable[[Any, Tensor], Tensor], at_post: Callable[[Any, Tensor], Tensor], bound_first: bool = False
-) -> Pairing:
-    """The pairing of a topology each of whose weights has one pre and one post neuron.
-
-    Parameters
-    ----------
-    at_pre, at_post : callable
-        ``at_pre(topology, values)``: the value of its pre (post) neuron at each synapse; broadcasts to the weights.
-    bound_first : bool
-        See :func:`tritonstdp.kernels.compose.compose`.
-    """
-
-    def terms(rule, topology, s, x, q, y, parameters):  # type: ignore[no-untyped-def]
-        return (
-            rule.on_post(at_pre(topology, x), at_post(topology, q), *parameters),
-            rule.on_pre(at_pre(topology, s), at_post(topology, y), *parameters),
-        )
-
-    def spiking(topology, s, q):  # type: ignore[no-untyped-def]
-        return at_pre(topology, s) != 0, at_post(topology, q) != 0
-
-    return Pairing(terms, spiking, bound_first)
+def _copy(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
-def _change(
-    pairing: Pairing,
-    formula: Formula,
+def formula_of(meeting: Meeting, case: Case) -> Composed:
+    """A case's formula on tensors, as it meets the weights of a topology."""
+    return compose_on_tensors(
+        case.formula, case.names, meeting.bound_first, on_copies, one_spike=meeting.shares_weights
+    )
+
+
+def change_of(
+    meeting: Meeting,
+    formula: Composed,
     topology: Any,
     weights: Tensor,
-    pre_spike: Tensor,
-    pre_trace: Tensor,
-    post_spike: Tensor,
-    post_trace: Tensor,
-    parameters: Sequence[Any],
+    here: Sequence[Tensor],
+    there: Sequence[Tensor],
+    numbers: Sequence[Any],
     w_min: Any,
     w_max: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """The change where a neuron has spiked, and where that is; None: everywhere."""
-    rule: Rule = formula.rule
-    potentiation, depression = pairing.terms(rule, topology, pre_spike, pre_trace, post_spike, post_trace, parameters)
-    pre: Any = True
-    post: Any = True
-    touched = None
-    if pairing.spiking is not None:
-        pre, post = pairing.spiking(topology, pre_spike, post_spike)
-        potentiation, depression = torch.where(post, potentiation, 0), torch.where(pre, depression, 0)
-        touched = pre | post
-    functions = compose(formula, pairing.bound_first, on_copies)
-    dw = functions.change(weights, potentiation, depression, post, pre, w_min, w_max, parameters)
-    return dw if pairing.divisor is None else dw / pairing.divisor(topology), touched
+    """The change where a neuron has spiked, and where that is; None: everywhere. Signals are those at each synapse."""
+    if meeting.divisor is not None:
+        sum_up = sum_of_products if meeting.careless else sum_of_spiking
+        over_positions = [n[..., None] if isinstance(n, Tensor) and n.dim() else n for n in (*numbers, w_min, w_max)]
+        state = over_positions[:-2], weights[..., None], *over_positions[-2:]
+        potentiation = _summed(sum_up, formula.post_term(here, there, *state), there[0])
+        depression = _summed(sum_up, formula.pre_term(here, there, *state), here[0])
+        dw = formula.changed(weights, potentiation, depression, True, True, (), (), numbers, w_min, w_max)
+        return dw / meeting.divisor(topology), None
+    if meeting.careless:
+        potentiation = formula.post_term(here, there, numbers, weights, w_min, w_max)
+        depression = formula.pre_term(here, there, numbers, weights, w_min, w_max)
+        return formula.changed(weights, potentiation, depression, True, True, here, there, numbers, w_min, w_max), None
+    pre_spiked, post_spiked = here[0] != 0, there[0] != 0
+    dw = formula.delta(weights, here, there, pre_spiked, post_spiked, numbers, w_min, w_max)
+    return dw, pre_spiked | post_spiked
+
+
+def _summed(sum_up: Sum, of_one: Any, spikes: Tensor) -> Tensor:
+    of_one = torch.as_tensor(of_one, dtype=spikes.dtype, device=spikes.device)
+    return sum_up(of_one if of_one.dim() else of_one.expand(spikes.shape[-1:]), spikes)
 
 
 def weight_change(
-    pairing: Pairing,
-    formula: Formula,
+    meeting: Meeting,
+    case: Case,
     topology: Any,
     weights: Tensor,
-    pre_spike: Tensor,
-    pre_trace: Tensor,
-    post_spike: Tensor,
-    post_trace: Tensor,
-    parameters: Sequence[Any],
+    pre: Sequence[Tensor],
+    post: Sequence[Tensor],
+    numbers: Sequence[Any],
     w_min: Any,
     w_max: Any,
 ) -> Tensor:
     """The change that a step would make (for a modulated rule: what it adds to the eligibility); nothing is written."""
-    dw, touched = _change(
-        pairing, formula, topology, weights, pre_spike, pre_trace, post_spike, post_trace, parameters, w_min, w_max
-    )
+    formula = formula_of(meeting, case)
+    here, there = meeting.sides(topology, pre, post)
+    dw, touched = change_of(meeting, formula, topology, weights, here, there, numbers, w_min, w_max)
     return dw if touched is None else torch.where(touched, dw, 0)
 
 
-def build(pairing: Pairing, formula: Formula) -> Step:
-    """Build the reference step of a topology from its pairing."""
-    functions = compose(formula, pairing.bound_first, on_copies)
-    modulated = formula.rule.modulated
+def build(meeting: Meeting, case: Case) -> Step:
+    """Build the reference step of a topology from how its neurons meet."""
+    formula = formula_of(meeting, case)
+    modulated = case.modulated
 
     @torch.no_grad()
-    def step(
-        topology, weights, pre_spike, pre_trace, post_spike, post_trace,
-        parameters, w_min, w_max, c, decay, dopamine,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         # half precision is computed in float32 and rounded once, where it is stored
         half = weights.dtype in HALF
         compute = torch.float32 if half else weights.dtype
-        w, x, y, eligibility = (t.float() if half and t is not None else t for t in (weights, pre_trace, post_trace, c))
-        s, q = pre_spike.to(compute), post_spike.to(compute)
-        dw, touched = _change(pairing, formula, topology, w, s, x, q, y, parameters, w_min, w_max)
+        w, eligibility = (t.float() if half and t is not None else t for t in (weights, c))
+        here, there = meeting.sides(topology, *(tuple(v.to(compute) for v in side) for side in (pre, post)))
+        dw, touched = change_of(meeting, formula, topology, w, here, there, numbers, w_min, w_max)
         if modulated and touched is not None:
             dw = torch.where(touched, dw, 0)
-        new_weights, new_c = functions.finish(w, dw, eligibility, dopamine, w_min, w_max, decay)
+        new_weights, new_c = formula.moved(w, dw, eligibility, here, there, numbers, w_min, w_max)
         if not modulated and touched is not None:
             new_weights = torch.where(touched, new_weights, w)
         weights.copy_(new_weights)

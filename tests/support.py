@@ -11,6 +11,11 @@ from typing import Any
 import torch
 from pymonntorch import Behavior, Network, NeuronGroup, SynapseGroup
 
+from tritonstdp.choice import Choice
+from tritonstdp.functional import PerNeuron, step_
+from tritonstdp.problems import Problem
+from tritonstdp.topology import Sparse
+
 
 def import_conex() -> Any:
     """Import CoNeX, which asks for torchvision without declaring it and uses it in one image transform only."""
@@ -194,12 +199,22 @@ def values_of(weights: torch.Tensor) -> torch.Tensor:
     return weights if weights.layout is torch.strided else weights.values()
 
 
-def as_weights(topology: Any, values: torch.Tensor) -> torch.Tensor:
-    """What a step takes as weights: the values, or the sparse tensor that holds them."""
-    if topology.name != "sparse":
-        return values
-    layout = torch.sparse_csc if topology.post_is_major else torch.sparse_csr
-    return torch.sparse_compressed_tensor(
-        topology.major_start, topology.minor_of.long(), values, (topology.n_pre, topology.n_post),
-        layout=layout, device=values.device, check_invariants=False,
+def random_sparse(n_pre: int, n_post: int, density: float, layout: torch.layout = torch.sparse_csc) -> Sparse:
+    """A random connectivity in which this share of the pairs has a synapse."""
+    return Sparse.random(n_pre, n_post, round(density * n_pre * n_post), layout)
+
+
+def stepped(problem: Problem, backend: str | None = None) -> Choice:
+    """Let a step act on the problem as users call it, and return the kernel that ran."""
+    rule, signals = problem.formula.rule, problem.signals
+    pre, post = (tuple(signals[name] for name in names) for names in (rule.pre, rule.post))
+    return step_(
+        problem.formula, problem.topology, problem.topology.weights_of(problem.weights), pre, post,
+        tuple(problem.parameters.values()), *problem.limits, problem.c, backend,
     )  # fmt: skip
+
+
+def with_tensors(problem: Problem, tensors: dict[str, torch.Tensor]) -> Problem:
+    """The problem with other values for some of its tensors, named as in ``problem.tensors``."""
+    of_neurons = {name: v for name, v in problem.parameters.items() if isinstance(v, PerNeuron) and name in tensors}
+    return problem.replaced(**tensors | {name: v._replace(values=tensors[name]) for name, v in of_neurons.items()})

@@ -22,6 +22,7 @@ from benchmarks.environment import MARK, TUNED_ALLOCATOR, environment
 from benchmarks.figures import draw
 from benchmarks.providers import PROVIDERS
 from benchmarks.steps import BOUNDS as CONEX_BOUNDS
+from benchmarks.steps import RULES as CONEX_RULES
 from benchmarks.steps import full_suite, quick_suite
 from tritonstdp.bench import compare, is_other, own_providers, tables_of
 from tritonstdp.cli import main
@@ -38,7 +39,6 @@ from tritonstdp.measurement import (
     read_rows,
     write_rows,
 )
-from tritonstdp.rules import RULES
 from tritonstdp.topology import TOPOLOGIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,7 +107,7 @@ def test_inputs_take_no_less_memory_than_is_foreseen(shape, rule):
     topology = {2: "dense", 1: "one_to_one", 3: "sparse", 5: "local2d"}[len(shape)]
     workload = Workload(rule, topology, "no_bound", shape, 0.1)
     inputs = Inputs.of(workload)
-    held = [inputs.values, inputs.c, inputs.pre_trace, inputs.post_trace, *inputs.spikes[0] * 4, *inputs.expected]
+    held = [inputs.values, inputs.c, *inputs.traces.values(), *inputs.spikes[0] * 4, *inputs.expected]
     assert sum(tensor.nbytes for tensor in held if tensor is not None) < workload.bytes_needed
 
 
@@ -122,8 +122,8 @@ def test_bytes_that_must_move_are_those_of_the_lines_that_hold_a_changing_weight
 
 def test_suites_cover_every_rule_topology_bound_and_rate():
     full = {(w.rule, w.topology, w.bound, w.rate) for w in full_suite()}
-    assert full == set(product(RULES, TOPOLOGIES, CONEX_BOUNDS, (0.005, 0.02, 0.1)))
-    assert {(w.rule, w.topology) for w in quick_suite()} == {(r, t) for r in RULES for t in TOPOLOGIES}
+    assert full == set(product(CONEX_RULES, TOPOLOGIES, CONEX_BOUNDS, (0.005, 0.02, 0.1)))
+    assert {(w.rule, w.topology) for w in quick_suite()} == {(r, t) for r in CONEX_RULES for t in TOPOLOGIES}
     names = [w.name for w in full_suite()]
     assert len(set(names)) == len(names)
 
@@ -143,6 +143,11 @@ def _wrong(inputs: Inputs) -> Runner:
 
 def _missing(inputs: Inputs) -> Runner:
     raise NotAvailableError("not installed")
+
+
+def test_what_is_expected_in_double_precision_is_computed_on_a_copy():
+    rows = measure(replace(DENSE, rule="rstdp", dtype="float64"), own_providers("cpu"), seconds=0.01)
+    assert {row.status for row in rows} == {"ok"}
 
 
 def test_a_provider_that_computes_something_else_gets_no_time():

@@ -4,18 +4,25 @@ import copy
 import gc
 import weakref
 from functools import partial
-from itertools import combinations
+from itertools import combinations, product
 
 import pytest
 import torch
-from test_safety import MEMORYLESS, READ, TOPOLOGIES, negated, step
+from test_safety import MEMORYLESS, TOPOLOGIES, negated, problem_of_all, step
 
 import tritonstdp as ts
 from tritonstdp import binding
+from tritonstdp.functional import step_
+from tritonstdp.library import triplet
 from tritonstdp.problems import make_problem
-from tritonstdp.rules import Formula, rstdp, soft_bound, stdp
+from tritonstdp.rules import Formula, Rule, rstdp, soft_bound, stdp
 
-ALL = ("weights", "c", *READ)
+UNEVEN = Rule(
+    "uneven",
+    lambda pre_spike, post_trace: pre_spike * post_trace,
+    lambda post_spike, pre_trace, post_slow: post_spike * pre_trace * post_slow,
+)
+"""Two signals of one side, and three of the other."""
 
 
 def problem_on(topology, rule=rstdp):
@@ -35,8 +42,8 @@ def outcome(problem, **changed):
     try:
         step(problem, "cpu", **changed)
     except (ValueError, TypeError) as error:
-        for name in ("weights", "c"):
-            assert torch.equal(getattr(problem, name), getattr(before, name)), "something was written before the error"
+        for name, written in problem.outputs.items():
+            assert torch.equal(written, before.outputs[name]), "something was written before the error"
         return f"{type(error).__name__}: {error}"
     return problem.outputs
 
@@ -97,32 +104,34 @@ def assert_same(got, expected, case):
 @pytest.mark.parametrize("kind", ODD)
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_a_known_step_does_with_odd_tensors_what_a_first_one_does(topology, kind, monkeypatch):
-    for name in ALL:
+    for name in problem_of_all(topology).tensors:
         if (topology, name) == ("sparse", "weights"):
             continue  # its tensors of values are made anew at each step
+        if kind == "a number" and name in problem_of_all(topology).parameters:
+            continue  # which may be one
         outcomes = []
         for run in (partial(outcome_of_a_first_step, monkeypatch=monkeypatch), outcome):
-            problem = known(problem_on(TOPOLOGIES[topology]))
-            odd = ODD[kind](getattr(problem, name))
+            problem = known(problem_of_all(topology))
+            odd = ODD[kind](problem.tensors[name])
             result = run(problem, **{name: odd})
-            outcomes.append(result if isinstance(result, str) else {**result, name: odd.clone()})
+            outcomes.append(result if isinstance(result, str) or name not in result else {**result, name: odd.clone()})
         if kind in MEMORYLESS:  # what lies there instead may belong to another tensor, and is called shared then
             assert all("memory" in text or "one address" in text for text in outcomes), name
         else:
             assert_same(outcomes[1], outcomes[0], name)
 
 
-@pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("written", ["weights", "c"])
 @pytest.mark.parametrize("topology", [name for name in TOPOLOGIES if name != "sparse"])
-def test_memory_that_is_shared_later_is_refused(topology, written, name):
-    problem = known(problem_on(TOPOLOGIES[topology]))
-    values, signal = getattr(problem, written), getattr(problem, name)
-    room = torch.empty(values.nbytes + signal.nbytes, dtype=torch.uint8)
-    held = room[: values.nbytes].view(values.dtype).view(values.shape).copy_(values)
-    overlapping = room[values.nbytes - 4 :][: signal.nbytes].view(signal.dtype)
-    with pytest.raises(ValueError, match=f"{written} shares memory with {name}"):
-        step(problem, "cpu", **{written: held, name: overlapping})
+def test_memory_that_is_shared_later_is_refused(topology, written):
+    for name in set(problem_of_all(topology).tensors) - {"weights", "c"}:
+        problem = known(problem_of_all(topology))
+        values, signal = problem.tensors[written], problem.tensors[name]
+        room = torch.empty(values.nbytes + signal.nbytes, dtype=torch.uint8)
+        held = room[: values.nbytes].view(values.dtype).view(values.shape).copy_(values)
+        overlapping = room[values.nbytes - 4 :][: signal.nbytes].view(signal.dtype)
+        with pytest.raises(ValueError, match=f"{written} shares memory with {name}"):
+            step(problem, "cpu", **{written: held, name: overlapping})
 
 
 CHANGES = {
@@ -151,8 +160,8 @@ def test_a_tensor_that_is_changed_in_place_is_looked_at_again(name, change, monk
     for run in (partial(outcome_of_a_first_step, monkeypatch=monkeypatch), outcome):
         problem = problem_on(topology)
         step(problem, "cpu")
-        CHANGES[name][change](getattr(problem, name))
-        changed = {name: getattr(problem, name)}
+        CHANGES[name][change](problem.tensors[name])
+        changed = {name: problem.tensors[name]}
         if "storage" in change:
             with pytest.raises(ValueError, match=f"{name}.*no memory"):
                 step(problem, "cpu")
@@ -176,35 +185,63 @@ def test_steps_on_the_same_kind_of_tensors_are_known_and_give_the_same(held):
 def test_a_recurrent_group_has_the_same_spikes_and_traces_on_both_sides(held):
     topology = ts.Dense(7, 7)
     problem = problem_on(topology, stdp)
-    same = {"post_spike": problem.pre_spike, "post_trace": problem.pre_trace}
+    same = {name: problem.signals[name.replace("post", "pre")] for name in ("post_spike", "post_trace")}
     apart = {name: tensor.clone() for name, tensor in same.items()}
     results = []
     for given in (same, same, apart, apart):
         other = problem.copy()
-        step(other, "cpu", **{name: getattr(other, name.replace("post", "pre")) if given is same else tensor
-                              for name, tensor in given.items()})  # fmt: skip
+        step(other, "cpu", **given)
         results.append(other.weights)
     assert held == [True, True] and all(torch.equal(result, results[0]) for result in results)
 
 
 @pytest.mark.parametrize("wiring", ["one_to_one", "dense"])
-@pytest.mark.parametrize("known_as", [(), ("post_spike",), ("post_trace",), ("post_spike", "post_trace")])
+@pytest.mark.parametrize(
+    "known_as", [(), ("post_spike",), ("post_trace",), ("post_spike", "post_trace"), ("post_trace", "post_slow")]
+)
 def test_a_tensor_that_stands_for_another_is_looked_at_as_in_a_first_step(wiring, known_as, monkeypatch):
     """After steps that share some signals, every pair of arguments is one tensor in turn."""
     topology = {"one_to_one": ts.OneToOne(6), "dense": ts.Dense(6, 6)}[wiring]
 
     def shared(problem):
-        return {name: getattr(problem, name.replace("post", "pre")) for name in known_as}
+        return {name: problem.signals[name.replace("post", "pre")] for name in known_as}
 
-    for first, second in combinations(ALL, 2):
+    for first, second in combinations(problem_of_all(topology).tensors, 2):
         outcomes = []
         for run in (partial(outcome_of_a_first_step, monkeypatch=monkeypatch), outcome):
-            problem = problem_on(topology)
+            problem = problem_of_all(topology)
             step(problem, "cpu", **shared(problem))
-            problem = problem_on(topology)
-            given = shared(problem) | {second: getattr(problem, first)}
+            problem = problem_of_all(topology)
+            given = shared(problem) | {second: problem.tensors[first]}
             outcomes.append(run(problem, **given))
         assert_same(outcomes[1], outcomes[0], (first, second))
+
+
+def test_signals_in_each_other_s_place_are_looked_at_as_in_a_first_step(monkeypatch):
+    """After each way in which signals can share two tensors of spikes and two of traces, every two of them swapped."""
+    problem = make_problem(Formula.of(triplet), ts.OneToOne(6), rate=0.5)
+    names = tuple(problem.signals)
+    kinds = {kind: tuple(problem.signals[f"{side}_{kind}"] for side in ("pre", "post")) for kind in ("spike", "trace")}
+    for tensors in product(*(kinds["spike" if name.endswith("spike") else "trace"] for name in names)):
+        for first, second in combinations(range(len(names)), 2):
+            swapped = list(tensors)
+            swapped[first], swapped[second] = swapped[second], swapped[first]
+            given, outcomes = dict(zip(names, swapped, strict=True)), []
+            for run in (partial(outcome_of_a_first_step, monkeypatch=monkeypatch), outcome):
+                step(problem.copy(), "cpu", **dict(zip(names, tensors, strict=True)))
+                outcomes.append(run(problem.copy(), **given))
+            assert_same(outcomes[1], outcomes[0], given)
+
+
+def test_signals_of_one_side_are_not_known_by_those_of_both():
+    """Float spikes and traces are of one kind: only their number on each side tells a step that gives another."""
+    topology, formula = ts.OneToOne(6), Formula.of(UNEVEN)
+    weights, (a, b, c, d, e) = torch.rand(6), torch.rand(5, 6)
+    step_(formula, topology, weights, (a, b), (c, d, e), (), backend="cpu")
+    before = weights.clone()
+    with pytest.raises(ValueError, match="3 signals are given of one side, which has pre_spike, pre_trace"):
+        step_(formula, topology, weights, (a, b, c), (d, e), (), backend="cpu")
+    assert torch.equal(weights, before)
 
 
 def test_a_formula_that_has_been_used_can_be_copied():
@@ -233,4 +270,4 @@ def test_what_is_written_and_requires_grad_is_refused_without_grad_mode_too(name
     with torch.no_grad():
         step(problem, "cpu")
         with pytest.raises(ValueError, match=f"{name} require grad"):
-            step(problem, "cpu", **{name: getattr(problem, name).clone().requires_grad_()})
+            step(problem, "cpu", **{name: problem.tensors[name].clone().requires_grad_()})

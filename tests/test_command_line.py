@@ -16,9 +16,11 @@ import torch
 from rich.console import Console
 
 from tritonstdp import __version__, terminal
+from tritonstdp.arguments import Parser
 from tritonstdp.cli import COMMANDS, main
 from tritonstdp.registry import forget_choices
-from tritonstdp.terminal import Parser, Progress, UserError
+from tritonstdp.terminal import Progress, UserError
+from tritonstdp.topology import TOPOLOGIES
 
 WITHOUT_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 NO_FOLDER = "there is no folder 'nowhere'"
@@ -151,7 +153,7 @@ def test_help_says_what_each_option_is(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     options = Parser()
-    importlib.import_module(COMMANDS[command].module).add_arguments(options)
+    importlib.import_module(f"tritonstdp.commands.{command}").add_arguments(options)
     assert stop.value.code == 0
     assert [action.dest for action in options._actions if not action.help] == []
     assert "Traceback" not in capsys.readouterr().out
@@ -159,7 +161,7 @@ def test_help_says_what_each_option_is(command, capsys):
 
 @pytest.mark.parametrize("shape", [(), ("--shape", "30", "20x30", "20x30x50", "1x9x9x2x3")])
 def test_bench_gives_each_shape_to_the_topologies_of_its_form(shape, monkeypatch, capsys):
-    from tritonstdp import bench
+    from tritonstdp.commands import bench
 
     timed = []
     monkeypatch.setattr(bench, "measure", lambda workload, *rest: timed.append(workload.shape_text) or [])
@@ -167,7 +169,8 @@ def test_bench_gives_each_shape_to_the_topologies_of_its_form(shape, monkeypatch
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     every = ["one_to_one", "dense", "sparse", "conv2d", "local2d"]
     assert main(["bench", "--rate", "0.1", "--topology", *every, *shape]) == 0
-    wanted = [*shape[1:], shape[-1]] if shape else ["x".join(map(str, s)) for t in every for s in bench.SHAPES[t]]
+    usual = [sizes for name in every for sizes in TOPOLOGIES[name].examples.timed[-2:]]
+    wanted = [*shape[1:], shape[-1]] if shape else ["x".join(map(str, sizes)) for sizes in usual]
     assert timed == wanted
 
 
@@ -192,7 +195,7 @@ def broken(monkeypatch, error: BaseException) -> None:
     def run(arguments):
         raise error
 
-    monkeypatch.setattr("tritonstdp.tables.run", run)
+    monkeypatch.setattr("tritonstdp.commands.list.run", run)
 
 
 def test_an_interrupt_is_one_line(monkeypatch, capsys):

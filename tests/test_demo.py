@@ -10,7 +10,8 @@ from PIL import Image
 
 from tritonstdp import cli
 from tritonstdp.behaviors import SimpleSTDP
-from tritonstdp.demo import command, reward, unsupervised
+from tritonstdp.commands import demo
+from tritonstdp.demo import reward, unsupervised
 from tritonstdp.demo.digits import Digits, load
 from tritonstdp.demo.network import STEPS, DigitNetwork
 from tritonstdp.demo.readout import class_profiles, classify
@@ -183,7 +184,7 @@ def assert_drawn(path):
 
 
 def test_missing_extras_are_named(monkeypatch, capsys):
-    monkeypatch.setattr(command, "find_spec", lambda module: None if module == "sklearn" else object())
+    monkeypatch.setattr(demo, "find_spec", lambda module: None if module == "sklearn" else object())
     assert cli.main(["demo"]) == 2
     needed = "tritonstdp demo: the demo needs scikit-learn: pip install 'tritonstdp[demo]'\n"
     assert capsys.readouterr().err == needed

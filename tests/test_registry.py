@@ -8,8 +8,10 @@ import torch
 
 import tritonstdp
 from tritonstdp import registry
+from tritonstdp.functional import per_post, per_pre, step_
 from tritonstdp.kernels.one_to_one import cpu
-from tritonstdp.rules import BOUNDS, RULES, stdp
+from tritonstdp.rules import BOUNDS, RULES, Formula, Rule, stdp
+from tritonstdp.topology import OneToOne
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +29,9 @@ def registered():
 def one_step(rule="stdp", backend="cpu", **options):
     weights = torch.full((3,), 0.5)
     spikes, traces = torch.tensor([True, False, False]), torch.ones(3)
+    signals = {"pre_spike": spikes, "pre_trace": traces, "post_spike": ~spikes, "post_trace": traces}
     values = {"a_plus": 0.1, "a_minus": 0.2}
-    return tritonstdp.update_(rule, weights, spikes, traces, ~spikes, traces, backend=backend, **values, **options)
+    return tritonstdp.update_(rule, weights, backend=backend, **signals, **values, **options)
 
 
 def steep_bound(w, w_min, w_max):
@@ -47,7 +50,7 @@ def test_a_registered_bound_runs_under_its_name_on_every_backend():
 
 
 def test_a_registered_rule_runs_on_every_backend():
-    def twice(potentiation, depression, positive, negative, a_plus, a_minus):
+    def twice(potentiation, depression, positive, negative, *, a_plus, a_minus):
         return 2.0 * (potentiation * a_plus * positive - depression * a_minus * negative)
 
     tritonstdp.register_rule(replace(stdp, name="twice", change=twice))
@@ -61,12 +64,12 @@ def test_names_that_are_taken_are_refused():
     with pytest.raises(ValueError, match="already registered"):
         tritonstdp.register_bound("soft_bound", steep_bound)
     with pytest.raises(ValueError, match="already registered"):
-        tritonstdp.register_rule(replace(stdp))
+        tritonstdp.register_rule(replace(stdp, on_pre=_other_on_pre))
 
 
 def test_a_rule_that_acts_without_spikes_is_refused():
     with pytest.raises(ValueError, match="without a spike"):
-        replace(stdp, name="leaky", on_pre=lambda spike, trace, a_plus, a_minus: trace)
+        replace(stdp, name="leaky", on_pre=lambda pre_spike, post_trace: post_trace)
 
 
 def test_the_most_specific_and_then_the_newest_kernel_is_used():
@@ -131,10 +134,98 @@ def test_a_fallback_is_logged_once_with_its_reason(caplog, monkeypatch):
     assert "reference" in messages[0] and "whole_tensor_bound" in messages[0]
 
 
-def test_per_column_parameters_run_on_the_reference(monkeypatch):
+PER_COLUMN, PER_ROW = torch.tensor([0.0, 0.1, 0.2]), torch.tensor([0.3, 0.4])
+
+
+@pytest.mark.parametrize("backend", ["triton", "cpu", "reference"])
+@pytest.mark.parametrize(
+    ("a_minus", "expected"),
+    [
+        (PER_COLUMN, PER_COLUMN),
+        (PER_COLUMN[None], PER_COLUMN),
+        (PER_ROW[:, None], PER_ROW[:, None]),
+        (per_post(PER_COLUMN), PER_COLUMN),
+        (per_pre(PER_ROW), PER_ROW[:, None]),
+    ],
+    ids=["column", "row of columns", "row", "post", "pre"],
+)
+def test_parameters_of_one_side_run_compiled(a_minus, expected, backend):
+    formula, topology, weights = Formula.of(stdp), tritonstdp.Dense(2, 3), torch.full((2, 3), 0.5)
+    pre = torch.tensor([True, True]), torch.ones(2)
+    post = torch.zeros(3, dtype=torch.bool), torch.ones(3)
+    chosen = step_(formula, topology, weights, pre, post, (0.1, a_minus), backend=backend)
+    assert chosen.backend == backend
+    assert torch.equal(weights, (0.5 - expected).expand(2, 3))
+
+
+def test_one_value_a_synapse_runs_on_the_reference(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")
-    weights, spikes = torch.full((2, 3), 0.5), torch.tensor([True, True])
-    silent, traces = torch.zeros(3, dtype=torch.bool), torch.ones(3)
-    per_column = torch.tensor([0.0, 0.1, 0.2])
-    tritonstdp.stdp_(weights, spikes, torch.ones(2), silent, traces, a_plus=0.1, a_minus=per_column)
-    assert torch.equal(weights, (0.5 - per_column).expand(2, 3))
+    weights, per_synapse = torch.full((2, 3), 0.5), torch.rand(2, 3)
+    pre = torch.tensor([True, True]), torch.ones(2)
+    post = torch.zeros(3, dtype=torch.bool), torch.ones(3)
+    chosen = step_(Formula.of(stdp), tritonstdp.Dense(2, 3), weights, pre, post, (0.1, per_synapse))
+    assert chosen.backend == "reference" and chosen.rejected["cpu"].startswith("a_minus is a tensor")
+    assert torch.equal(weights, 0.5 - per_synapse)
+
+
+def test_the_same_text_may_be_registered_again_as_a_notebook_does():
+    def cell():
+        def bound(w, w_min, w_max):
+            return w_max - w
+
+        def on_post(post_spike, pre_trace):
+            return post_spike * pre_trace
+
+        registry.register_bound("cell", bound)
+        registry.register_rule(Rule("cell", _silent, on_post))
+
+    cell(), cell()
+    with pytest.raises(ValueError, match="already registered"):
+        registry.register_bound("cell", lambda w, w_min, w_max: w - w_min)
+    for changed in ({"on_pre": _other_on_pre}, {"positive": ("tau",), "on_post": _timed}):
+        with pytest.raises(ValueError, match="already registered"):
+            registry.register_rule(replace(RULES["cell"], **changed))
+
+
+def _silent(pre_spike):
+    return 0.0 * pre_spike
+
+
+def _timed(post_spike, pre_trace, *, tau):
+    return post_spike * pre_trace / tau
+
+
+def _other_on_pre(pre_spike):
+    return 0.5 * pre_spike
+
+
+@pytest.mark.parametrize("folder", ["no.such.folder", ".relative", "/tmp", None])
+def test_a_folder_without_kernels_is_no_topologys(folder):
+    class Another(OneToOne):
+        name = "another"
+
+    with pytest.raises(ValueError, match=r"is no package with a reference\.py"):
+        registry.register_topology(Another, folder)
+
+
+def test_a_topology_keeps_its_kernels():
+    with pytest.raises(ValueError, match=r"the kernels of one_to_one are in tritonstdp\.kernels\.one_to_one already"):
+        registry.register_topology(OneToOne, "tritonstdp.kernels.dense")
+
+
+@pytest.mark.parametrize(
+    "fields", [("", lambda case: None, "x"), (None, lambda case: None, "x"), ("a", None, "x"), ("a", print, None)]
+)
+def test_a_backend_that_can_t_be_asked_or_built_is_refused(fields):
+    with pytest.raises(TypeError, match="backend"):
+        registry.register_backend(registry.Backend(*fields))
+
+
+def test_a_backend_of_a_users_own_leaves_traces_to_the_others():
+    mine = registry.Backend("mine", lambda case: None, "mine")
+    registry.register_backend(mine)
+    try:
+        trace = torch.ones(3, dtype=torch.float16)
+        assert tritonstdp.trace_(trace, torch.zeros(3, dtype=torch.bool), tau=10.0)[0] < 1
+    finally:
+        registry.BACKENDS.remove(mine)

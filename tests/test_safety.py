@@ -13,10 +13,13 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 import tritonstdp as ts
-from support import as_weights
+from rules_of_their_own import POWER
+from support import random_sparse, stepped
 from tritonstdp.functional import step_
 from tritonstdp.kernels.memory import extent, meets_itself
-from tritonstdp.problems import make_problem, random_sparse
+from tritonstdp.kernels.protocol import PerNeuron
+from tritonstdp.library import triplet_modulated
+from tritonstdp.problems import make_problem
 from tritonstdp.rules import Formula, rstdp, soft_bound, stdp
 
 BACKENDS = ("cpu", "triton", "reference")
@@ -41,13 +44,25 @@ def problem_of(topology, rule=rstdp, **options):
     return make_problem(Formula.of(rule, soft_bound, soft_bound), TOPOLOGIES[topology], rate=0.5, **options)
 
 
+def problem_of_all(topology):
+    """A problem with every kind of tensor that a step reads: traces, and what has one value a neuron of either side."""
+    topology = TOPOLOGIES.get(topology, topology)
+    formula, dopamine = (
+        Formula.of(triplet_modulated, soft_bound, POWER),
+        "number" if topology.shares_weights else "post",
+    )
+    problem = make_problem(formula, topology, rate=0.5, per_neuron=True, dopamine=dopamine)
+    sides = {value.side for value in problem.parameters.values() if isinstance(value, PerNeuron)}
+    assert sides == {"pre", "post"} and {"pre_slow", "post_slow"} < set(problem.tensors)
+    return problem
+
+
 def step(problem, backend, **changed):
-    given = {name: getattr(problem, name) for name in ("weights", *READ, "c", "dopamine")} | changed
-    weights = as_weights(problem.topology, given["weights"])
-    return step_(
-        problem.formula, problem.topology, weights, *(given[name] for name in READ), problem.parameters,
-        *problem.limits, given["c"], problem.decay, given["dopamine"], backend,
-    )  # fmt: skip
+    """A step with some of a problem's tensors or parameters changed; what has one value a neuron keeps its side."""
+    for name, value in problem.parameters.items():
+        if isinstance(value, PerNeuron) and isinstance(changed.get(name), torch.Tensor):
+            changed[name] = {"pre": ts.per_pre, "post": ts.per_post}[value.side](changed[name])
+    return stepped(problem.replaced(**changed), backend)
 
 
 class Wrapper(torch.Tensor):
@@ -90,13 +105,13 @@ MEMORYLESS = {
 @pytest.mark.parametrize("kind", MEMORYLESS)
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_a_tensor_without_memory_is_refused_by_name(topology, kind, backend):
-    for name in ("weights", *READ, "c"):
+    for name in problem_of_all(topology).tensors:
         if (topology, name) == ("sparse", "weights") and kind in ("fake", "wrapper"):
             continue  # torch makes no sparse tensor of these
-        problem = problem_of(topology)
+        problem = problem_of_all(topology)
         before = problem.copy()
         with pytest.raises(ValueError, match=f"{name}.*(memory|one address)"):
-            step(problem, backend, **{name: MEMORYLESS[kind](getattr(problem, name))})
+            step(problem, backend, **{name: MEMORYLESS[kind](problem.tensors[name])})
         assert torch.equal(problem.weights, before.weights) and torch.equal(problem.c, before.c)
 
 
@@ -127,7 +142,7 @@ def test_dopamine_that_shares_memory_with_what_is_written_is_refused(written, ba
     problem = problem_of("dense")
     for _ in range(2):
         with pytest.raises(ValueError, match=f"{written} shares memory with dopamine"):
-            step(problem, backend, dopamine=getattr(problem, written)[0])
+            step(problem, backend, dopamine=problem.tensors[written][0])
         step(problem.copy(), backend, dopamine=torch.zeros(5))
 
 
@@ -141,8 +156,8 @@ def test_large_numbers_are_the_same_on_every_backend(options):
     for backend in BACKENDS:
         problem = problem_of("one_to_one")
         given = {"a_plus": 0.1, "a_minus": 0.1, "tau_c": 10.0, "dopamine": 1.0, "clamp": True} | options
-        signals = (problem.pre_spike, problem.pre_trace, problem.post_spike, problem.post_trace)
-        ts.rstdp_(problem.weights, problem.c, *signals, backend=backend, positive_bound="soft_bound", **given)
+        signals = problem.signals
+        ts.rstdp_(problem.weights, problem.c, **signals, backend=backend, positive_bound="soft_bound", **given)
         results.append(problem.weights)
     for result in results:
         torch.testing.assert_close(result, results[0], rtol=0, atol=0, equal_nan=True)
@@ -157,12 +172,28 @@ def test_a_limit_beyond_half_precision_counts_in_the_precision_that_is_computed_
     assert weights.tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize(("parameters", "decay"), [((0.1,), (7.0,)), ((0.1,) * 3, (7.0,)), ((0.1,) * 2, ())])
-def test_too_few_or_too_many_numbers_are_said(parameters, decay):
+@pytest.mark.parametrize("n", [0, 3, 5])
+def test_too_few_or_too_many_numbers_are_said(n):
     problem = problem_of("dense")
-    signals = (getattr(problem, name) for name in READ)
-    with pytest.raises(ValueError, match=r"(parameters|decay) has \d values: rstdp takes"):
-        step_(problem.formula, problem.topology, problem.weights, *signals, parameters, 0, 1, problem.c, decay, 0.5)
+    signals = tuple(problem.signals.values())
+    with pytest.raises(ValueError, match=f"parameters has {n} values: rstdp takes a_plus, a_minus, tau_c, dopamine"):
+        step_(problem.formula, problem.topology, problem.weights, signals[:2], signals[2:], (0.5,) * n, c=problem.c)
+
+
+@pytest.mark.parametrize("n", [(1, 2), (2, 1), (3, 2), (2, 3), (0, 0)])
+def test_too_few_or_too_many_signals_are_said(n):
+    problem = problem_of("dense")
+    before = problem.copy()
+    pre, post = (torch.ones(size, dtype=torch.bool) for size in (7, 5))
+    wrong = "pre_spike, pre_trace" if n[0] != 2 else "post_spike, post_trace"
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"\d signals are given of one side, which has {wrong}"):
+            step_(
+                problem.formula, problem.topology, problem.weights, (pre, *(torch.ones(7),) * 2)[: n[0]],
+                (post, *(torch.ones(5),) * 2)[: n[1]], (0.1, 0.1, 7.0, 0.5), c=problem.c,
+            )  # fmt: skip
+        step(problem.copy(), None)
+    assert torch.equal(problem.weights, before.weights) and torch.equal(problem.c, before.c)
 
 
 @pytest.mark.parametrize("topology", ("sparse", "conv2d", "local2d"))
@@ -230,7 +261,7 @@ def test_the_package_imports_under_another_default_device():
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_what_is_written_and_overlaps_is_refused(topology, backend):
-    problem = problem_of(topology)
+    problem = problem_of_all(topology)
     before = problem.copy()
     weights = problem.weights
     alike = {"weights": weights, "c": weights}
@@ -238,11 +269,11 @@ def test_what_is_written_and_overlaps_is_refused(topology, backend):
     for changed in (alike, {"weights": expanded}, {"c": expanded}):
         with pytest.raises(ValueError, match=r"one address|shares memory"):
             step(problem, backend, **changed)
-    for name in ("pre_trace", "post_trace"):
-        n = getattr(problem, name).numel()
+    for name in set(problem.tensors) - {"weights", "c", "pre_spike", "post_spike"}:
+        n = problem.tensors[name].numel()
         if n <= weights.numel():
             for written in ("weights", "c"):
-                part = getattr(problem, written).view(-1)[:n]
+                part = problem.tensors[written].view(-1)[:n]
                 with pytest.raises(ValueError, match=f"{written} shares memory with {name}"):
                     step(problem, backend, **{name: part})
     assert torch.equal(weights, before.weights) and torch.equal(problem.c, before.c)
@@ -274,15 +305,16 @@ def negated(like):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_a_negated_view_is_read_with_its_sign_and_not_written(topology, backend):
-    problem = problem_of(topology, float_spikes=True)
+    problem = problem_of_all(topology)
+    problem = problem.replaced(**{name: problem.tensors[name] * 0.5 for name in ("pre_spike", "post_spike")})
     expected = problem.copy()
     step(expected, backend)
-    done = problem.copy()
-    step(done, backend, **{name: negated(getattr(problem, name)) for name in READ})
+    done, read = problem.copy(), set(problem.tensors) - {"weights", "c"}
+    step(done, backend, **{name: negated(problem.tensors[name]) for name in read})
     assert torch.equal(done.weights, expected.weights) and torch.equal(done.c, expected.c)
     for name in ("c",) if topology == "sparse" else ("weights", "c"):  # a sparse tensor holds no such values
         with pytest.raises(ValueError, match=f"{name} is negated in name alone"):
-            step(problem, backend, **{name: negated(getattr(problem, name))})
+            step(problem, backend, **{name: negated(problem.tensors[name])})
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -303,13 +335,14 @@ def test_a_backward_after_a_step_is_refused_as_after_any_other_write(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("topology", TOPOLOGIES)
-def test_signals_that_require_grad_leave_weights_that_do_not(topology, backend):
-    problem = problem_of(topology)
-    expected = problem.copy()
-    step(expected, backend)
-    step(problem, backend, pre_trace=problem.pre_trace.requires_grad_(), dopamine=torch.tensor(0.3).requires_grad_())
-    assert not problem.weights.requires_grad and not problem.c.requires_grad
-    assert torch.equal(problem.weights, expected.weights)
+def test_what_is_read_may_require_grad_and_leaves_weights_that_do_not(topology, backend):
+    for problem in (problem_of_all(topology), problem_of(topology, dopamine="scalar")):
+        expected = problem.copy()
+        step(expected, backend)
+        read = set(problem.tensors) - {"weights", "c", "pre_spike", "post_spike"}
+        step(problem, backend, **{name: problem.tensors[name].clone().requires_grad_() for name in read})
+        assert not problem.weights.requires_grad and not problem.c.requires_grad
+        assert torch.equal(problem.weights, expected.weights)
 
 
 def test_a_sparse_tensor_that_was_saved_for_backward_is_noticed():
@@ -393,8 +426,12 @@ def test_a_misspelt_option_is_answered_with_the_nearest():
     for misspelt, meant in (("positive_bond", "positive_bound"), ("clam", "clamp"), ("wmax", "w_max")):
         with pytest.raises(TypeError, match=f"stdp takes no {misspelt}: did you mean {meant}\\?"):
             ts.stdp_(weights, spikes, traces, spikes, traces, a_plus=0.1, a_minus=0.1, **{misspelt: 1})
-    with pytest.raises(TypeError, match="takes no a_mius: did you mean a_minus"):
-        ts.update_("stdp", weights, spikes, traces, spikes, traces, a_plus=0.1, a_mius=0.1)
+    signals = {"pre_spike": spikes, "pre_trace": traces, "post_spike": spikes, "post_trace": traces}
+    with pytest.raises(TypeError, match="stdp takes no a_mius: did you mean a_minus"):
+        ts.update_("stdp", weights, **signals, a_plus=0.1, a_mius=0.1)
+    signals["pre_trce"] = signals.pop("pre_trace")
+    with pytest.raises(TypeError, match="stdp takes no pre_trce: did you mean pre_trace"):
+        ts.update_("stdp", weights, **signals, a_plus=0.1, a_minus=0.1)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -406,7 +443,7 @@ def test_a_default_device_of_another_kind_changes_nothing(topology, backend):
     torch.set_default_device("meta")
     try:
         step(problem, backend)
-        ts.trace_(problem.pre_trace, problem.pre_spike, tau=10.0, backend=backend)
+        ts.trace_(problem.signals["pre_trace"], problem.signals["pre_spike"], tau=10.0, backend=backend)
     finally:
         torch.set_default_device(None)
     assert torch.equal(problem.weights, expected.weights)

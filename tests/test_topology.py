@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tritonstdp import Conv2d, Dense, Local2d, OneToOne, Sparse, stdp_, topology
-from tritonstdp.problems import random_sparse
-from tritonstdp.topology import TOPOLOGIES, example_topology, infer_topology
+from support import random_sparse
+from tritonstdp import Conv2d, Dense, Local2d, OneToOne, Sparse, stdp_
+from tritonstdp.topology import TOPOLOGIES, Topology, example_topology, infer_topology, sparse
 
 SRC, DST = (1, 8, 8), (4, 6, 6)
 NAMES = sorted(TOPOLOGIES)
@@ -391,15 +391,15 @@ def test_tensors_that_share_a_storage_are_planned_once_each(monkeypatch):
 
 
 def test_plans_of_one_storage_are_few_and_die_with_it():
-    known = len(topology._PLANS)
+    known = len(sparse._PLANS)
     rows, starts = torch.arange(200), torch.tensor([0, 1])
     tensors = [torch.sparse_csc_tensor(starts, rows[k : k + 1], torch.ones(1), (200, 1)) for k in range(100)]
     plans = [weakref.ref(Sparse.of(w)) for w in tensors]
-    assert len(topology._PLANS) == known + 1
+    assert len(sparse._PLANS) == known + 1
     alive = [plan() is not None for plan in plans]
-    assert sum(alive) == topology.PLANS_A_STORAGE and all(alive[-topology.PLANS_A_STORAGE :])
+    assert sum(alive) == sparse.PLANS_A_STORAGE and all(alive[-sparse.PLANS_A_STORAGE :])
     del tensors, rows
-    assert len(topology._PLANS) == known
+    assert len(sparse._PLANS) == known
     assert all(plan() is None for plan in plans)
 
 
@@ -462,3 +462,68 @@ def test_weights_of_the_other_kind_are_refused():
         Dense(4, 4).values(torch.eye(4).to_sparse_csc())
     with pytest.raises(TypeError, match=r"weights are torch\.strided: pass a CSC, CSR or coalesced COO"):
         example_topology("sparse").values(torch.eye(4))
+
+
+# what topologies say to tools
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_examples_can_be_made_and_take_what_is_foreseen(name):
+    kind = TOPOLOGIES[name]
+    examples = kind.examples
+    for sizes in (examples.compiled, examples.metered, examples.timed[0], examples.tuned[0]):
+        made, needs = kind.of_sizes(sizes), kind.needs(sizes)
+        assert needs.weights == math.prod(made.weights_shape) <= made.synapses
+        assert needs.neurons == made.pre_shape[0] + made.post_shape[0]
+        assert needs.scratch >= 8 * needs.weights
+    uneven = kind.uneven_example()
+    assert any(size % 16 for size in (*uneven.pre_shape, *uneven.post_shape))
+    assert (made.synapses > needs.weights) == kind.shares_weights
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("sizes", [(), (9,) * 6])
+def test_other_sizes_than_a_topology_takes_are_refused_with_what_to_give(name, sizes):
+    kind = TOPOLOGIES[name]
+    assert not kind.takes(sizes)
+    for ask in (kind.of_sizes, kind.needs):
+        with pytest.raises(ValueError, match=f"is no shape of {name}: give {kind.sizes}"):
+            ask(sizes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_are_made_of_values_and_written_through(name):
+    made = TOPOLOGIES[name].uneven_example()
+    values = torch.rand(made.weights_shape)
+    weights = made.weights_of(values)
+    assert made.values(weights).data_ptr() == values.data_ptr()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:2])
+def test_a_plan_s_ends_are_the_neurons_of_its_synapses(layout):
+    plan = Sparse.random(9, 7, 40, layout)
+    pre, post = plan.ends()
+    dense = torch.zeros(9, 7)
+    dense[pre, post] = torch.arange(1.0, 41.0)
+    assert torch.equal(plan.weights_of(torch.arange(1.0, 41.0)).to_dense(), dense)
+
+
+@pytest.mark.parametrize(("n_pre", "n_post", "synapses"), [(0, 4, 0), (4, 0, 0), (3, 5, 15), (300, 200, 7000)])
+def test_random_connectivity_has_as_many_pairs_as_asked_for_and_is_the_same_again(n_pre, n_post, synapses):
+    plan, again = (Sparse.random(n_pre, n_post, synapses) for _ in range(2))
+    assert plan.weights_shape == (synapses,)
+    assert torch.equal(plan.minor_of, again.minor_of) and torch.equal(plan.major_start, again.major_start)
+
+
+def test_rows_of_a_group_are_a_group():
+    assert Dense(5, 3).rows(slice(3, 9)).weights_shape == torch.zeros(5, 3)[3:9].shape
+    assert example_topology("sparse").rows(slice(0, 2)) is None
+
+
+def test_a_topology_that_says_no_sizes_is_left_out_in_words():
+    class Bare(Topology):
+        name = "bare"
+
+    for ask in (Bare.of_sizes, Bare.needs):
+        with pytest.raises(ValueError, match="bare does not say by which sizes"):
+            ask((3,))

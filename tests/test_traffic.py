@@ -53,8 +53,8 @@ def test_a_sector_counts_once_however_often_it_is_touched():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_the_fewest_sectors_are_those_that_hold_a_changing_weight(dtype):
     problem = make_problem(Formula.of(stdp), Dense(16, 48), dtype=dtype, rate=0.0)
-    problem.pre_spike.zero_()[3] = True
-    problem.post_spike.zero_()[17] = True
+    problem.signals["pre_spike"].zero_()[3] = True
+    problem.signals["post_spike"].zero_()[17] = True
     in_row = 48 * problem.weights.element_size() // 32
     assert measure_traffic(problem)["weights"].fewest == in_row + 15
 
@@ -70,8 +70,8 @@ def test_a_modulated_rule_reads_and_writes_weights_and_eligibility_once():
 
 def test_nothing_is_touched_where_nothing_spikes():
     problem = make_problem(Formula.of(stdp), Dense(64, 64))
-    problem.pre_spike.zero_()
-    problem.post_spike.zero_()
+    problem.signals["pre_spike"].zero_()
+    problem.signals["post_spike"].zero_()
     weights = measure_traffic(problem)["weights"]
     assert (weights.elements_loaded, weights.elements_stored, weights.lanes) == (0, 0, 0)
 

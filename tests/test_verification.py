@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from tritonstdp import verification
+from tritonstdp.choice import Choice
 from tritonstdp.cli import main
 from tritonstdp.interpretation import swift_interpreter
-from tritonstdp.registry import Choice
 from tritonstdp.rules import RULES, soft_bound
-from tritonstdp.topology import TOPOLOGIES, OneToOne
+from tritonstdp.topology import TOPOLOGIES, Examples, OneToOne
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ def small(monkeypatch):
     """One rule, one bound and two dtypes on a few neurons."""
     monkeypatch.setattr(verification, "RULES", {"stdp": RULES["stdp"]})
     monkeypatch.setattr(verification, "BOUNDS", {"soft_bound": soft_bound, "hard_bound": soft_bound})
-    monkeypatch.setattr(verification, "DTYPES", (torch.float32, torch.float16))
+    monkeypatch.setattr(verification, "DTYPES", {"float32": torch.float32, "float16": torch.float16})
     monkeypatch.setattr(verification, "RUNS", 3)
-    monkeypatch.setattr(verification, "_GROUPS", {"one_to_one": OneToOne(37)})
+    monkeypatch.setattr(OneToOne, "uneven_example", lambda: OneToOne(37))
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_step_that_raises_is_a_failure_with_its_message(small, report, monkeyp
 def test_every_topology_is_checked(topology, monkeypatch):
     monkeypatch.setattr(verification, "RULES", {"rstdp": RULES["rstdp"]})
     monkeypatch.setattr(verification, "BOUNDS", {"soft_bound": soft_bound, "hard_bound": soft_bound})
-    monkeypatch.setattr(verification, "DTYPES", (torch.float32,))
+    monkeypatch.setattr(verification, "DTYPES", {"float32": torch.float32})
     monkeypatch.setattr(verification, "RUNS", 2)
     with swift_interpreter():
         made = list(verification.checks("cpu", topology))
@@ -116,7 +116,8 @@ def test_every_topology_is_checked(topology, monkeypatch):
 
 
 def test_times_stand_beside_those_of_torch_compile(small, report, monkeypatch):
-    monkeypatch.setattr(verification, "_TIMED", {"one_to_one": (64,)})
+    monkeypatch.setattr(verification, "TOPOLOGIES", {"one_to_one": OneToOne})
+    monkeypatch.setattr(OneToOne, "examples", Examples(timed=((64,),)))
     monkeypatch.setattr(verification, "torch_providers", dict)
     _, written = verify(report, "--topology", "trace", "--timings", "0.01")
     [ours] = [row for row in written["timings"] if row["provider"] == "tritonstdp"]

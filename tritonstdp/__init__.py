@@ -4,10 +4,20 @@ Call :func:`stdp_`, :func:`istdp_` or :func:`rstdp_` in a torch loop, or use :mo
 PymoNNtorch or CoNeX network.
 """
 
-from tritonstdp import _checkout  # noqa: F401  (finds the kernels of a checkout, before anything imports them)
-from tritonstdp.functional import explain, istdp_, rstdp_, stdp_, trace_, update_
-from tritonstdp.registry import register_bound, register_kernel, register_rule
-from tritonstdp.rules import BOUNDS, RULES, Rule, hard_bound, lower_bound, no_bound, soft_bound, upper_bound
+from tritonstdp import (
+    _checkout,  # noqa: F401  (finds the kernels of a checkout, before anything imports them)
+    library,
+)
+from tritonstdp.functional import explain, istdp_, per_post, per_pre, rstdp_, stdp_, trace_, update_
+from tritonstdp.registry import (
+    Backend,
+    register_backend,
+    register_bound,
+    register_kernel,
+    register_rule,
+    register_topology,
+)
+from tritonstdp.rules import BOUNDS, RULES, Rule, hard_bound, lower_bound, modulated, no_bound, soft_bound, upper_bound
 from tritonstdp.topology import Conv2d, Dense, Local2d, OneToOne, Sparse
 
 __version__ = "0.1.0"
@@ -15,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BOUNDS",
     "RULES",
+    "Backend",
     "Conv2d",
     "Dense",
     "Local2d",
@@ -24,11 +35,17 @@ __all__ = [
     "explain",
     "hard_bound",
     "istdp_",
+    "library",
     "lower_bound",
+    "modulated",
     "no_bound",
+    "per_post",
+    "per_pre",
+    "register_backend",
     "register_bound",
     "register_kernel",
     "register_rule",
+    "register_topology",
     "rstdp_",
     "soft_bound",
     "stdp_",

@@ -11,11 +11,51 @@ import math
 import os
 import re
 import stat
+from argparse import ArgumentTypeError
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
-__all__ = ["device", "existing_file", "output_file", "rate", "seconds", "shape"]
+__all__ = ["Parser", "device", "existing_file", "output_file", "rate", "rows_file", "seconds", "shape", "whole"]
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, instead of below a screen of usage.
+
+    Examples
+    --------
+    >>> Parser(prog="squaring").parse_args([])
+    Namespace()
+    """
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """A type of argument: whole numbers within limits.
+
+    Examples
+    --------
+    >>> whole(1)("12")
+    12
+    >>> whole(1)("0")
+    Traceback (most recent call last):
+    argparse.ArgumentTypeError: '0' must be a whole number from 1 to 2147483647
+    """
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if not least <= number <= most:
+            raise ArgumentTypeError(f"{text!r} must be a whole number from {least} to {most}")
+        return number
+
+    return parse
 
 
 def rate(text: str) -> float:
@@ -43,7 +83,7 @@ def rate(text: str) -> float:
     """
     value = _number(text)
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(
+        raise ArgumentTypeError(
             f"{text!r} is no rate: give the fraction of neurons that spike in a step, above 0 and up to 1 (2 % is 0.02)"
         )
     return value
@@ -74,7 +114,7 @@ def seconds(text: str) -> float:
     """
     value = _number(text)
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no length of time: give a number of seconds above 0")
+        raise ArgumentTypeError(f"{text!r} is no length of time: give a number of seconds above 0")
     return value
 
 
@@ -104,7 +144,7 @@ def shape(text: str) -> tuple[int, ...]:
     parts = text.split("x")
     # no size has more digits, and int() itself refuses thousands of them
     if not all(re.fullmatch("[0-9]{1,18}", part) and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(
+        raise ArgumentTypeError(
             f"{_shortened(text)} is no shape: give whole numbers above 0 with x between, as 4000x4000"
         )
     return tuple(map(int, parts))
@@ -136,14 +176,12 @@ def device(text: str) -> str:
     try:
         named = torch.device(text)
     except RuntimeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no device: give one as cpu, cuda or cuda:1") from None
+        raise ArgumentTypeError(f"{text!r} is no device: give one as cpu, cuda or cuda:1") from None
     there = _device_count(named.type)
     if not there:
-        raise argparse.ArgumentTypeError(f"there is no {named.type} device here: torch {torch.__version__} finds none")
+        raise ArgumentTypeError(f"there is no {named.type} device here: torch {torch.__version__} finds none")
     if named.index is not None and named.index >= there:
-        raise argparse.ArgumentTypeError(
-            f"there is no device {text!r} here: {named.type} devices count from 0 to {there - 1}"
-        )
+        raise ArgumentTypeError(f"there is no device {text!r} here: {named.type} devices count from 0 to {there - 1}")
     return "cpu" if named.type == "cpu" else str(named)
 
 
@@ -172,11 +210,11 @@ def existing_file(text: str) -> Path:
     """
     kind = _kind_of(text)
     if kind is None:
-        raise argparse.ArgumentTypeError(f"there is no file {_shortened(text)}")
+        raise ArgumentTypeError(f"there is no file {_shortened(text)}")
     if not stat.S_ISREG(kind):
-        raise argparse.ArgumentTypeError(f"{_shortened(text)} is no regular file")
+        raise ArgumentTypeError(f"{_shortened(text)} is no regular file")
     if not os.access(text, os.R_OK):
-        raise argparse.ArgumentTypeError(f"{_shortened(text)} may not be read")
+        raise ArgumentTypeError(f"{_shortened(text)} may not be read")
     return Path(text)
 
 
@@ -206,11 +244,25 @@ def output_file(text: str) -> Path:
     path = Path(text)
     kind, folder_kind = _kind_of(text), _kind_of(str(path.parent))
     if folder_kind is None or not stat.S_ISDIR(folder_kind):
-        raise argparse.ArgumentTypeError(f"there is no folder {_shortened(str(path.parent))} to write to")
+        raise ArgumentTypeError(f"there is no folder {_shortened(str(path.parent))} to write to")
     if kind is not None and not stat.S_ISREG(kind):
-        raise argparse.ArgumentTypeError(f"{_shortened(text)} is no regular file: give another name")
+        raise ArgumentTypeError(f"{_shortened(text)} is no regular file: give another name")
     if not os.access(path.parent, os.W_OK | os.X_OK) or (kind is not None and not os.access(path, os.W_OK)):
-        raise argparse.ArgumentTypeError(f"{_shortened(text)} may not be written")
+        raise ArgumentTypeError(f"{_shortened(text)} may not be written")
+    return path
+
+
+def rows_file(text: str) -> Path:
+    """A file to write rows to, as a type of argument.
+
+    Examples
+    --------
+    >>> rows_file("rows.csv").name
+    'rows.csv'
+    """
+    path = output_file(text)
+    if path.suffix not in (".json", ".csv"):
+        raise ArgumentTypeError(f"{text} is no file of rows: its name must end in .json or .csv")
     return path
 
 
@@ -236,7 +288,7 @@ def _kind_of(path: str) -> int | None:
         return None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise argparse.ArgumentTypeError(f"{_shortened(path)} can't be opened: {reason}") from None
+        raise ArgumentTypeError(f"{_shortened(path)} can't be opened: {reason}") from None
 
 
 def _shortened(text: str) -> str:

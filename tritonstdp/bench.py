@@ -1,74 +1,34 @@
-"""``tritonstdp bench``: time steps on this machine, beside torch, and compare them with an earlier run."""
+"""Who is timed on this machine, tritonstdp and torch.compile, and how rows stand beside those of an earlier run."""
 
 from __future__ import annotations
 
-import argparse
-import importlib
-import os
-import time
-from collections.abc import Callable, Iterable, Sequence
-from itertools import product
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from tritonstdp import __version__
-from tritonstdp.arguments import device, existing_file, output_file, rate, seconds, shape
-from tritonstdp.functional import explain, step_
-from tritonstdp.kernels.reference import Pairing
+from tritonstdp.autotune.sweep import backend_of
+from tritonstdp.functional import step_
+from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.reference import build as build_reference
 from tritonstdp.measurement import (
-    DOPAMINE,
-    FORMS,
     OURS,
-    PARAMETERS,
     W_MAX,
     W_MIN,
     Inputs,
     Provider,
     Row,
     Runner,
-    Workload,
-    measure,
-    read_rows,
-    write_rows,
+    parameters_of,
 )
-from tritonstdp.rules import BOUNDS, RULES, Formula, Rule
-from tritonstdp.terminal import Progress, UserError, require_memory, whole
-from tritonstdp.topology import TOPOLOGIES, Sparse, Topology
+from tritonstdp.registry import meeting_of
 
-__all__ = ["add_arguments", "compare", "own_providers", "rows_file", "run", "tables_of"]
+__all__ = ["compare", "leads_of", "own_providers", "tables_of", "torch_providers", "versions"]
 
-SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
-    "dense": ((1000, 1000), (4000, 4000)),
-    "one_to_one": ((1000,), (100_000,)),
-    "sparse": ((10_000, 10_000, 1_000_000),),
-    "conv2d": ((8, 64, 64, 16, 5),),
-    "local2d": ((8, 32, 32, 8, 5),),
-}
-"""The shapes that the command times where none are asked for."""
-
-RATES = (0.005, 0.02, 0.1)
-DTYPES = ("float32", "float64")
 SLOWER = 1.25
-
-
-def _formula(workload: Workload) -> Formula:
-    bound = BOUNDS[workload.bound]
-    return Formula.of(RULES[workload.rule], bound, bound)
-
-
-def _coefficients(rule: Rule) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The values of a rule's parameters, and those of its eligibility."""
-    parameters, decay = (
-        tuple(PARAMETERS[rule.name][name] for name in names) for names in (rule.parameters, rule.eligibility_parameters)
-    )
-    return parameters, decay
 
 
 def _tritonstdp(backend: str) -> Provider:
@@ -76,33 +36,17 @@ def _tritonstdp(backend: str) -> Provider:
 
     def prepare(inputs: Inputs) -> Runner:
         weights, c = inputs.copy()
-        formula, topology, x, y = _formula(inputs.workload), inputs.topology, inputs.pre_trace, inputs.post_trace
-        parameters, decay = _coefficients(formula.rule)
+        formula, topology = inputs.workload.formula, inputs.topology
+        parameters = tuple(parameters_of(formula).values())
+        sides = [inputs.sides(*spikes) for spikes in inputs.spikes]
 
         def step(k: int) -> None:
-            s, q = inputs.spikes[k]
-            step_(formula, topology, weights, s, x, q, y, parameters, W_MIN, W_MAX, c, decay, DOPAMINE, backend)
+            pre, post = sides[k]
+            step_(formula, topology, weights, pre, post, parameters, W_MIN, W_MAX, c, backend)
 
         return Runner(step, lambda: topology.values(weights), None if c is None else lambda: c)
 
     return prepare
-
-
-def _gathered(
-    rule: Rule, ends: tuple[Tensor, Tensor], s: Tensor, x: Tensor, q: Tensor, y: Tensor, parameters: Sequence[float]
-) -> tuple[Tensor, Tensor]:
-    """The contributions at every stored synapse from its two neurons' indices, which compiles into one loop."""
-    pre, post = ends
-    return rule.on_post(x[pre], q[post], *parameters), rule.on_pre(s[pre], y[post], *parameters)
-
-
-def _ends(topology: Topology) -> tuple[Tensor, Tensor] | Topology:
-    """What the terms of a step are told about the topology; sparse, both neurons of each stored synapse."""
-    if not isinstance(topology, Sparse):
-        return topology
-    major = torch.arange(topology.major_start.numel() - 1, dtype=torch.int32, device=topology.minor_of.device)
-    of_major = major.repeat_interleave(topology.major_start.diff())
-    return (topology.minor_of, of_major) if topology.post_is_major else (of_major, topology.minor_of)
 
 
 _compiled_steps: dict[tuple[Any, ...], Callable[..., None]] = {}
@@ -119,16 +63,17 @@ def _compiled_step(inputs: Inputs, kind: str) -> Callable[..., None]:
 
 def _compile_step(inputs: Inputs) -> Callable[..., None]:
     workload = inputs.workload
-    formula = _formula(workload)
-    pairing = importlib.import_module(f"tritonstdp.kernels.{workload.topology}.reference").PAIRING.plain()
-    if workload.topology == "sparse":
-        pairing = Pairing(_gathered)
-    reference = build_reference(pairing, formula)
-    ends = _ends(inputs.topology)
-    parameters, decay = _coefficients(formula.rule)
+    formula, topology = workload.formula, inputs.topology
+    meeting = meeting_of(workload.topology)._replace(careless=True)
+    ends = topology.ends() or topology
+    if ends is not topology:
+        # at every stored synapse from its two neurons' indices, which compiles into one loop
+        meeting = meeting._replace(at_pre=lambda ends, v: v[ends[0]], at_post=lambda ends, v: v[ends[1]])
+    reference = build_reference(meeting, Case.plain(formula, topology, torch.float32, workload.device))
+    parameters = tuple(parameters_of(formula).values())
 
-    def step(w, c, s, x, q, y):  # type: ignore[no-untyped-def]
-        reference(ends, w, s, x, q, y, parameters, W_MIN, W_MAX, c, decay, DOPAMINE)
+    def step(w, c, pre, post):  # type: ignore[no-untyped-def]
+        reference(ends, w, c, pre, post, parameters, W_MIN, W_MAX)
 
     # torch.compile keeps what it has compiled, up to a limit, by code object: each step has one of its own
     step.__code__ = step.__code__.replace()
@@ -140,12 +85,12 @@ def compiled(kind: str) -> Provider:
 
     def prepare(inputs: Inputs) -> Runner:
         values, c = inputs.values.clone(), None if inputs.c is None else inputs.c.clone()
-        run, x, y = _compiled_step(inputs, kind), inputs.pre_trace, inputs.post_trace
+        run = _compiled_step(inputs, kind)
         spikes = inputs.float_spikes if kind == "float" else inputs.spikes
+        sides = [inputs.sides(*spikes) for spikes in spikes]
 
         def step(k: int) -> None:
-            s, q = spikes[k]
-            run(values, c, s, x, q, y)
+            run(values, c, *sides[k])
 
         return Runner(step, lambda: values, None if c is None else lambda: c)
 
@@ -160,11 +105,7 @@ def own_providers(device: str) -> dict[str, Provider]:
     >>> list(own_providers("cpu"))
     ['tritonstdp', 'tritonstdp reference']
     """
-    return {OURS: _tritonstdp(_kernel_of(device)), f"{OURS} reference": _tritonstdp("reference")}
-
-
-def _kernel_of(device: str) -> str:
-    return "cpu" if torch.device(device).type == "cpu" else "triton"
+    return {OURS: _tritonstdp(backend_of(device)), f"{OURS} reference": _tritonstdp("reference")}
 
 
 def torch_providers() -> dict[str, Provider]:
@@ -244,7 +185,7 @@ def compare(new: Iterable[Row], old: Iterable[Row], slower: float = SLOWER) -> t
     table = Table(title="tritonstdp now and before")
     for heading in ("workload", "before", "now", "lead before", "lead now", ""):
         table.add_column(heading, justify="left" if heading == "workload" else "right")
-    before, now = _leads(old), _leads(new)
+    before, now = leads_of(old), leads_of(new)
     worse = []
     for name in [name for name in now if name in before]:
         (old_time, old_lead), (new_time, new_lead) = before[name], now[name]
@@ -257,7 +198,7 @@ def compare(new: Iterable[Row], old: Iterable[Row], slower: float = SLOWER) -> t
     return table, worse
 
 
-def _leads(rows: Iterable[Row]) -> dict[str, tuple[float, float | None]]:
+def leads_of(rows: Iterable[Row]) -> dict[str, tuple[float, float | None]]:
     """For each workload, tritonstdp's median and by how much the fastest other provider is slower."""
     rows = [row for row in rows if row.status == "ok"]
     ours = {row.workload: row.median_us for row in rows if row.provider == OURS and row.median_us is not None}
@@ -271,150 +212,3 @@ def _leads(rows: Iterable[Row]) -> dict[str, tuple[float, float | None]]:
 def is_other(row: Row) -> bool:
     """Whether a row is another project's time, to be compared with."""
     return row.status == "ok" and row.provider != "copy" and not row.provider.startswith(OURS)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    forms = "; ".join(f"{' and '.join(names)} {form}" for form, names in _topologies_by_form().items())
-    what = parser.add_argument_group("what is timed (every combination)")
-    for name, values, default, note in (
-        ("rule", RULES, "stdp", ""),
-        ("topology", TOPOLOGIES, "dense", ""),
-        ("bound", BOUNDS, "soft_bound", ", of potentiation and depression alike"),
-    ):
-        what.add_argument(
-            f"--{name}", nargs="+", choices=list(values), default=[default], metavar=name.upper(),
-            help=f"some of {', '.join(values)}{note} (default: {default})",
-        )  # fmt: skip
-    what.add_argument(
-        "--shape", nargs="+", type=shape, metavar="AxB",
-        help=f"whole numbers with x between: {forms}. Each shape goes to the topologies of its form "
-        "(default: one or two shapes of each topology, dense 1000x1000 and 4000x4000)",
-    )  # fmt: skip
-    what.add_argument(
-        "--rate", nargs="+", type=rate, default=list(RATES),
-        help="the share of neurons that spike in a step, above 0 and up to 1 (default: 0.005 0.02 0.1)",
-    )  # fmt: skip
-    what.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default: float32)")
-    how = parser.add_argument_group("how")
-    how.add_argument(
-        "--device", type=device, default="cpu", help="where tensors live: cpu, cuda, cuda:1 (default: cpu)"
-    )
-    how.add_argument(
-        "--threads", type=whole(1, os.cpu_count() or 1), default=1,
-        help="threads of the CPU (default: 1, whose times can be repeated)",
-    )  # fmt: skip
-    how.add_argument(
-        "--seconds", type=seconds, default=1.0, help="for how many seconds each workload is timed (default: 1)"
-    )
-    how.add_argument("--no-torch", action="store_true", help="leave out torch.compile, which takes long to compile")
-    how.add_argument(
-        "--out", nargs="+", type=rows_file, default=[], metavar="FILE", help="write rows to .json or .csv files"
-    )
-    how.add_argument(
-        "--compare", type=existing_file, metavar="OLD.json",
-        help=f"say what has changed since --out wrote this; exit with 1 where a lead has shrunk by {SLOWER}x",
-    )  # fmt: skip
-
-
-def _topologies_by_form() -> dict[str, list[str]]:
-    forms: dict[str, list[str]] = {}
-    for topology, form in FORMS.items():
-        forms.setdefault(form, []).append(topology)
-    return forms
-
-
-def rows_file(text: str) -> Path:
-    """A file to write rows to, as a type of argument.
-
-    Examples
-    --------
-    >>> rows_file("rows.csv").name
-    'rows.csv'
-    """
-    path = output_file(text)
-    if path.suffix not in (".json", ".csv"):
-        raise argparse.ArgumentTypeError(f"{text} is no file of rows: its name must end in .json or .csv")
-    return path
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Time the workloads, print and write them, and compare them with an earlier run."""
-    workloads = _workloads(arguments)
-    past = _past(arguments.compare, workloads)
-    for workload in workloads:
-        require_memory(workload.name, workload.bytes_needed, workload.device)
-    _require_kernels(arguments)
-    torch.set_num_threads(arguments.threads)
-    providers = {OURS: own_providers(arguments.device)[OURS]} | ({} if arguments.no_torch else torch_providers())
-    console = Console()
-    began = time.perf_counter()
-    rows: list[Row] = []
-    for workload in Progress("timing", workloads):
-        rows += measure(workload, providers, arguments.seconds, versions())
-    console.print(*tables_of(rows), sep="\n")
-    console.print(f"{len(workloads)} workloads in {time.perf_counter() - began:.0f} s")
-    for path in arguments.out:
-        write_rows(rows, path)
-    if arguments.compare is None:
-        return 0
-    table, worse = compare(rows, past)
-    console.print(table)
-    return 1 if worse else 0
-
-
-def _workloads(arguments: argparse.Namespace) -> list[Workload]:
-    try:
-        return [
-            Workload(rule, topology, bound, shape, rate, arguments.dtype, arguments.device)
-            for topology, shapes in _shapes(arguments.topology, arguments.shape).items()
-            for shape in shapes
-            for rule in arguments.rule
-            for bound in arguments.bound
-            for rate in arguments.rate
-        ]
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def _require_kernels(arguments: argparse.Namespace) -> None:
-    """Refuse where the device has no kernel to time."""
-    dtype, backend = getattr(torch, arguments.dtype), _kernel_of(arguments.device)
-    try:
-        for rule, topology in product(arguments.rule, arguments.topology):
-            explain(rule, topology, dtype=dtype, device=arguments.device, backend=backend)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def _shapes(
-    topologies: Sequence[str], shapes: Sequence[tuple[int, ...]] | None
-) -> dict[str, Sequence[tuple[int, ...]]]:
-    """The shapes for each topology: its usual ones, or those of the wanted ones that have its form."""
-    if shapes is None:
-        return {topology: SHAPES[topology] for topology in topologies}
-    forms = {topology: FORMS[topology] for topology in topologies}
-    fitting: dict[str, Sequence[tuple[int, ...]]] = {
-        topology: [shape for shape in shapes if len(shape) == len(form.split("x"))] for topology, form in forms.items()
-    }
-    for topology in topologies:
-        if not fitting[topology]:
-            raise UserError(f"--shape has none for {topology}: give {forms[topology]}")
-    for sizes in shapes:
-        if not any(sizes in taken for taken in fitting.values()):
-            wanted = " or ".join(dict.fromkeys(forms.values()))
-            raise UserError(f"--shape {'x'.join(map(str, sizes))} fits no topology that is timed: give {wanted}")
-    return fitting
-
-
-def _past(path: Path | None, workloads: Sequence[Workload]) -> list[Row]:
-    """The rows to compare with, of which some must be about what is to be timed."""
-    if path is None:
-        return []
-    try:
-        rows = read_rows(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--compare: {error}") from error
-    if not {workload.name for workload in workloads} & set(_leads(rows)):
-        raise UserError(f"--compare: {path} has no time of any workload that is to be timed")
-    return rows

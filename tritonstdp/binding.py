@@ -12,8 +12,8 @@ import weakref
 import torch
 from torch import Tensor
 
+from tritonstdp.choice import Choice
 from tritonstdp.kernels.memory import span
-from tritonstdp.registry import Choice
 from tritonstdp.topology import Topology
 
 try:

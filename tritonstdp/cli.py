@@ -1,4 +1,4 @@
-"""The command line: ``tritonstdp COMMAND``. Each command lives in a module of its own, imported when it is called."""
+"""The command line: ``tritonstdp COMMAND``. Each of :mod:`tritonstdp.commands` is imported when it is called."""
 
 from __future__ import annotations
 
@@ -9,29 +9,25 @@ import os
 import signal
 import sys
 import warnings
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any
 
 from tritonstdp import __version__
-from tritonstdp.terminal import Parser, UserError
+from tritonstdp.arguments import Parser, existing_file
+from tritonstdp.modules import run_module
+from tritonstdp.terminal import UserError
 
 __all__ = ["main"]
 
 
-class Command(NamedTuple):
-    """A subcommand: its module offers ``add_arguments(parser)`` and ``run(arguments) -> exit status``."""
-
-    module: str
-    help: str
-
-
 COMMANDS = {
-    "demo": Command("tritonstdp.demo", "train a spiking network on real digits by STDP, or by reward"),
-    "list": Command("tritonstdp.tables", "show every rule, topology and backend, and the bounds"),
-    "bench": Command("tritonstdp.bench", "time steps beside torch, and compare with an earlier run"),
-    "inspect": Command("tritonstdp.inspection", "show what the GPU kernels cost, found without a GPU"),
-    "tune": Command("tritonstdp.autotune.command", "find the fastest configurations for this machine and keep them"),
-    "verify": Command("tritonstdp.verification", "check every kernel on this machine, and write a report"),
-    "explain": Command("tritonstdp.explanation", "say which backend serves a case, and why not the others"),
+    "demo": "train a spiking network on real digits by STDP, or by reward",
+    "list": "show every rule, topology and backend, and the bounds",
+    "bench": "time steps beside torch, and compare with an earlier run",
+    "inspect": "show what the GPU kernels cost, found without a GPU",
+    "tune": "find the fastest configurations for this machine and keep them",
+    "verify": "check every kernel on this machine, and write a report",
+    "explain": "say which backend serves a case, and why not the others",
 }
 
 
@@ -57,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     0
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    prog = " ".join(["tritonstdp", *(name for name in arguments[:1] if name in COMMANDS)])
+    prog = _prog(arguments)
     try:
         with warnings.catch_warnings():
             # torch announces that they are new, which is no news to whoever runs a command
@@ -82,21 +78,43 @@ def main(arguments: list[str] | None = None) -> int:
         raise
 
 
+def _load(arguments: list[str]) -> None:
+    """Run the files of ``--module``, whose rules and bounds are then options like any other."""
+    parser = Parser(prog=_prog(arguments), add_help=False, allow_abbrev=False)
+    parser.add_argument("--module", **_MODULE)
+    for path in parser.parse_known_args(arguments)[0].module:
+        run_module(path)
+
+
+_MODULE: dict[str, Any] = {
+    "action": "append", "default": [], "type": existing_file, "metavar": "FILE",
+    "help": "Python that registers rules or bounds of yours, which count as the built-in ones do; may be given again",
+}  # fmt: skip
+
+
+def _prog(arguments: list[str]) -> str:
+    return " ".join(["tritonstdp", *(name for name in arguments[:1] if name in COMMANDS)])
+
+
 def _parsed(arguments: list[str]) -> argparse.Namespace:
+    _load(arguments)
     parser = Parser(prog="tritonstdp", description="Event-driven synaptic plasticity for torch.")
     parser.add_argument("--version", action="version", version=f"tritonstdp {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        subparser = subparsers.add_parser(
-            name, help=command.help, description=f"{command.help[0].upper()}{command.help[1:]}."
-        )
+    for name, what in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
         if arguments[:1] == [name]:
-            importlib.import_module(command.module).add_arguments(subparser)
+            _module_of(name).add_arguments(subparser)
+        subparser.add_argument("--module", **_MODULE)
     return parser.parse_args(arguments)
 
 
+def _module_of(command: str) -> ModuleType:
+    return importlib.import_module(f"tritonstdp.commands.{command}")
+
+
 def _run(parsed: argparse.Namespace) -> int:
-    status = importlib.import_module(COMMANDS[parsed.command].module).run(parsed)
+    status = _module_of(parsed.command).run(parsed)
     if sys.stdout is not None:
         sys.stdout.flush()  # or what is left of it fails when Python ends, out of our reach
     return status

@@ -5,13 +5,15 @@ from __future__ import annotations
 import operator
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from difflib import get_close_matches
 from functools import cache, partial
 from importlib import import_module
+from importlib.util import find_spec
+from itertools import compress
 from math import inf
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -20,21 +22,33 @@ from torch.autograd.graph import increment_version
 from typing_extensions import Unpack
 
 from tritonstdp.binding import Binding
+from tritonstdp.choice import Choice, choose
 from tritonstdp.kernels import reference
 from tritonstdp.kernels.compilation import undisturbed
 from tritonstdp.kernels.compose import rounded
 from tritonstdp.kernels.memory import address, check_apart
-from tritonstdp.kernels.protocol import Case
+from tritonstdp.kernels.protocol import Case, Names, PerNeuron
 from tritonstdp.kernels.trace import TraceCase, TraceStep
-from tritonstdp.registry import BACKENDS, Choice, choose
+from tritonstdp.registry import BACKENDS, Backend, meeting_of
 from tritonstdp.rules import Bound, Formula, Rule, istdp, resolve_bound, resolve_rule, rstdp, stdp, target_trace
-from tritonstdp.topology import WEIGHT_DTYPES, Sparse, Topology, example_topology, infer_topology
+from tritonstdp.topology import WEIGHT_DTYPES, Topology, example_topology, infer_topology
 
-__all__ = ["explain", "istdp_", "rstdp_", "stdp_", "step_", "trace_", "update_", "weight_change"]
+__all__ = [
+    "PerNeuron",
+    "explain",
+    "istdp_",
+    "per_post",
+    "per_pre",
+    "rstdp_",
+    "stdp_",
+    "step_",
+    "trace_",
+    "update_",
+    "weight_change",
+]
 
 
-Signals = tuple[Tensor, Tensor, Tensor, Tensor]
-_SIGNALS = ("pre_spike", "pre_trace", "post_spike", "post_trace")
+Signals = tuple[Tensor, ...]
 _PLAIN = frozenset((float, int))
 _LARGEST = sys.float_info.max
 _USUAL = 2.0**53
@@ -54,12 +68,80 @@ class Options(TypedDict, total=False):
     autotune: bool
 
 
-def _check(topology: Topology, weights: Tensor, values: Tensor, signals: Signals, c: Tensor | None) -> None:
+def per_pre(values: Tensor) -> PerNeuron:
+    """A parameter with one value a pre neuron, on any topology.
+
+    Parameters
+    ----------
+    values : Tensor
+        ``(n_pre,)``.
+
+    Returns
+    -------
+    PerNeuron
+        What a step takes for the parameter.
+
+    Raises
+    ------
+    TypeError
+        If it is no vector.
+
+    Examples
+    --------
+    >>> w, spikes = torch.full((2, 1), 0.5), torch.tensor([True, True])
+    >>> stdp_(w, spikes, torch.zeros(2), torch.tensor([False]), torch.ones(1), a_plus=0.1,
+    ...       a_minus=per_pre(torch.tensor([0.1, 0.2])))
+    tensor([[0.4000],
+            [0.3000]])
+    """
+    return _per_neuron("pre", values)
+
+
+def per_post(values: Tensor) -> PerNeuron:
+    """A parameter with one value a post neuron, on any topology; see :func:`per_pre`.
+
+    Parameters
+    ----------
+    values : Tensor
+        ``(n_post,)``.
+
+    Returns
+    -------
+    PerNeuron
+        What a step takes for the parameter.
+
+    Raises
+    ------
+    TypeError
+        If it is no vector.
+
+    Examples
+    --------
+    >>> per_post(torch.ones(3)).side
+    'post'
+    """
+    return _per_neuron("post", values)
+
+
+def _per_neuron(side: str, values: Tensor) -> PerNeuron:
+    wanted = f"pass a vector with one value a {side} neuron"
+    if not isinstance(values, Tensor):
+        raise TypeError(f"per_{side} is given {values!r}: {wanted}")
+    if values.dim() != 1 or values.layout is not torch.strided or values.is_nested:
+        raise TypeError(f"per_{side} is given {values.dim()} dimensions of {values.layout}: {wanted}")
+    return PerNeuron(side, values)
+
+
+def _check(
+    topology: Topology, weights: Tensor, values: Tensor, names: Names, pre: Signals, post: Signals, c: Tensor | None
+) -> None:
     """Name the first tensor that does not fit, and say what would."""
-    pre, post, synapse = topology.pre_shape, topology.post_shape, topology.weights_shape
-    named: list[tuple[str, Any, tuple[int, ...]]] = [
-        ("weights", values, synapse), *zip(_SIGNALS, signals, (pre, pre, post, post), strict=True)
-    ]  # fmt: skip
+    synapse = topology.weights_shape
+    named: list[tuple[str, Any, tuple[int, ...]]] = [("weights", values, synapse)]
+    for side, signals, size in ((names.pre, pre, topology.pre_shape), (names.post, post, topology.post_shape)):
+        if len(side) != len(signals):
+            raise ValueError(f"{len(signals)} signals are given of one side, which has {', '.join(side)}")
+        named += [(name, signal, size) for name, signal in zip(side, signals, strict=True)]
     if c is not None:
         named.append(("c", c, synapse))
     for name, tensor, shape in named:
@@ -78,8 +160,11 @@ def _check(topology: Topology, weights: Tensor, values: Tensor, signals: Signals
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; {topology.name} needs {shape}")
         if tensor.device != values.device:
             raise ValueError(f"{name} is on {tensor.device}, the weights on {values.device}: move one of them")
-        if not name.endswith("spike") and tensor.dtype != values.dtype:
+        if name not in _SPIKES and tensor.dtype != values.dtype:
             raise ValueError(f"{name} is {tensor.dtype}, the weights {values.dtype}: use {name}.to({values.dtype})")
+
+
+_SPIKES = ("pre_spike", "post_spike")
 
 
 def _number(name: str, value: Any) -> Any:
@@ -102,27 +187,78 @@ def _number(name: str, value: Any) -> Any:
         raise ValueError(f"{name} is larger than any float: pass a smaller number") from None
 
 
-def _dopamine_kind(dopamine: Any, topology: Topology, values: Tensor) -> tuple[Any, str]:
-    if dopamine.__class__ is float:
-        return dopamine, "number"
-    if dopamine is None:
+class _Placed(NamedTuple):
+    """Where the parameters of a step go: see :class:`tritonstdp.kernels.protocol.Names`."""
+
+    given: tuple[str, ...]
+    pre: Signals
+    post: Signals
+    numbers: tuple[Any, ...]
+    w_min: Any
+    w_max: Any
+    limits: str
+
+
+def _place(
+    formula: Formula, topology: Topology, values: Tensor, parameters: Sequence[Any], w_min: Any, w_max: Any
+) -> _Placed:
+    """Read a step's parameters, of which one is no plain number."""
+    w_min, w_max = _number("w_min", w_min), _number("w_max", w_max)
+    limits = "tensor" if isinstance(w_min, Tensor) or isinstance(w_max, Tensor) else "number"
+    for name, limit in (("w_min", w_min), ("w_max", w_max)):
+        _check_tensor_parameter(name, limit, topology, values.device)
+    kinds: dict[str, list[Any]] = {kind: [] for kind in ("pre", "post", "number", "tensor", "scalar")}
+    given = []
+    for name, value in zip(formula.parameters, parameters, strict=True):
+        kind, read = _kind_of(formula.rule, name, value, topology, values)
+        given.append(kind)
+        kinds[kind].append(read)
+    numbers = (*kinds["number"], *kinds["tensor"], *kinds["scalar"])
+    return _Placed(tuple(given), tuple(kinds["pre"]), tuple(kinds["post"]), numbers, w_min, w_max, limits)
+
+
+def _kind_of(rule: Rule, name: str, value: Any, topology: Topology, values: Tensor) -> tuple[str, Any]:
+    """How a parameter is given (:class:`tritonstdp.kernels.protocol.Case`), and as what kernels take it."""
+    if value is None and name == "dopamine":
         raise ValueError("dopamine is missing: a reward-modulated rule needs a number or a tensor")
-    dopamine = _number("dopamine", dopamine)
-    if not isinstance(dopamine, Tensor):
-        return dopamine, "number"
-    takes_columns = topology.name in ("dense", "one_to_one")
-    if dopamine.dim() and not takes_columns and tuple(dopamine.shape) != topology.weights_shape:
+    if isinstance(value, PerNeuron):
+        return value.side, _of_neurons(rule, name, value, topology, values)
+    value = _number(name, value)
+    if not isinstance(value, Tensor):
+        return "number", value
+    side, shape = topology.side_of(value.shape), topology.weights_shape
+    if name == "dopamine" and value.dim() and side is None and tuple(value.shape) != shape:
         raise ValueError(
-            f"dopamine has shape {tuple(dopamine.shape)}: {topology.name} takes a number, or one value a synapse "
-            f"{topology.weights_shape}"
+            f"dopamine has shape {tuple(value.shape)}: {topology.name} takes a number, one value a synapse {shape}, or "
+            "one a neuron as per_pre or per_post of it"
         )
-    _check_tensor_parameter("dopamine", dopamine, topology, values.device)
-    if dopamine.dim() == 0:
-        return dopamine.to(values.dtype), "scalar"
-    per_column = takes_columns and tuple(dopamine.shape) == topology.post_shape
-    if per_column and dopamine.dtype == values.dtype:
-        return dopamine.contiguous().resolve_neg(), "column"
-    return dopamine, "other"
+    _check_tensor_parameter(name, value, topology, values.device)
+    if value.dim() == 0:
+        return "scalar", value.to(values.dtype)
+    if side is None or value.dtype != values.dtype:
+        return "tensor", value
+    return side, value.reshape(-1).contiguous().resolve_neg()
+
+
+def _of_neurons(rule: Rule, name: str, value: PerNeuron, topology: Topology, values: Tensor) -> Tensor:
+    if topology.shares_weights and name not in rule.spike_parameters:
+        raise ValueError(
+            f"{name} is given one value a {value.side} neuron: {topology.name} shares a weight among many, and "
+            f"{rule.name} reads {name} once a weight; pass one number"
+        )
+    if value.side == "pre" and name in rule.positive and topology.has_padding:
+        raise ValueError(
+            f"{name} is given one value a pre neuron, and {topology.name} has padding, where there is none: pass one "
+            "number, or one value a post neuron"
+        )
+    shape = topology.pre_shape if value.side == "pre" else topology.post_shape
+    if tuple(value.values.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(value.values.shape)}: per_{value.side} takes {shape}")
+    if value.values.device != values.device:
+        raise ValueError(f"{name} is on {value.values.device}, the weights on {values.device}: move one of them")
+    if values.device.type != "meta":
+        address(name, value.values)
+    return value.values.to(values.dtype).contiguous().resolve_neg()
 
 
 def _check_tensor_parameter(name: str, value: Any, topology: Topology, device: torch.device) -> None:
@@ -136,22 +272,23 @@ def _check_tensor_parameter(name: str, value: Any, topology: Topology, device: t
     if value.dim() > len(shape) or any(n not in (1, m) for n, m in pairs):
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}, which does not broadcast to the weights' {shape}: pass a number, "
-            "or one value a weight or a column"
+            "one value a weight, or one a neuron as per_pre or per_post of it"
         )
 
 
-def _check_numbers(rule: Rule, parameters: Sequence[Any], w_min: float, w_max: float, decay: Sequence[Any]) -> None:
+def _check_numbers(formula: Formula, named: dict[str, Any]) -> None:
     """Say what is wrong with numbers of which one is NaN, out of order or out of its range."""
-    named = {"w_min": w_min, "w_max": w_max}
-    named |= zip((*rule.parameters, *rule.eligibility_parameters), (*parameters, *decay), strict=True)
     for name, value in named.items():
+        if isinstance(value, Tensor) or name == "dopamine":
+            continue
         if abs(value) > _LARGEST and abs(value) != inf:
             raise ValueError(f"{name} is larger than any float: pass a smaller number")
         if value != value:
             raise ValueError(f"{name} is nan: pass a number")
-        if name in rule.positive and not value > 0:
+        if name in formula.rule.positive and not value > 0:
             raise ValueError(f"{name} is {value}: a time constant is above 0")
-    if w_min > w_max:
+    w_min, w_max = named["w_min"], named["w_max"]
+    if not isinstance(w_min, Tensor) and not isinstance(w_max, Tensor) and w_min > w_max:
         raise ValueError(f"w_min is {w_min} and w_max {w_max}: the lower limit can't lie above the upper one")
 
 
@@ -169,16 +306,12 @@ def step_(
     formula: Formula,
     topology: Topology,
     weights: Tensor,
-    pre_spike: Tensor,
-    pre_trace: Tensor,
-    post_spike: Tensor,
-    post_trace: Tensor,
+    pre: Signals,
+    post: Signals,
     parameters: Sequence[Any],
     w_min: Any = 0.0,
     w_max: Any = 1.0,
     c: Tensor | None = None,
-    decay: Sequence[Any] = (),
-    dopamine: Any = None,
     backend: str | None = None,
     autotune: bool = False,
 ) -> Choice:
@@ -192,24 +325,21 @@ def step_(
         How the synapses lie.
     weights : Tensor
         The weights, of the topology's shape, or a sparse tensor.
-    pre_spike, post_spike : Tensor
-        The spikes of this step, bool ``(n_pre,)`` and ``(n_post,)``; a float spike counts with its value.
-    pre_trace, post_trace : Tensor
-        The spike traces, of the weights' dtype.
+    pre, post : tuple of Tensor
+        The signals of ``formula.rule.pre``, ``(n_pre,)`` each, and of ``formula.rule.post``, ``(n_post,)``. The first
+        is the spikes of this step, bool, or float spikes that count with their value; the others, as traces, have the
+        weights' dtype.
     parameters : sequence
-        The values of ``formula.rule.parameters``, in order: numbers, or tensors that broadcast to the weights.
+        The values of ``formula.parameters``, in order: numbers, one value a neuron (:func:`per_pre`, :func:`per_post`,
+        or a tensor that broadcasts to the weights along one side), or tensors that broadcast to the weights.
     w_min, w_max : float or Tensor
         The limits that bounds and clamp use.
     c : Tensor, optional
         The eligibility trace, of the weights' shape; only for modulated rules, and written in place.
-    decay : sequence
-        The values of ``formula.rule.eligibility_parameters``.
-    dopamine : float or Tensor, optional
-        What a modulated rule multiplies the eligibility by.
     backend : str, optional
         Use this backend and no other.
     autotune : bool
-        See :func:`tritonstdp.registry.choose`.
+        See :func:`tritonstdp.choice.choose`.
 
     Returns
     -------
@@ -225,75 +355,64 @@ def step_(
     --------
     >>> from tritonstdp import Dense
     >>> w = torch.full((2, 3), 0.5)
-    >>> spikes, traces = torch.ones(2, dtype=torch.bool), torch.zeros(2)
-    >>> choice = step_(Formula.of(stdp), Dense(2, 3), w, spikes, traces,
-    ...                torch.zeros(3, dtype=torch.bool), torch.full((3,), 0.5), (0.1, 0.2))
+    >>> pre = torch.ones(2, dtype=torch.bool), torch.zeros(2)
+    >>> post = torch.zeros(3, dtype=torch.bool), torch.full((3,), 0.5)
+    >>> choice = step_(Formula.of(stdp), Dense(2, 3), w, pre, post, (0.1, 0.2))
     >>> round(w[0, 0].item(), 3), choice.backend
     (0.4, 'cpu')
     """
     topology.check()
     values = topology.values(weights)
-    if len(parameters) != len(formula.rule.parameters) or len(decay) != len(formula.rule.eligibility_parameters):
-        _complain_of_numbers(formula.rule, parameters, decay)
-    scalars = True
-    for value in (w_min, w_max, *parameters, *decay):
+    if len(parameters) != len(formula.parameters):
+        _complain_of_numbers(formula, parameters)
+    given, numbers, limits = formula.all_numbers, tuple(parameters), "number"
+    for value in (w_min, w_max, *parameters):
         if value.__class__ not in _PLAIN:
-            names = ("w_min", "w_max", *formula.rule.parameters, *formula.rule.eligibility_parameters)
-            read_values = [_number(n, v) for n, v in zip(names, (w_min, w_max, *parameters, *decay), strict=True)]
-            w_min, w_max, *rest = read_values
-            parameters, decay = tuple(rest[: len(parameters)]), tuple(rest[len(parameters) :])
-            scalars = not any(isinstance(n, Tensor) for n in read_values)
-            for name, number in zip(names, read_values, strict=True):
-                _check_tensor_parameter(name, number, topology, values.device)
+            given, more_pre, more_post, numbers, w_min, w_max, limits = _place(
+                formula, topology, values, parameters, w_min, w_max
+            )
+            pre, post = (*pre, *more_pre), (*post, *more_post)
             break
-    if scalars:
-        numbers = (*parameters, *decay)
+    if given is formula.all_numbers:
         try:
             total = sum(numbers, w_min + w_max)
         except OverflowError:
             total = inf
         fits = w_min <= w_max and -_USUAL < total < _USUAL
-        for k in formula.rule.positive_at:
+        for k in formula.positive_at:
             fits = fits and numbers[k] > 0
-        if not fits:
-            _check_numbers(formula.rule, parameters, w_min, w_max, decay)
-            # as floats: torch takes no int beyond 64 bits
-            w_min, w_max = float(w_min), float(w_max)
-            parameters, decay = tuple(map(float, parameters)), tuple(map(float, decay))
-    dopamine_kind = "number"
-    if formula.rule.eligibility is not None:
-        if c is None:
-            raise ValueError(f"c is missing: {formula.rule.name} keeps an eligibility trace of the weights' shape")
-        dopamine, dopamine_kind = _dopamine_kind(dopamine, topology, values)
-    else:
-        dopamine = 0.0
-    signals = pre_spike, pre_trace, post_spike, post_trace
+    if given is not formula.all_numbers or not fits:
+        names = Case.names_of(formula, given).numbers
+        _check_numbers(formula, dict(zip(("w_min", "w_max", *names), (w_min, w_max, *numbers), strict=True)))
+        # as floats: torch takes no int beyond 64 bits
+        w_min, w_max, *as_floats = (n if isinstance(n, Tensor) else float(n) for n in (w_min, w_max, *numbers))
+        numbers = tuple(as_floats)
+    if formula.rule.eligibility is not None and c is None:
+        raise ValueError(f"c is missing: {formula.rule.name} keeps an eligibility trace of the weights' shape")
+    if formula.rule.eligibility is None:
+        c = None
     # a recurrent group has the same spikes and traces on both sides: each tensor is looked at once
-    same_spikes, same_traces = post_spike is pre_spike, post_trace is pre_trace
-    tensors: tuple[Tensor, ...] = (values, *signals) if c is None else (values, c, *signals)
-    if same_spikes or same_traces:
-        post = (*(() if same_spikes else (post_spike,)), *(() if same_traces else (post_trace,)))
-        tensors = (*tensors[:-2], *post)
-    if dopamine_kind == "column":
-        tensors = (*tensors, dopamine)
-    key = (id(topology), scalars, dopamine_kind, backend, autotune, same_spikes, same_traces, c is None)
+    same = tuple(map(operator.is_, pre, post))
+    apart = (*compress(post, map(operator.not_, same)), *post[len(same) :]) if True in same else post
+    tensors: tuple[Tensor, ...] = (values, *pre, *apart) if c is None else (values, c, *pre, *apart)
+    key = (id(topology), given, limits, backend, autotune, len(pre), len(post), same, c is None)
     binding = formula.choices.get(key)
     if binding is not None and not weights.requires_grad and binding.holds(topology, tensors):
         choice = binding.choice
     else:
-        fitting = _fitting(topology, weights, values, signals, c, dopamine)
-        case = _case(formula, topology, values, fitting, c, scalars, dopamine_kind)
+        fitting_pre, fitting_post = _fitting(formula, given, topology, weights, values, pre, post, c, numbers)
+        case = _case(formula, topology, values, fitting_pre, c, given, limits)
         choice = choose(case, backend, autotune)
-        as_they_are = all(map(operator.is_, fitting, signals))
+        as_they_are = all(map(operator.is_, (*fitting_pre, *fitting_post), (*pre, *post)))
         if as_they_are and choice.backend != "reference" and Binding.can_hold(tensors):
             forget = partial(_forget, weakref.ref(formula), key)
             formula.choices[key] = Binding(choice, weakref.ref(topology, forget), tensors, 1 if c is None else 2)
-        signals = fitting
+        pre, post = fitting_pre, fitting_post
     if choice.backend == "reference":
         with _in_torch(values, c):
-            choice.step(topology, values, *signals, parameters, w_min, w_max, c, decay, dopamine)
+            choice.step(topology, values, c, pre, post, numbers, w_min, w_max)
     else:
-        choice.step(topology, values, *signals, parameters, w_min, w_max, c, decay, dopamine)
+        choice.step(topology, values, c, pre, post, numbers, w_min, w_max)
     # so that autograd notices a write that no torch function has made
     increment_version(values if c is None else (values, c))
     return choice
@@ -305,41 +424,46 @@ def _forget(formula: weakref.ref[Formula], key: Any, _: Any) -> None:
         still.choices.pop(key, None)
 
 
-def _complain_of_numbers(rule: Rule, parameters: Sequence[Any], decay: Sequence[Any]) -> None:
-    for what, names, found in (
-        ("parameters", rule.parameters, parameters), ("decay", rule.eligibility_parameters, decay)
-    ):  # fmt: skip
-        if len(found) != len(names):
-            raise ValueError(f"{what} has {len(found)} values: {rule.name} takes {', '.join(names) or 'none'}")
+def _complain_of_numbers(formula: Formula, parameters: Sequence[Any]) -> None:
+    wanted = ", ".join(formula.parameters) or "none"
+    raise ValueError(f"parameters has {len(parameters)} values: {formula.rule.name} takes {wanted}")
 
 
 def _case(
     formula: Formula,
     topology: Topology,
     values: Tensor,
-    signals: Signals,
+    pre: Signals,
     c: Tensor | None,
-    scalars: bool,
-    dopamine_kind: str,
+    given: tuple[str, ...],
+    limits: str,
 ) -> Case:
     layout = topology.layout(values)
     if c is not None and layout != topology.layout(c):
         layout = "strided"
-    bool_spikes = signals[0].dtype is torch.bool
     return Case(
-        formula, topology.name, topology.kernel_key, layout, values.dtype, values.device.type, bool_spikes, scalars,
-        dopamine_kind,
+        formula, topology.name, topology.kernel_key, layout, values.dtype, values.device.type,
+        pre[0].dtype is torch.bool, given, limits,
     )  # fmt: skip
 
 
 def _fitting(
-    topology: Topology, weights: Tensor, values: Tensor, signals: Signals, c: Tensor | None, dopamine: Any
-) -> Signals:
-    """The spikes and traces as kernels take them, once it is sure that all of a step's tensors fit."""
-    _check(topology, weights, values, signals, c)
-    read = tuple(zip(_SIGNALS, signals, strict=True))
-    if isinstance(dopamine, Tensor):
-        read = (*read, ("dopamine", dopamine))
+    formula: Formula,
+    given: tuple[str, ...],
+    topology: Topology,
+    weights: Tensor,
+    values: Tensor,
+    pre: Signals,
+    post: Signals,
+    c: Tensor | None,
+    numbers: Sequence[Any],
+) -> tuple[Signals, Signals]:
+    """The signals as kernels take them, once it is sure that all of a step's tensors fit."""
+    names = Case.names_of(formula, given)
+    _check(topology, weights, values, names, pre, post, c)
+    read = tuple(zip((*names.pre, *names.post), (*pre, *post), strict=True))
+    tensors = ((n, v) for n, v in zip(names.numbers, numbers, strict=True) if isinstance(v, Tensor))
+    read = (*read, *tensors)
     if c is not None:
         check_apart("c", c, read)
         read = (*read, ("c", c))
@@ -347,11 +471,11 @@ def _fitting(
     if values.device.type != "meta":
         for name, tensor in (("weights", values), *read):
             address(name, tensor)
-    pre_spike, pre_trace, post_spike, post_trace = signals
+    (pre_spike, *pre), (post_spike, *post) = pre, post  # type: ignore[assignment]
     if pre_spike.dtype is not torch.bool or post_spike.dtype is not torch.bool:
         pre_spike = _real_spikes("pre_spike", pre_spike, values.dtype)
         post_spike = _real_spikes("post_spike", post_spike, values.dtype)
-    return pre_spike.contiguous(), _plain(pre_trace), post_spike.contiguous(), _plain(post_trace)
+    return (pre_spike.contiguous(), *map(_plain, pre)), (post_spike.contiguous(), *map(_plain, post))
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -370,10 +494,8 @@ def weight_change(
     formula: Formula,
     topology: Topology,
     weights: Tensor,
-    pre_spike: Tensor,
-    pre_trace: Tensor,
-    post_spike: Tensor,
-    post_trace: Tensor,
+    pre: Signals,
+    post: Signals,
     parameters: Sequence[Any],
     w_min: Any = 0.0,
     w_max: Any = 1.0,
@@ -382,7 +504,7 @@ def weight_change(
 
     Parameters
     ----------
-    formula, topology, weights, pre_spike, pre_trace, post_spike, post_trace, parameters, w_min, w_max
+    formula, topology, weights, pre, post, parameters, w_min, w_max
         As for :func:`step_`; nothing is written.
 
     Returns
@@ -399,21 +521,24 @@ def weight_change(
     --------
     >>> from tritonstdp import Dense
     >>> w = torch.full((2, 3), 0.5)
-    >>> spikes, traces = torch.ones(2, dtype=torch.bool), torch.zeros(2)
-    >>> dw = weight_change(Formula.of(stdp), Dense(2, 3), w, spikes, traces,
-    ...                    torch.zeros(3, dtype=torch.bool), torch.full((3,), 0.5), (0.1, 0.2))
+    >>> pre = torch.ones(2, dtype=torch.bool), torch.zeros(2)
+    >>> post = torch.zeros(3, dtype=torch.bool), torch.full((3,), 0.5)
+    >>> dw = weight_change(Formula.of(stdp), Dense(2, 3), w, pre, post, (0.1, 0.2))
     >>> round(dw[0, 0].item(), 3)
     -0.1
     """
     values = topology.values(weights)
-    _check(topology, weights, values, (pre_spike, pre_trace, post_spike, post_trace), None)
+    placed = _place(formula, topology, values, parameters, w_min, w_max)
+    pre, post = (*pre, *placed.pre), (*post, *placed.post)
+    names = Case.names_of(formula, placed.given)
+    _check(topology, weights, values, names, pre, post, None)
     if values.device.type != "meta":
-        for name, tensor in (("weights", values), ("pre_trace", pre_trace), ("post_trace", post_trace)):
+        for name, tensor in (("weights", values), *zip((*names.pre, *names.post), (*pre, *post), strict=True)):
             address(name, tensor)
-    pairing = import_module(f"tritonstdp.kernels.{topology.name}.reference").PAIRING
-    pre_spike, post_spike = pre_spike.to(values.dtype), post_spike.to(values.dtype)
+    case = _case(formula, topology, values, pre, None, placed.given, placed.limits)
+    pre, post = (tuple(signal.to(values.dtype) for signal in side) for side in (pre, post))
     return reference.weight_change(
-        pairing, formula, topology, values, pre_spike, pre_trace, post_spike, post_trace, parameters, w_min, w_max
+        meeting_of(topology.name), case, topology, values, pre, post, placed.numbers, placed.w_min, placed.w_max
     )
 
 
@@ -422,23 +547,24 @@ def _topology_of(weights: Tensor, topology: Topology | None) -> Topology:
         return infer_topology(weights)
     if not isinstance(topology, Topology):
         raise TypeError(f"topology is {topology!r}: pass a topology, as Dense(n_pre, n_post), or leave it out")
-    if isinstance(topology, Sparse) and not topology.fits(weights):
+    if not topology.fits(weights):
         raise ValueError("the topology was planned for other indices than these weights have: use Sparse.of(weights)")
     return topology
 
 
-_OPTIONS = ("c", "dopamine", *Options.__annotations__)
+_OPTIONS = ("c", *Options.__annotations__)
 
 
-def _wrong_parameters(rule: Rule, parameters: dict[str, Any]) -> Exception:
-    """What to raise where a rule's parameters are missing, or others are given."""
-    wanted = (*rule.parameters, *rule.eligibility_parameters)
-    unknown = [name for name in parameters if name not in wanted]
+def _wrong_arguments(formula: Formula, arguments: Iterable[str]) -> Exception:
+    """What to raise where a rule's signals or parameters are missing, or others are given."""
+    rule = formula.rule
+    wanted = (*rule.pre, *rule.post, *formula.parameters)
+    unknown = [name for name in arguments if name not in wanted]
     if unknown:
         meant = get_close_matches(unknown[0], (*wanted, *_OPTIONS), 1)
         hint = f": did you mean {meant[0]}?" if meant else "."
-        return TypeError(f"{rule.name} takes no {', '.join(unknown)}{hint} Its parameters are {', '.join(wanted)}")
-    missing = [name for name in wanted if name not in parameters]
+        return TypeError(f"{rule.name} takes no {', '.join(unknown)}{hint} It reads {', '.join(wanted)}")
+    missing = [name for name in wanted if name not in arguments]
     ways = " and ".join(f"{name}=..." for name in missing)
     return ValueError(f"{rule.name} needs {', '.join(missing)}: pass {ways}")
 
@@ -446,13 +572,8 @@ def _wrong_parameters(rule: Rule, parameters: dict[str, Any]) -> Exception:
 def update_(
     rule: str | Rule,
     weights: Tensor,
-    pre_spike: Tensor,
-    pre_trace: Tensor,
-    post_spike: Tensor,
-    post_trace: Tensor,
     *,
     c: Tensor | None = None,
-    dopamine: Any = None,
     w_min: Any = 0.0,
     w_max: Any = 1.0,
     positive_bound: str | Bound | None = None,
@@ -461,7 +582,7 @@ def update_(
     topology: Topology | None = None,
     backend: str | None = None,
     autotune: bool = False,
-    **parameters: Any,
+    **arguments: Any,
 ) -> Tensor:
     """Update weights by one step of any rule, in place.
 
@@ -472,18 +593,13 @@ def update_(
     weights : Tensor
         ``(n_pre, n_post)`` dense in any strides or sparse (CSC, CSR, coalesced COO), ``(n,)`` one-to-one,
         ``(C_out, C_in, kh, kw)`` conv2d, ``(C_out, H_out * W_out, C_in * kh * kw)`` local2d.
-    pre_spike, post_spike : Tensor
-        The spikes of this step, bool ``(n_pre,)`` and ``(n_post,)``; a float spike counts with its value.
-    pre_trace, post_trace : Tensor
-        The spike traces, of the weights' dtype.
     c : Tensor, optional
         The eligibility trace of a modulated rule, of the weights' shape (sparse: of the values'); written in place.
-    dopamine : float or Tensor, optional
-        A number, a 0-d tensor, one value a synapse, or (dense and one-to-one) one value a post neuron.
     w_min, w_max : float or Tensor
         The limits that bounds and clamp use.
     positive_bound, negative_bound : str, callable or None
-        The bounds of potentiation and of depression: a name, a function ``(w, w_min, w_max)``, or None for no bound.
+        The bounds of potentiation and of depression: a name, a function ``(w, w_min, w_max)`` with parameters of its
+        own behind a ``*``, or None for no bound.
     clamp : bool
         Clip what the step touches to ``[w_min, w_max]``.
     topology : Topology, optional
@@ -493,8 +609,11 @@ def update_(
     autotune : bool
         Time the kernel's configurations at the first step of a size that has not been tuned before, which takes
         seconds, and keep the fastest; as ``TRITONSTDP_AUTOTUNE=1`` does everywhere.
-    **parameters
-        The rule's own parameters, by name.
+    **arguments
+        By name, what the rule reads. Its signals: ``pre_spike`` and ``post_spike``, bool ``(n_pre,)`` and ``(n_post,)``
+        (a float spike counts with its value), and the others of ``rule.pre`` and ``rule.post``, as ``pre_trace``, of
+        the weights' dtype. Its parameters, those of its bounds and, where it is modulated, ``dopamine``: numbers, 0-d
+        tensors, one value a neuron (:func:`per_pre`, :func:`per_post`), or tensors that broadcast to the weights.
 
     Returns
     -------
@@ -510,23 +629,22 @@ def update_(
     --------
     >>> w = torch.full((2, 3), 0.5)
     >>> pre, post = torch.tensor([True, False]), torch.tensor([False, False, True])
-    >>> update_("stdp", w, pre, torch.ones(2), post, torch.ones(3), a_plus=0.1, a_minus=0.2)
+    >>> update_("stdp", w, pre_spike=pre, pre_trace=torch.ones(2), post_spike=post, post_trace=torch.ones(3),
+    ...         a_plus=0.1, a_minus=0.2)
     tensor([[0.3000, 0.3000, 0.4000],
             [0.5000, 0.5000, 0.6000]])
     """
     rule = resolve_rule(rule)
-    try:
-        given = tuple([parameters[name] for name in rule.parameters])
-        decay = tuple([parameters[name] for name in rule.eligibility_parameters])
-    except KeyError:
-        raise _wrong_parameters(rule, parameters) from None
-    if len(parameters) != len(given) + len(decay):
-        raise _wrong_parameters(rule, parameters)
     formula = Formula.of(rule, resolve_bound(positive_bound), resolve_bound(negative_bound), clamp)
-    step_(
-        formula, _topology_of(weights, topology), weights, pre_spike, pre_trace, post_spike, post_trace,
-        given, w_min, w_max, c, decay, dopamine, backend, autotune,
-    )  # fmt: skip
+    try:
+        pre = tuple([arguments[name] for name in rule.pre])
+        post = tuple([arguments[name] for name in rule.post])
+        parameters = [arguments[name] for name in formula.parameters]
+    except KeyError:
+        raise _wrong_arguments(formula, arguments) from None
+    if len(arguments) != len(pre) + len(post) + len(parameters):
+        raise _wrong_arguments(formula, arguments)
+    step_(formula, _topology_of(weights, topology), weights, pre, post, parameters, w_min, w_max, c, backend, autotune)
     return weights
 
 
@@ -545,8 +663,12 @@ def stdp_(
 
     Parameters
     ----------
-    weights, pre_spike, pre_trace, post_spike, post_trace : Tensor
+    weights : Tensor
         As for :func:`update_`.
+    pre_spike, post_spike : Tensor
+        The spikes of this step, bool ``(n_pre,)`` and ``(n_post,)``; a float spike counts with its value.
+    pre_trace, post_trace : Tensor
+        The spike traces, of the weights' dtype.
     a_plus, a_minus : float or Tensor
         The sizes of potentiation and of depression.
     **options
@@ -571,8 +693,9 @@ def stdp_(
     tensor([[0.5000, 0.4500]])
     """
     return update_(
-        stdp, weights, pre_spike, pre_trace, post_spike, post_trace, a_plus=a_plus, a_minus=a_minus, **options
-    )
+        stdp, weights, pre_spike=pre_spike, pre_trace=pre_trace, post_spike=post_spike, post_trace=post_trace,
+        a_plus=a_plus, a_minus=a_minus, **options,
+    )  # fmt: skip
 
 
 def istdp_(
@@ -594,7 +717,7 @@ def istdp_(
     Parameters
     ----------
     weights, pre_spike, pre_trace, post_spike, post_trace : Tensor
-        As for :func:`update_`; both traces with one time constant.
+        As for :func:`stdp_`; both traces with one time constant.
     lr : float or Tensor
         The learning rate.
     alpha : float or Tensor, optional
@@ -633,8 +756,9 @@ def istdp_(
         alpha = target_trace(rho, tau)
     sign = -1.0 if inhibitory else 1.0
     return update_(
-        istdp, weights, pre_spike, pre_trace, post_spike, post_trace, lr=lr, alpha=alpha, sign=sign, **options
-    )
+        istdp, weights, pre_spike=pre_spike, pre_trace=pre_trace, post_spike=post_spike, post_trace=post_trace,
+        lr=lr, alpha=alpha, sign=sign, **options,
+    )  # fmt: skip
 
 
 def rstdp_(
@@ -655,8 +779,12 @@ def rstdp_(
 
     Parameters
     ----------
-    weights, pre_spike, pre_trace, post_spike, post_trace : Tensor
+    weights : Tensor
         As for :func:`update_`.
+    pre_spike, post_spike : Tensor
+        The spikes of this step, bool ``(n_pre,)`` and ``(n_post,)``; a float spike counts with its value.
+    pre_trace, post_trace : Tensor
+        The spike traces, of the weights' dtype.
     c : Tensor
         The eligibility trace, of the weights' shape and dtype.
     a_plus, a_minus : float or Tensor
@@ -688,28 +816,42 @@ def rstdp_(
     tensor([[0.5000, 0.7000]])
     """
     return update_(
-        rstdp, weights, pre_spike, pre_trace, post_spike, post_trace,
+        rstdp, weights, pre_spike=pre_spike, pre_trace=pre_trace, post_spike=post_spike, post_trace=post_trace,
         c=c, dopamine=dopamine, a_plus=a_plus, a_minus=a_minus, tau_c=tau_c, **options,
     )  # fmt: skip
 
 
-_TRACE_MODULES = {"triton": "gpu", "cpu": "cpu", "reference": "reference"}
+def _build_trace(module: str, case: TraceCase) -> TraceStep:
+    return import_module(f"tritonstdp.kernels.trace.{module}").build(case)
 
 
-def _build_trace(backend: str, case: TraceCase) -> TraceStep:
-    return import_module(f"tritonstdp.kernels.trace.{_TRACE_MODULES[backend]}").build(case)
+def trace_backends(case: TraceCase) -> list[str]:
+    """The backends that take a trace, the most specialised first.
+
+    Examples
+    --------
+    >>> trace_backends(TraceCase(torch.float32, "cpu"))
+    ['cpu', 'reference']
+    """
+    return [b.name for b in _of_traces() if b.refuse(case) is None]  # type: ignore[arg-type]
+
+
+def _of_traces() -> list[Backend]:
+    """The backends that have kernels of traces, as none of a user's own does."""
+    return [b for b in BACKENDS if isinstance(b.kernels, str) and find_spec(f"tritonstdp.kernels.trace.{b.kernels}")]
 
 
 @cache
 def _trace_step(case: TraceCase, wanted: str | None) -> TraceStep:
-    if wanted not in (None, *_TRACE_MODULES):
-        raise ValueError(f"unknown backend {wanted!r}: use one of {', '.join(_TRACE_MODULES)}")
+    backends = _of_traces()
+    if wanted not in (None, *(backend.name for backend in backends)):
+        raise ValueError(f"unknown backend {wanted!r}: use one of {', '.join(b.name for b in backends)}")
     reason: str | None = None
-    for backend in BACKENDS:
+    for backend in backends:
         if wanted in (None, backend.name):
             reason = backend.refuse(case)  # type: ignore[arg-type]
             if reason is None:
-                return undisturbed(partial(_build_trace, backend.name, case))
+                return undisturbed(partial(_build_trace, str(backend.kernels), case))
     raise ValueError(f"backend {wanted!r} can't take this trace: {reason}")
 
 
@@ -749,7 +891,14 @@ def _check_time(tau: float, dt: float, scale: float) -> None:
 
 
 def trace_(
-    trace: Tensor, spikes: Tensor, *, tau: Any, dt: Any = 1.0, scale: Any = 1.0, backend: str | None = None
+    trace: Tensor,
+    spikes: Tensor,
+    *,
+    tau: Any,
+    dt: Any = 1.0,
+    scale: Any = 1.0,
+    nearest: bool = False,
+    backend: str | None = None,
 ) -> Tensor:
     """Raise a spike trace by the spikes of a step and let it decay, in place and in one pass.
 
@@ -765,14 +914,16 @@ def trace_(
         The length of a step.
     scale : float or Tensor
         What one spike adds. With bool spikes it is rounded to torch's default dtype, as in ``spikes * scale``.
+    nearest : bool
+        Whether a spike sets the trace instead of adding to it, so that spikes pair with the nearest earlier one alone.
     backend : str, optional
         "triton", "cpu" or "reference", and no other; by default the fastest that takes the case.
 
     Returns
     -------
     Tensor
-        ``trace``, by :func:`tritonstdp.rules.updated_trace`: the same bits as CoNeX's ``trace += spikes * scale`` and
-        ``trace -= trace / tau * dt`` in float32 and float64.
+        ``trace``, by :func:`tritonstdp.rules.updated_trace` (or :func:`~tritonstdp.rules.nearest_trace`): the same bits
+        as CoNeX's ``trace += spikes * scale`` and ``trace -= trace / tau * dt`` in float32 and float64.
 
     Raises
     ------
@@ -798,7 +949,8 @@ def trace_(
     elif dtype is torch.float64 and scalars:
         scale = rounded(scale, torch.get_default_dtype())
     device = "cpu" if trace.is_cpu else trace.device.type
-    step = _trace_step(TraceCase(dtype, device, bool_spikes, scalars), backend)
+    given = tuple(["tensor" if isinstance(value, Tensor) else "number" for value in (scale, tau, dt)])
+    step = _trace_step(TraceCase(dtype, device, bool_spikes, given, bool(nearest)), backend)
     if device != "meta":
         address("trace", trace), address("spikes", spikes)
     if trace.is_contiguous():
@@ -855,6 +1007,4 @@ def explain(
     formula = Formula.of(resolve_rule(rule), resolve_bound(positive_bound), resolve_bound(negative_bound), clamp)
     if isinstance(topology, str):
         topology = example_topology(topology)
-    layout = "pre" if topology.name == "dense" else "contiguous"
-    case = Case(formula, topology.name, topology.kernel_key, layout, dtype, torch.device(device).type)
-    return choose(case, backend)
+    return choose(Case.plain(formula, topology, dtype, torch.device(device).type), backend)

@@ -1,4 +1,4 @@
-"""``tritonstdp inspect``: what the Triton kernels cost, found by compiling them for GPUs that need not be there.
+"""What the Triton kernels cost, found by compiling them for GPUs that need not be there.
 
 A kernel is recorded as its step launches it, specialised as Triton itself would, compiled for a target, and its machine
 code read with the tools that the Triton wheel carries.
@@ -6,48 +6,33 @@ code read with the tools that the Triton wheel carries.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
-import itertools
 import json
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from tritonstdp.arguments import existing_file
-from tritonstdp.arguments import rate as fraction
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.kernels.trace import TraceCase
 from tritonstdp.machine_code import TARGETS, Target, Widths, accesses, address_bits, occupancy, usage
-from tritonstdp.problems import Problem, make_problem, random_sparse
+from tritonstdp.problems import Problem, make_problem
+from tritonstdp.registry import entries, kernels_of
 from tritonstdp.rules import BOUNDS, RULES, Formula
 from tritonstdp.terminal import UserError
-from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne, Topology
+from tritonstdp.topology import TOPOLOGIES, Topology
 
-__all__ = ["Inspection", "Launch", "add_arguments", "compile_launch", "inspect_kernel", "launches", "run", "worse"]
-
-DTYPES = ("float32", "float64", "float16", "bfloat16")
-RATES = (0.005, 0.02, 0.1)
+__all__ = ["Inspection", "Launch", "compile_launch", "inspect_kernel", "launches", "read_report", "rows", "worse"]
 
 INTERPRETED = "TRITON_INTERPRET=1 is set, and Triton's interpreter compiles nothing: unset it to inspect"
 
-_GROUPS: dict[str, Callable[[], Topology]] = {
-    "dense": lambda: Dense(64, 64),
-    "one_to_one": lambda: OneToOne(64),
-    "sparse": lambda: random_sparse(64, 64, 0.25),
-    "conv2d": lambda: Conv2d((16, 18, 18), (16, 16, 16), (3, 3)),
-    "local2d": lambda: Local2d((16, 6, 6), (16, 4, 4), (3, 3)),
-}
-"""What is compiled for. Triton specialises on sizes being 1 or multiples of 16: small groups stand for large ones."""
+
+Cases = Iterable[tuple[tuple[str, str, str, str], Any]]
+"""What is looked at: pairs of ``(rule, topology, bound, dtype)`` and the kernel's ``Config``."""
 
 
 class Launch(NamedTuple):
@@ -116,6 +101,7 @@ def launches(problem: Problem, config: tuple[Any, ...] | None = None) -> list[La
     Examples
     --------
     >>> from tritonstdp.rules import stdp
+    >>> from tritonstdp import Dense
     >>> [launch] = launches(make_problem(Formula.of(stdp), Dense(64, 64)))  # doctest: +SKIP
     >>> launch.kernel.__name__  # doctest: +SKIP
     'dense_kernel'
@@ -136,7 +122,12 @@ def _trace_launches(dtype: torch.dtype, config: tuple[Any, ...]) -> list[Launch]
 
 def gpu_module(topology: str) -> Any:
     """The module of a topology's Triton kernels, which offers ``Config``, ``DEFAULT``, ``SPACE`` and ``build``."""
-    return importlib.import_module(f"tritonstdp.kernels.{topology}.gpu")
+    if topology == "trace":
+        return importlib.import_module("tritonstdp.kernels.trace.gpu")
+    module = kernels_of(topology, "gpu")
+    if module is None:
+        raise ValueError(f"{topology} has no Triton kernels: its folder has no gpu.py")
+    return module
 
 
 def compile_launch(launch: Launch, target: Target) -> Any:
@@ -164,7 +155,7 @@ def compile_launch(launch: Launch, target: Target) -> Any:
     from triton.compiler import ASTSource, make_backend
     from triton.runtime.jit import create_function_from_signature
 
-    from tritonstdp.kernels.device import NVIDIA_OPTIONS
+    from tritonstdp.kernels.blocks import NVIDIA_OPTIONS
 
     kernel = launch.kernel
     gpu = GPUTarget(target.backend, target.arch, target.warp_size)
@@ -270,16 +261,25 @@ def inspect_kernel(
     """
     default = gpu_module(topology).DEFAULT
     config = default if config is None else config
-    names = rule, topology, bound, dtype, _config_name(config, default), target
+    names = rule, topology, bound, dtype, config_name(config, default), target
     if topology == "trace":
         recorded = _trace_launches(getattr(torch, dtype), config)
     else:
         formula = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound])
-        recorded = launches(make_problem(formula, _GROUPS[topology](), dtype=getattr(torch, dtype)), config)
+        recorded = launches(
+            make_problem(formula, example_for(topology, "compiled"), dtype=getattr(torch, dtype)), config
+        )
     return [Inspection(*names, **_figures(launch, TARGETS[target])) for launch in recorded]
 
 
-def _config_name(config: Any, default: Any) -> str:
+def example_for(topology: str, purpose: str) -> Topology:
+    """The group of a topology that is meant for a purpose: a field of :class:`tritonstdp.topology.Examples`."""
+    kind = TOPOLOGIES[topology]
+    sizes = getattr(kind.examples, purpose)
+    return kind.of_sizes(sizes) if sizes else kind.example()
+
+
+def config_name(config: Any, default: Any) -> str:
     """What a configuration changes in the default one, as ``--config`` takes it."""
     changed = [name for name in default._fields if getattr(config, name) != getattr(default, name)]
     return ",".join(f"{name}={getattr(config, name)}" for name in changed) or "default"
@@ -338,138 +338,58 @@ def worse(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-_KINDS = (*TOPOLOGIES, "trace")
+def inspected() -> list[str]:
+    """Every topology that has Triton kernels, and spike traces."""
+    return [*dict.fromkeys(entry.topology for entry in entries() if entry.backend == "triton"), "trace"]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    choices: tuple[tuple[str, Any, list[str], str], ...] = (
-        ("rule", RULES, ["all"], "rules"),
-        ("topology", _KINDS, ["all"], "topologies, or trace for spike traces"),
-        ("bound", BOUNDS, ["soft_bound"], "of potentiation and depression alike"),
-        ("dtype", DTYPES, ["float32"], "of the weights"),
-        ("target", TARGETS, ["sm_90"], "GPUs to compile for"),
-    )
-    for name, values, default, what in choices:
-        parser.add_argument(
-            f"--{name}", nargs="+", choices=[*values, "all"], default=default, metavar=name.upper(),
-            help=f"{what}: {', '.join(values)} or all (default: {' '.join(default)})",
-        )  # fmt: skip
-    parser.add_argument(
-        "--config", default="default", metavar="CONFIG",
-        help='"default", "all", or changes to the default such as columns=256,rows=32 (default: default)',
-    )  # fmt: skip
-    parser.add_argument(
-        "--traffic", nargs="*", type=fraction, metavar="RATE",
-        help="instead, count memory traffic in Triton's interpreter where this share of the neurons spikes, above 0 "
-        f"and up to 1 (where none is given: {' '.join(map(str, RATES))})",
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument(
-        "--diff", type=existing_file, metavar="OLD.json",
-        help="say what got worse since --json printed this; exit with 1 if something did",
-    )  # fmt: skip
-
-
-def configs(topology: str, wanted: str) -> list[Any]:
-    """The configurations of a topology's kernels that ``--config`` stands for.
+def read_report(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of an earlier ``--json``.
 
     Raises
     ------
     ValueError
-        If it names a field that the topology's ``Config`` does not have, or a value that none can have.
+        If the file holds something else.
     """
-    module = gpu_module(topology)
-    if wanted == "default":
-        return [module.DEFAULT]
-    if wanted == "all":
-        return [module.DEFAULT._replace(**dict(zip(module.SPACE, c, strict=True))) for c in _product(module.SPACE)]
-    changes = dict(part.partition("=")[::2] for part in wanted.split(","))
-    unknown = sorted(set(changes) - set(module.DEFAULT._fields))
-    if unknown:
-        raise ValueError(f"{topology} has no {', '.join(unknown)}; it has {', '.join(module.DEFAULT._fields)}")
-    for name, value in changes.items():
-        if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**20 and int(value).bit_count() == 1):
-            raise ValueError(f"{name}={value} is no setting: give a power of 2")
-    return [module.DEFAULT._replace(**{name: int(value) for name, value in changes.items()})]
-
-
-def _product(space: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
-    return itertools.product(*space.values())
-
-
-def selected(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str, str]]:
-    """Every (rule, topology, bound, dtype) that the arguments select."""
-    every: dict[str, Iterable[str]] = {"rule": RULES, "topology": _KINDS, "bound": BOUNDS, "dtype": DTYPES}
-    wanted = [
-        list(every[name]) if "all" in getattr(arguments, name) else getattr(arguments, name)
-        for name in ("topology", "rule", "bound", "dtype")
-    ]
-    topologies, rules, bounds, dtypes = wanted
-    for topology in topologies:
-        formulas = [("", "")] if topology == "trace" else itertools.product(rules, bounds)
-        for (rule, bound), dtype in itertools.product(formulas, dtypes):
-            yield rule, topology, bound, dtype
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Print what was asked for; 1 if something got worse since ``--diff``, 0 otherwise."""
-    if importlib.util.find_spec("triton") is None:
-        raise UserError("Triton, which compiles the kernels, is not installed: pip install triton")
-    past = [] if arguments.diff is None else _report(arguments.diff)
-    try:
-        rows = _rows(arguments) if arguments.traffic is None else _traffic_rows(arguments)
-    except CannotCompileError as error:
-        raise UserError(f"a kernel does not compile: {_reason(error)}") from error
-    if arguments.json:
-        print(json.dumps(rows, indent=1))
-    else:
-        Console(width=None if sys.stdout.isatty() else 240).print(_table(rows))
-    lines = worse(past, rows)
-    for line in lines:
-        print(f"worse: {line}", file=sys.stderr)
-    return 1 if lines else 0
-
-
-def _report(path: Path) -> list[dict[str, Any]]:
-    """The rows of an earlier ``--json``."""
     numbers = (*_MORE_IS_WORSE, *_LESS_IS_WORSE)
     try:
         rows = json.loads(path.read_text())
-        if all(isinstance(row["key"], str) and _are_numbers(row.get(name) for name in numbers) for row in rows):
+        figures = (row.get(name) for row in rows for name in numbers)
+        if all(isinstance(row["key"], str) for row in rows) and all(isinstance(n, int | float | None) for n in figures):
             return rows
         problem = "its figures are not numbers"
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         problem = str(error)
-    raise UserError(f"--diff: {path} holds no report of tritonstdp inspect --json ({problem})")
+    raise ValueError(f"{path} holds no report of tritonstdp inspect --json ({problem})")
 
 
-def _are_numbers(values: Iterable[Any]) -> bool:
-    return all(value is None or isinstance(value, int | float) for value in values)
+def rows(cases: Cases, targets: Iterable[str]) -> list[dict[str, Any]]:
+    """Inspect kernels on every target.
 
+    Parameters
+    ----------
+    cases : iterable
+        Pairs of ``(rule, topology, bound, dtype)`` and the kernel's ``Config``.
+    targets : iterable of str
+        Names in :data:`tritonstdp.machine_code.TARGETS`.
 
-def _reason(error: BaseException) -> str:
-    """Why something does not compile: what came first says it, and those after it quote source."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().splitlines()[-1]
+    Returns
+    -------
+    list of dict
+        The rows of a ``--json`` report.
 
-
-def _configs_of(topology: str, wanted: str) -> list[Any]:
-    try:
-        return configs(topology, wanted)
-    except ValueError as error:
-        raise UserError(f"--config: {error}") from error
-
-
-def _rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    Raises
+    ------
+    UserError
+        If Triton's interpreter is on.
+    CannotCompileError
+        If a kernel does not compile.
+    """
     import triton
 
-    cases = [(case, config) for case in selected(arguments) for config in _configs_of(case[1], arguments.config)]
     if triton.knobs.runtime.interpret:
         raise UserError(INTERPRETED)
     release = ".".join(triton.__version__.split(".")[:2])
-    targets = list(TARGETS) if "all" in arguments.target else arguments.target
     inspections = [
         inspection
         for case, config in cases
@@ -477,59 +397,3 @@ def _rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for inspection in inspect_kernel(*case, target, config)
     ]
     return [{"key": inspection.key, "triton": release, **asdict(inspection)} for inspection in inspections]
-
-
-_METERED: dict[str, Callable[[], Topology]] = {
-    "dense": lambda: Dense(512, 512),
-    "one_to_one": lambda: OneToOne(4096),
-    "sparse": lambda: random_sparse(512, 512, 0.1),
-    "conv2d": lambda: Conv2d((4, 18, 18), (8, 16, 16), (3, 3)),
-    "local2d": lambda: Local2d((4, 18, 18), (8, 16, 16), (3, 3)),
-}
-
-
-def _traffic_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    os.environ["TRITON_INTERPRET"] = "1"
-    from tritonstdp.traffic import measure_traffic
-
-    if set(arguments.topology) == {"trace"}:
-        raise UserError("--traffic counts what synapses cost: give another --topology than trace")
-    rows = []
-    for rule, topology, bound, dtype in selected(arguments):
-        if topology == "trace":
-            continue
-        formula, group = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound]), _METERED[topology]()
-        for config, rate in itertools.product(_configs_of(topology, arguments.config), arguments.traffic or RATES):
-            names = {"rule": rule, "topology": topology, "bound": bound, "dtype": dtype}
-            names |= {"config": _config_name(config, gpu_module(topology).DEFAULT), "rate": f"{rate:g}"}
-            problem = make_problem(formula, group, dtype=getattr(torch, dtype), rate=rate)
-            for buffer, traffic in measure_traffic(problem, config).items():
-                row = {**names, "buffer": buffer}
-                figures = {"excess_sectors": traffic.excess_sectors, "excess_lanes": traffic.excess_lanes}
-                rows.append({"key": "/".join(row.values()), **row, **asdict(traffic), **figures})
-    return rows
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    import triton
-
-    metered = any("buffer" in row for row in rows)
-    done = "memory traffic in the interpreter of" if metered else "compiled, and not run, by"
-    table = Table(title=f"{done} Triton {triton.__version__}")
-    hidden = ("key", "triton", "sector_elements")
-    for name in [name for row in rows[:1] for name in row if name not in hidden]:
-        numeric = not isinstance(rows[0][name], str | dict)
-        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for name, value in row.items() if name not in hidden))
-    return table
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.3g}" if value < 1 else f"{value:.3f}"
-    if isinstance(value, dict):
-        return " ".join(f"{b}:" + "+".join(f"{n}x{width}" for width, n in w.items()) for b, w in value.items())
-    return str(value)

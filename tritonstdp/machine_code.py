@@ -163,8 +163,9 @@ def accesses(compiled: Any) -> dict[str, Widths]:
     Returns
     -------
     dict
-        ``loads`` and ``stores``: for each buffer, a parameter's name without ``_ptr``, how many instructions access it
-        at each width in bits. The compiler may join what is narrow here, and never splits.
+        ``loads`` and ``stores``: for each buffer, a parameter's name without ``_ptr`` (``pre[0]`` is the first of a
+        tuple), how many instructions access it at each width in bits. The compiler may join what is narrow here, and
+        never splits.
     """
     kernel = compiled.asm["llir"].split("\ndefine ", 1)[1]
     header, body = kernel.split("{\n", 1)
@@ -190,10 +191,14 @@ def accesses(compiled: Any) -> dict[str, Widths]:
 
 
 def _pointers(compiled: Any) -> list[str]:
-    """The names of the run-time parameters, in order; "" for those that do not point."""
-    signature = compiled.src.signature
-    names = [name for name, kind in signature.items() if kind != "constexpr"]
-    return [name.removesuffix("_ptr") if str(signature[name]).startswith("*") else "" for name in names]
+    """The names of the run-time parameters, in order; "" for those that do not point. Tuples are passed one by one."""
+    flat: list[tuple[str, Any]] = []
+    for name, kind in compiled.src.signature.items():
+        if isinstance(kind, tuple):
+            flat += ((f"{name}[{k}]", part) for k, part in enumerate(kind))
+        else:
+            flat.append((name.removesuffix("_ptr"), kind))
+    return [name if str(kind).startswith("*") else "" for name, kind in flat if kind != "constexpr"]
 
 
 def _bits(name: str) -> int:

@@ -7,32 +7,30 @@ runner that computes something else.
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import json
-import math
-import os
-import platform
 import statistics
 import time
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tritonstdp.functional import update_
+from tritonstdp.autotune.timing import Timing, clock
+from tritonstdp.functional import step_
+from tritonstdp.machine import machine
+from tritonstdp.problems import CHUNK, disagreement, make_problem, random_spikes
+from tritonstdp.registry import meeting_of
+from tritonstdp.rules import BOUNDS, RULES, Formula
 from tritonstdp.terminal import write_output
-from tritonstdp.topology import TOPOLOGIES, Dense, OneToOne, Sparse, Topology
+from tritonstdp.topology import TOPOLOGIES, Topology
 
 __all__ = [
     "DOPAMINE",
-    "FORMS",
     "OURS",
     "PARAMETERS",
     "POOL",
@@ -43,8 +41,8 @@ __all__ = [
     "Row",
     "Runner",
     "Workload",
-    "machine",
     "measure",
+    "parameters_of",
     "read_rows",
     "write_rows",
 ]
@@ -68,19 +66,25 @@ PARAMETERS: dict[str, dict[str, float]] = {
 }
 """What the rules are run with: large enough to show in a proof, and in balance, so that weights stay where they are."""
 
-FORMS = {
-    "dense": "N_PRExN_POST",
-    "one_to_one": "N",
-    "sparse": "N_PRExN_POSTxSYNAPSES",
-    "conv2d": "C_INxHEIGHTxWIDTHxC_OUTxKERNEL",
-    "local2d": "C_INxHEIGHTxWIDTHxC_OUTxKERNEL",
-}
-"""How the shape of a workload is written, by topology."""
-
 DOPAMINE = 0.1
+_SMALL, _LONG = 0.01, 1000.0
+
+
+def parameters_of(formula: Formula) -> dict[str, float]:
+    """What a formula is run with: of other rules, small numbers, and long time constants.
+
+    Examples
+    --------
+    >>> parameters_of(Formula.of(RULES["rstdp"]))
+    {'a_plus': 0.01, 'a_minus': 0.01, 'tau_c': 1000.0, 'dopamine': 0.1}
+    """
+    usual = {"dopamine": DOPAMINE, **dict.fromkeys(formula.rule.positive, _LONG)}
+    known = usual | PARAMETERS.get(formula.rule.name, {})
+    return {name: known.get(name, _SMALL) for name in formula.parameters}
+
+
 W_MIN, W_MAX = 0.0, 1.0
 _SHARED_BYTES = 2**29
-_CHUNK = 2**24
 _COPIED = 2**26
 _COUNTED = 8
 
@@ -98,8 +102,7 @@ class Workload:
     rule, topology, bound : str
         Names that the registry knows; the bound stands for potentiation and depression.
     shape : tuple of int
-        ``(n_pre, n_post)`` dense, ``(n,)`` one-to-one, ``(n_pre, n_post, synapses)`` sparse,
-        ``(C_in, height, width, C_out, kernel)`` conv2d and local2d.
+        What the topology's :attr:`~tritonstdp.topology.Topology.sizes` names.
     rate : float
         The fraction of neurons that spike in a step, on either side.
     dtype : str
@@ -130,13 +133,7 @@ class Workload:
         return self.name
 
     def __post_init__(self) -> None:
-        form = FORMS[self.topology]
-        if len(self.shape) != len(form.split("x")):
-            raise ValueError(f"{self.shape_text} is no shape of {self.topology}: give {form}")
-        try:
-            _weights_and_neurons(self)
-        except ValueError as error:
-            raise ValueError(f"{self.shape_text} is no shape of {self.topology}: {error}") from error
+        TOPOLOGIES[self.topology].needs(self.shape)
 
     @property
     def shape_text(self) -> str:
@@ -152,15 +149,17 @@ class Workload:
         >>> Workload("stdp", "dense", "no_bound", (10**6, 10**6), 0.02).bytes_needed // 10**12
         20
         """
-        n_weights, n_neurons = _weights_and_neurons(self)
+        weights, neurons, scratch = TOPOLOGIES[self.topology].needs(self.shape)
         item = getattr(torch, self.dtype).itemsize
-        # drawn, and copied for the provider; what is expected, in float64, and its temporaries unless made in parts
-        synapse = 4 + 2 * item + (8 if self.topology == "dense" else 40)
-        if self.rule == "rstdp":
-            synapse *= 2
-        if self.topology == "sparse":
-            synapse += 40  # pairs of neurons in int64, sorted
-        return n_weights * synapse + n_neurons * (16 + 4 * (1 + item)) + 16 * _windows(self)
+        states = 2 if RULES[self.rule].modulated else 1
+        # weights are drawn, and copied for the provider
+        return states * ((4 + 2 * item) * weights + scratch) + (16 + 4 * (1 + item)) * neurons
+
+    @property
+    def formula(self) -> Formula:
+        """What is computed at a synapse."""
+        bound = BOUNDS[self.bound]
+        return Formula.of(RULES[self.rule], bound, bound)
 
     @property
     def name(self) -> str:
@@ -183,8 +182,8 @@ class Inputs:
         Uniform in 0.2..0.8; a CSC tensor where sparse.
     c : Tensor or None
         The eligibility trace of a modulated rule.
-    pre_trace, post_trace : Tensor
-        Uniform in 0..1.
+    traces : dict
+        The signals that the rule reads beside the spikes, by name; uniform in 0..1.
     spikes : list of (Tensor, Tensor)
         Pairs of pre and post spikes, bool; ``POOL`` of them, or fewer for large groups.
     """
@@ -193,14 +192,13 @@ class Inputs:
     topology: Topology
     weights: Tensor
     c: Tensor | None
-    pre_trace: Tensor
-    post_trace: Tensor
+    traces: dict[str, Tensor]
     spikes: list[tuple[Tensor, Tensor]]
     float_spikes: list[tuple[Tensor, Tensor]] = field(init=False)
 
     def __post_init__(self) -> None:
-        dtype = self.pre_trace.dtype
-        self.float_spikes = [(s.to(dtype), q.to(dtype)) for s, q in self.spikes]
+        dtype = self.weights.dtype
+        self.float_spikes = [(pre.to(dtype), post.to(dtype)) for pre, post in self.spikes]
 
     @staticmethod
     def of(workload: Workload, seed: int = 0) -> Inputs:
@@ -212,27 +210,28 @@ class Inputs:
         >>> int(inputs.spikes[0][0].sum()), int(inputs.spikes[0][1].sum())
         (2, 1)
         """
-        generator = torch.Generator().manual_seed(seed)
-        dtype, device = getattr(torch, workload.dtype), torch.device(workload.device)
-
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator, dtype=torch.float32)
+        generator = torch.Generator().manual_seed(seed + 1)
 
         def spiking(n: int) -> Tensor:
-            chosen = torch.randperm(n, generator=generator)[: max(1, round(workload.rate * n))]
-            return torch.zeros(n, dtype=torch.bool).index_fill_(0, chosen, True).to(device)
+            return random_spikes(n, max(1, round(workload.rate * n)), generator).to(workload.device)
 
-        topology, weights = _connect(workload, generator, uniform, dtype, device)
+        problem = make_problem(
+            workload.formula, TOPOLOGIES[workload.topology].of_sizes(workload.shape), seed=seed,
+            dtype=getattr(torch, workload.dtype), weights=(0.2, 0.8), eligibility=(-0.001, 0.001),
+        ).to(device=workload.device)  # fmt: skip
+        topology = problem.topology
         n_pre, n_post = topology.pre_shape[0], topology.post_shape[0]
         patterns = max(4, min(POOL, SPIKE_BYTES // (4 * (n_pre + n_post))))
-        c = None
-        if workload.rule == "rstdp":
-            c = (0.002 * uniform(*topology.weights_shape) - 0.001).to(device, dtype)
-        return Inputs(
-            workload, topology, weights, c,
-            uniform(n_pre).to(device, dtype), uniform(n_post).to(device, dtype),
-            [(spiking(n_pre), spiking(n_post)) for _ in range(patterns)],
-        )  # fmt: skip
+        rule = workload.formula.rule
+        traces = {name: problem.signals[name] for name in (*rule.pre[1:], *rule.post[1:])}
+        spikes = [(spiking(n_pre), spiking(n_post)) for _ in range(patterns)]
+        return Inputs(workload, topology, topology.weights_of(problem.weights), problem.c, traces, spikes)
+
+    def sides(self, pre_spike: Tensor, post_spike: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The signals of both sides in a step with these spikes."""
+        rule = self.workload.formula.rule
+        pre, post = ([self.traces[name] for name in names[1:]] for names in (rule.pre, rule.post))
+        return (pre_spike, *pre), (post_spike, *post)
 
     @property
     def values(self) -> Tensor:
@@ -241,13 +240,7 @@ class Inputs:
 
     def copy(self) -> tuple[Tensor, Tensor | None]:
         """Weights and eligibility for a runner to write to."""
-        return self._with_values(self.values.clone()), None if self.c is None else self.c.clone()
-
-    def _with_values(self, values: Tensor) -> Tensor:
-        """Weights with other values; sparse ones keep their indices, to which the topology's plan belongs."""
-        if not isinstance(self.topology, Sparse):
-            return values
-        return _csc(self.weights.ccol_indices(), self.weights.row_indices(), values, self.weights.shape)
+        return self.topology.weights_of(self.values.clone()), None if self.c is None else self.c.clone()
 
     @property
     def nbytes(self) -> int:
@@ -258,118 +251,44 @@ class Inputs:
     @cached_property
     def expected(self) -> tuple[Tensor, Tensor | None]:
         """Weights and eligibility after the first steps, by the reference in float64."""
-        if isinstance(self.topology, Dense) and self.topology.n_pre > 1:
-            weights = torch.empty_like(self.weights, dtype=torch.float64)
-            c = None if self.c is None else torch.empty_like(weights)
-            step = max(1, _CHUNK // self.topology.n_post)
-            for first in range(0, self.topology.n_pre, step):
-                rows = slice(first, first + step)
-                weights[rows], of_rows = self._expected_rows(rows)
-                if c is not None and of_rows is not None:
-                    c[rows] = of_rows
-            return weights, c
-        weights = self._with_values(self.values.double())
-        c = None if self.c is None else self.c.double()
-        self._reference_steps(weights, c, slice(None), self.topology)
-        return self.topology.values(weights), c
-
-    def _expected_rows(self, rows: slice) -> tuple[Tensor, Tensor | None]:
-        weights = self.weights[rows].double()
-        c = None if self.c is None else self.c[rows].double()
-        self._reference_steps(weights, c, rows, Dense(*weights.shape))
+        weights = self.values.to(torch.float64, copy=True)
+        c = None if self.c is None else self.c.to(torch.float64, copy=True)
+        rows, n_post = self.topology.pre_shape[0], self.topology.post_shape[0]
+        step = max(1, CHUNK // max(n_post, 1))
+        for first in range(0, rows, step):
+            some = slice(first, first + step)
+            part = self.topology.rows(some)
+            if part is None:
+                self._reference_steps(weights, c, slice(None), self.topology)
+                break
+            self._reference_steps(weights[some], None if c is None else c[some], some, part)
         return weights, c
 
-    def _reference_steps(self, weights: Tensor, c: Tensor | None, rows: slice, topology: Topology) -> None:
-        for s, q in self.spikes[:PROOF_STEPS]:
-            update_(
-                self.workload.rule, weights, s[rows], self.pre_trace[rows].double(), q, self.post_trace.double(),
-                topology=None if isinstance(topology, Sparse) else topology, backend="reference", **self.options(c),
-            )  # fmt: skip
-
-    def options(self, c: Tensor | None) -> dict[str, Any]:
-        """The keyword arguments of :func:`tritonstdp.update_` for this workload."""
-        bound = self.workload.bound
-        options: dict[str, Any] = {"positive_bound": bound, "negative_bound": bound, "w_min": W_MIN, "w_max": W_MAX}
-        if c is not None:
-            options.update(c=c, dopamine=DOPAMINE)
-        return options | PARAMETERS[self.workload.rule]
+    def _reference_steps(self, values: Tensor, c: Tensor | None, rows: slice, topology: Topology) -> None:
+        formula, weights = self.workload.formula, topology.weights_of(values)
+        parameters = tuple(parameters_of(formula).values())
+        for spikes in self.spikes[:PROOF_STEPS]:
+            pre, post = self.sides(*spikes)
+            pre = tuple(signal[rows] if signal.dtype == torch.bool else signal[rows].double() for signal in pre)
+            post = tuple(signal if signal.dtype == torch.bool else signal.double() for signal in post)
+            step_(formula, topology, weights, pre, post, parameters, W_MIN, W_MAX, c, "reference")
 
     def bytes_that_must_move(self) -> float:
         """Mean bytes a step over some patterns: 64-byte lines that hold a changing weight, read and written."""
         values = self.values
         per_line = max(1, 64 // values.element_size())
-        if self.c is not None or self.workload.topology == "conv2d":
+        if self.c is not None or self.topology.shares_weights:
             return 2.0 * self.nbytes
-        lines = [_lines_touched(self, s, q, per_line) for s, q in self.spikes[:_COUNTED]]
+        lines = [_lines_touched(self, *spikes, per_line) for spikes in self.spikes[:_COUNTED]]
         return 2.0 * 64 * statistics.fmean(lines)
 
 
-def _connect(
-    workload: Workload, generator: torch.Generator, uniform: Callable[..., Tensor], dtype: Any, device: Any
-) -> tuple[Topology, Tensor]:
-    if workload.topology == "sparse":
-        weights = _random_csc(*workload.shape, generator=generator, uniform=uniform).to(device, dtype)
-        return Sparse.of(weights), weights
-    topology = _group(workload)
-    return topology, (uniform(*topology.weights_shape).mul_(0.6).add_(0.2)).to(device, dtype)
-
-
-def _group(workload: Workload) -> Topology:
-    """The topology of a workload that is not sparse."""
-    kind: Any = TOPOLOGIES[workload.topology]
-    if kind in (Dense, OneToOne):
-        return kind(*workload.shape)
-    c_in, height, width, c_out, k = workload.shape
-    if k > min(height, width):
-        raise ValueError(f"a kernel of {k} does not fit into {height} x {width}")
-    return kind((c_in, height, width), (c_out, height - k + 1, width - k + 1), k)
-
-
-def _weights_and_neurons(workload: Workload) -> tuple[int, int]:
-    """How many weights and neurons there are; ValueError where there can't be such a group."""
-    if workload.topology != "sparse":
-        group = _group(workload)
-        return math.prod(group.weights_shape), group.pre_shape[0] + group.post_shape[0]
-    n_pre, n_post, synapses = workload.shape
-    if synapses > n_pre * n_post:
-        raise ValueError(f"{n_pre} and {n_post} neurons have {n_pre * n_post} pairs, too few for {synapses} synapses")
-    return synapses, n_pre + n_post
-
-
-def _windows(workload: Workload) -> int:
-    """The numbers in what all windows of a convolution see, which the reference lays out."""
-    if workload.topology != "conv2d":
-        return 0
-    c_in, height, width, _, k = workload.shape
-    return c_in * k * k * (height - k + 1) * (width - k + 1)
-
-
-def _random_csc(
-    n_pre: int, n_post: int, synapses: int, *, generator: torch.Generator, uniform: Callable[..., Tensor]
-) -> Tensor:
-    drawn = torch.randint(n_pre * n_post, (synapses + synapses // 8 + 16,), generator=generator).unique()
-    if len(drawn) < synapses:  # so dense that many were drawn twice
-        drawn = torch.randperm(n_pre * n_post, generator=generator)
-    kept = drawn[torch.randperm(len(drawn), generator=generator)[:synapses]].sort().values
-    column_start = torch.searchsorted(kept, torch.arange(n_post + 1) * n_pre)
-    return _csc(column_start, kept % n_pre, 0.2 + 0.6 * uniform(synapses), (n_pre, n_post))
-
-
-def _csc(column_start: Tensor, rows: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse")  # torch announces that CSC is new
-        return torch.sparse_csc_tensor(column_start, rows, values, tuple(shape), check_invariants=False)
-
-
-def _lines_touched(inputs: Inputs, s: Tensor, q: Tensor, per_line: int) -> int:
+def _lines_touched(inputs: Inputs, pre_spike: Tensor, post_spike: Tensor, per_line: int) -> int:
     topology = inputs.topology
-    if isinstance(topology, Dense):
-        columns = int((q.nonzero() // per_line).unique().numel())
-        rows = int(s.sum())
-        return rows * -(-topology.n_post // per_line) + (topology.n_pre - rows) * columns
-    pairing = importlib.import_module(f"tritonstdp.kernels.{topology.name}.reference").PAIRING
-    touched = pairing.touched(topology, s.float(), q.float()).expand(topology.weights_shape).reshape(-1)
-    return int((touched.nonzero() // per_line).unique().numel())
+    touched = meeting_of(topology.name).touched(topology, pre_spike.float(), post_spike.float())
+    touched = touched.expand(topology.weights_shape).reshape(-1)
+    beyond = -len(touched) % per_line
+    return int(torch.nn.functional.pad(touched, (0, beyond)).view(-1, per_line).any(1).sum())
 
 
 @dataclass(eq=False)
@@ -452,19 +371,7 @@ def _error(inputs: Inputs, runner: Runner) -> str:
         if runner.c is None:
             return "keeps no eligibility trace"
         pairs.append(("eligibility", runner.c(), expected_c, inputs.c))
-    for what, found, expected, start in pairs:
-        change = _largest_difference(expected, start)
-        rounding = PROOF_STEPS * torch.finfo(start.dtype).eps * expected.abs().max().item()
-        error = _largest_difference(expected, found.to(expected.device))
-        if not error <= 2 * rounding + 1e-5 * change:
-            return f"{what} off by {error:.2g} where the largest change is {change:.2g}"
-    return ""
-
-
-def _largest_difference(expected: Tensor, values: Tensor) -> float:
-    """Some at a time, since temporaries of the largest weights would fill the memory; nan where one is."""
-    pairs = zip(expected.reshape(-1).split(_CHUNK), values.reshape(-1).split(_CHUNK), strict=True)
-    return torch.stack([(e - v.double()).abs().max() for e, v in pairs]).max().item()
+    return next(filter(None, (disagreement(*pair, PROOF_STEPS) for pair in pairs)), "")
 
 
 def _copy_runner(inputs: Inputs) -> Runner:
@@ -474,18 +381,11 @@ def _copy_runner(inputs: Inputs) -> Runner:
     return Runner(lambda k: target.copy_(source), lambda: target)
 
 
-def _synchronise(device: str) -> Callable[[], None]:
-    if device == "cpu":
-        return lambda: None
-    return getattr(torch, torch.device(device).type).synchronize
-
-
 class _Clock:
     """Times a runner, which goes on through the pool of patterns where it was."""
 
     def __init__(self, runner: Runner, device: str, patterns: int) -> None:
-        self.runner, self.synchronise, self.patterns = runner, _synchronise(device), patterns
-        self.k = 0
+        self.step, self.seconds, self.patterns, self.k = runner.step, clock(device), patterns, 0
         typical = statistics.median(self.sample(1) for _ in range(3))
         self.steps = 1 if typical > 50e-6 else max(1, round(200e-6 / typical))
         self.samples_a_turn = max(1, min(16, round(10e-3 / (self.steps * typical))))
@@ -493,15 +393,9 @@ class _Clock:
 
     def sample(self, steps: int) -> float:
         """Seconds a step, the mean over some: where steps are short, reading the clock would cost too much."""
-        step, k = self.runner.step, self.k
-        begin = time.perf_counter_ns()
-        for _ in range(steps):
-            step(k)
-            k = (k + 1) % self.patterns
-        self.synchronise()
-        seconds = (time.perf_counter_ns() - begin) / (steps * 1e9)
-        self.k = k
-        return seconds
+        calls = [((self.k + n) % self.patterns,) for n in range(steps)]
+        self.k = (self.k + steps) % self.patterns
+        return self.seconds(self.step, calls) / steps
 
     def turn(self) -> list[float]:
         """Some samples, after steps that bring back into the cache what the others have driven out."""
@@ -521,13 +415,6 @@ def _take_turns(runners: dict[str, Runner], seconds: float, device: str, pattern
             samples[name] += clocks[name].turn()
         names = names[1:] + names[:1]
     return samples
-
-
-def _quartiles(samples: list[float]) -> tuple[float, float, float]:
-    if len(samples) == 1:
-        return samples[0], samples[0], samples[0]
-    q1, median, q3 = statistics.quantiles(samples, n=4, method="inclusive")
-    return q1, median, q3
 
 
 def measure(
@@ -614,49 +501,15 @@ def _rows(
             status, note = problems[name]
             rows.append(Row(**common, status=status, note=note))
             continue
-        q1, median, q3 = _quartiles(samples[name])
+        median, q1, q3, turns = Timing.of(samples[name])
         rows.append(
             Row(
                 **common, status="ok", median_us=median * 1e6, q1_us=q1 * 1e6, q3_us=q3 * 1e6,
-                min_us=min(samples[name]) * 1e6, samples=len(samples[name]),
+                min_us=min(samples[name]) * 1e6, samples=turns,
                 ratio=median / ours if ours else None, floor_ratio=median / floor,
             )
         )  # fmt: skip
     return rows
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on besides the code: processor, cores, systems and versions.
-
-    Examples
-    --------
-    >>> sorted(machine())[:3]
-    ['affinity', 'cores', 'cpu']
-    """
-    cpu = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        cpu = models[0] if models else cpu
-    facts = {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "affinity": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "system": platform.platform(terse=True),
-        "python": platform.python_version(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-    for package in ("tritonstdp", "torch", "triton", "numba", "numpy"):
-        facts[package] = version_of(package)
-    return facts
-
-
-def version_of(package: str) -> str | None:
-    """The installed version of a package, or None."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def write_rows(rows: list[Row], path: str | Path) -> None:

@@ -1,49 +1,24 @@
-"""Random plasticity problems: what ``verify`` and ``inspect`` run kernels on, and every test can."""
+"""Random plasticity problems: what every command runs kernels on, and every test can."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.kernels.protocol import Case, PerNeuron, Step
 from tritonstdp.rules import Formula
-from tritonstdp.topology import Sparse, Topology
+from tritonstdp.topology import Topology
 
-__all__ = ["Problem", "make_problem", "random_sparse"]
+__all__ = ["CHUNK", "RATES", "Problem", "disagreement", "make_problem", "random_spikes"]
 
-_VALUES = {"a_plus": 0.1, "a_minus": 0.12, "lr": 0.1, "alpha": 0.4, "sign": -1.0, "tau_c": 7.0}
+RATES = (0.005, 0.02, 0.1)
+"""The fractions of spiking neurons at which tools look, unless others are asked for."""
+
+_VALUES = {"a_plus": 0.1, "a_minus": 0.12, "lr": 0.1, "alpha": 0.4, "sign": -1.0, "tau_c": 7.0, "dopamine": 0.3}
 _LIMITS = (0.05, 0.95)
-
-
-def random_sparse(n_pre: int, n_post: int, density: float, layout: torch.layout = torch.sparse_csc) -> Sparse:
-    """Plan a random connectivity, the same for the same arguments.
-
-    Parameters
-    ----------
-    n_pre, n_post : int
-        The numbers of neurons.
-    density : float
-        The share of pairs that have a synapse.
-    layout : torch.layout
-        ``torch.sparse_csc``, ``torch.sparse_csr`` or ``torch.sparse_coo``.
-
-    Returns
-    -------
-    Sparse
-        The plan, on the CPU.
-
-    Examples
-    --------
-    >>> plan = random_sparse(20, 30, 0.1)
-    >>> plan.pre_shape, plan.post_shape
-    ((20,), (30,))
-    """
-    generator = torch.Generator().manual_seed(0)
-    weights = (torch.rand(n_pre, n_post, generator=generator) < density).float().to_sparse(layout=layout)
-    return Sparse.from_weights(weights.coalesce() if layout == torch.sparse_coo else weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,56 +31,62 @@ class Problem:
         What is computed.
     topology : Topology
         How the synapses lie.
-    weights, pre_spike, pre_trace, post_spike, post_trace, c : Tensor
+    weights, c : Tensor
         As for :class:`tritonstdp.kernels.protocol.Step`; ``c`` is None unless the rule is modulated.
-    parameters, decay : tuple of float
-        The values of the rule's parameters.
+    signals : dict
+        The signals of both sides, by name.
+    parameters : dict
+        The value of each of ``formula.parameters``: a number, a 0-d tensor, or a PerNeuron.
     limits : tuple of float
         ``(w_min, w_max)``.
-    dopamine : float or Tensor
-        What the eligibility is multiplied by.
     """
 
     formula: Formula
     topology: Topology
     weights: Tensor
-    pre_spike: Tensor
-    pre_trace: Tensor
-    post_spike: Tensor
-    post_trace: Tensor
     c: Tensor | None
-    parameters: tuple[float, ...]
-    decay: tuple[float, ...]
+    signals: dict[str, Tensor]
+    parameters: dict[str, Any]
     limits: tuple[float, float]
-    dopamine: Any
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """How each parameter is given: see :class:`tritonstdp.kernels.protocol.Case`."""
+        return tuple(_kind_of(value) for value in self.parameters.values())
 
     @property
     def case(self) -> Case:
         """What a kernel for the problem is chosen by."""
         topology, weights = self.topology, self.weights
-        kind = "number"
-        if isinstance(self.dopamine, Tensor):
-            kind = "column" if self.dopamine.dim() else "scalar"
+        layout = topology.layout(weights)
+        if self.c is not None and topology.layout(self.c) != layout:
+            layout = "strided"
         return Case(
-            self.formula, topology.name, topology.kernel_key, topology.layout(weights), weights.dtype,
-            weights.device.type, self.pre_spike.dtype == torch.bool, True, kind,
+            self.formula, topology.name, topology.kernel_key, layout, weights.dtype, weights.device.type,
+            self.signals["pre_spike"].dtype == torch.bool, self.given,
         )  # fmt: skip
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors, by the names of the attributes."""
-        names = ("weights", "pre_spike", "pre_trace", "post_spike", "post_trace", "c", "dopamine")
-        return {name: getattr(self, name) for name in names if isinstance(getattr(self, name), Tensor)}
+        """Every tensor, by name."""
+        eligibility = {} if self.c is None else {"c": self.c}
+        taken = {name: _tensor_of(value) for name, value in self.parameters.items() if _kind_of(value) != "number"}
+        return {"weights": self.weights, **self.signals, **eligibility, **taken}
 
     @property
     def outputs(self) -> dict[str, Tensor]:
         """The tensors that a step writes."""
         return {name: self.tensors[name] for name in ("weights", "c") if name in self.tensors}
 
+    def replaced(self, **values: Any) -> Problem:
+        """The same problem with other weights, eligibility, signals or parameters, each by its name."""
+        signals = {name: values.pop(name, signal) for name, signal in self.signals.items()}
+        parameters = {name: values.pop(name, value) for name, value in self.parameters.items()}
+        return replace(self, signals=signals, parameters=parameters, **values)
+
     def copy(self) -> Problem:
         """The same problem with weights and eligibility of its own, of the same strides."""
-        copies: dict[str, Any] = {name: tensor.clone() for name, tensor in self.outputs.items()}
-        return replace(self, **copies)
+        return self.replaced(**{name: tensor.clone() for name, tensor in self.outputs.items()})
 
     def to(self, dtype: torch.dtype | None = None, device: str | None = None) -> Problem:
         """The same problem in another floating type or on another device."""
@@ -115,22 +96,89 @@ class Problem:
             return tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
 
         changes: dict[str, Any] = {name: moved(tensor) for name, tensor in self.tensors.items()}
-        topology = _plan_to(self.topology, device) if device else self.topology
-        return replace(self, topology=topology, **changes)
+        for name, value in self.parameters.items():
+            if isinstance(value, PerNeuron):
+                changes[name] = value._replace(values=changes[name])
+        topology = self.topology.to(device) if device else self.topology
+        return replace(self.replaced(**changes), topology=topology)
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What a kernel's step takes: see :class:`tritonstdp.kernels.protocol.Step`."""
+        named = {**self.signals, **{name: _tensor_of(value) for name, value in self.parameters.items()}}
+        pre, post, numbers = (tuple(named[name] for name in names) for names in self.case.names[:3])
+        return self.topology, self.weights, self.c, pre, post, numbers, *self.limits
 
     def run(self, step: Step) -> Problem:
         """Let a step act on the problem, and return the problem."""
-        step(
-            self.topology, self.weights, self.pre_spike, self.pre_trace, self.post_spike, self.post_trace,
-            self.parameters, *self.limits, self.c, self.decay, self.dopamine,
-        )  # fmt: skip
+        step(*self.arguments)
         return self
 
 
-def _plan_to(topology: Topology, device: str) -> Topology:
-    plan = {f.name: getattr(topology, f.name) for f in fields(topology) if f.init}
-    moved: dict[str, Any] = {name: value.to(device) for name, value in plan.items() if isinstance(value, Tensor)}
-    return replace(topology, **moved) if moved else topology
+def _kind_of(value: Any) -> str:
+    if isinstance(value, PerNeuron):
+        return value.side
+    return "scalar" if isinstance(value, Tensor) else "number"
+
+
+def _tensor_of(value: Any) -> Any:
+    return value.values if isinstance(value, PerNeuron) else value
+
+
+CHUNK = 2**24
+"""Weights that are looked at together: temporaries of the largest ones would fill the memory."""
+
+
+def disagreement(what: str, found: Tensor, expected: Tensor, start: Tensor, steps: int = 1) -> str:
+    """What is wrong with the result of some steps; empty where nothing is.
+
+    Sums may be taken in another order: the result may be off by two units in the last place a step, and by 1e-5 of the
+    largest change.
+
+    Parameters
+    ----------
+    what : str
+        What the result is, for the message.
+    found, expected, start : Tensor
+        The result, what it should be, and what it was before.
+    steps : int
+        The number of steps.
+
+    Returns
+    -------
+    str
+        By how much it is off.
+
+    Examples
+    --------
+    >>> w = torch.tensor([0.5])
+    >>> disagreement("weights", w + 0.11, w + 0.1, w)
+    'weights off by 0.01 where the largest change is 0.1'
+    """
+    change, off = _largest_difference(expected, start), _largest_difference(expected, found.to(expected.device))
+    rounding = 2 * steps * torch.finfo(start.dtype).eps * expected.abs().max().item()
+    return (
+        "" if off <= rounding + 1e-5 * change else f"{what} off by {off:.2g} where the largest change is {change:.2g}"
+    )
+
+
+def _largest_difference(expected: Tensor, values: Tensor) -> float:
+    """nan where one is."""
+    pairs = zip(expected.reshape(-1).split(CHUNK), values.reshape(-1).split(CHUNK), strict=True)
+    return torch.stack([(e.double() - v.double()).abs().max() for e, v in pairs]).max().item()
+
+
+def random_spikes(n: int, count: int, generator: torch.Generator) -> Tensor:
+    """Spikes of exactly so many neurons, which are drawn at random.
+
+    Examples
+    --------
+    >>> random_spikes(100, 3, torch.Generator()).sum()
+    tensor(3)
+    """
+    spikes = torch.zeros(n, dtype=torch.bool)
+    spikes[torch.randperm(n, generator=generator)[:count]] = True
+    return spikes
 
 
 def make_problem(
@@ -143,6 +191,9 @@ def make_problem(
     transposed: bool = False,
     float_spikes: bool = False,
     dopamine: str = "number",
+    per_neuron: bool = False,
+    weights: tuple[float, float] = (-0.1, 1.1),
+    eligibility: tuple[float, float] = (-0.5, 0.5),
 ) -> Problem:
     """Make a random problem on the CPU.
 
@@ -159,57 +210,63 @@ def make_problem(
     seed : int
         The seed of the random numbers.
     transposed : bool
-        Whether the memory of weights and eligibility runs the other way round (dense).
+        Whether the memory of weights and eligibility runs the other way round.
     float_spikes : bool
         Whether spikes carry values instead of being bool.
     dopamine : str
-        "number", "scalar" (a 0-d tensor) or "column" (one value a post neuron).
+        "number", "scalar" (a 0-d tensor), or "pre" or "post" (one value a neuron).
+    per_neuron : bool
+        Whether the rule's own parameters have one value a neuron, of one side and the other in turns; where weights are
+        shared, those that a spike's contribution depends on.
+    weights, eligibility : tuple of float
+        Between what they lie; some weights outside their limits, unless said otherwise.
 
     Returns
     -------
     Problem
-        The problem. Some weights lie outside their limits.
+        The problem.
 
     Examples
     --------
     >>> from tritonstdp import Dense
     >>> from tritonstdp.rules import rstdp
     >>> problem = make_problem(Formula.of(rstdp), Dense(3, 5))
-    >>> sorted(problem.tensors)
-    ['c', 'post_spike', 'post_trace', 'pre_spike', 'pre_trace', 'weights']
+    >>> sorted(problem.tensors), problem.parameters["dopamine"]
+    (['c', 'post_spike', 'post_trace', 'pre_spike', 'pre_trace', 'weights'], 0.3)
     """
     generator = torch.Generator().manual_seed(seed)
     rule = formula.rule
 
     def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        return (torch.rand(shape, generator=generator) * (high - low) + low).to(dtype)
+        return torch.rand(shape, generator=generator).mul_(high - low).add_(low).to(dtype)
 
     def synapses(low: float, high: float) -> Tensor:
         shape = topology.weights_shape
-        return uniform(*shape[::-1], low=low, high=high).t() if transposed else uniform(*shape, low=low, high=high)
+        axes = range(len(shape))[:: -1 if transposed else 1]
+        return uniform(*(shape[axis] for axis in axes), low=low, high=high).permute(*axes)
 
     def spikes(n: int) -> Tensor:
         spiking = torch.rand(n, generator=generator)
-        spiking = spiking <= torch.quantile(spiking, rate) if n else spiking.bool()
+        spiking = spiking <= spiking.kthvalue(int(rate * (n - 1)) + 1).values if n else spiking.bool()
         return spiking.to(dtype) * uniform(n, low=0.5) if float_spikes else spiking
 
-    n_pre, n_post = topology.pre_shape[0], topology.post_shape[0]
-    values: dict[str, Any] = {
-        "number": 0.3,
-        "scalar": torch.tensor(0.3, dtype=dtype),
-        "column": uniform(n_post, low=-1.0),
+    sizes = {"pre": topology.pre_shape[0], "post": topology.post_shape[0]}
+
+    def given(value: float, kind: str) -> Any:
+        if kind == "scalar":
+            return torch.tensor(value, dtype=dtype)
+        return PerNeuron(kind, value * uniform(sizes[kind], low=0.5, high=1.5)) if kind in sizes else value
+
+    values = synapses(*weights)
+    signals = {
+        name: spikes(sizes[side]) if name.endswith("_spike") else uniform(sizes[side])
+        for side, names in (("pre", rule.pre), ("post", rule.post))
+        for name in names
     }
-    return Problem(
-        formula,
-        topology,
-        synapses(-0.1, 1.1),
-        spikes(n_pre),
-        uniform(n_pre),
-        spikes(n_post),
-        uniform(n_post),
-        synapses(-0.5, 0.5) if rule.modulated else None,
-        tuple(_VALUES.get(name, 0.5) for name in rule.parameters),
-        tuple(_VALUES.get(name, 0.5) for name in rule.eligibility_parameters),
-        _LIMITS,
-        values[dopamine] if rule.modulated else 0.0,
-    )
+    c = synapses(*eligibility) if rule.modulated else None
+    parameters = {}
+    for k, name in enumerate(formula.parameters):
+        varies = per_neuron and name in (rule.spike_parameters if topology.shares_weights else rule.parameters)
+        kind = dopamine if name == "dopamine" else ("pre", "post")[k % 2] if varies else "number"
+        parameters[name] = given(_VALUES.get(name, 0.5), kind)
+    return Problem(formula, topology, values, c, signals, parameters, _LIMITS)

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
 
-from tritonstdp.kernels.compilation import undisturbed
+from tritonstdp.kernels import reference
 from tritonstdp.kernels.protocol import Case, Step
-from tritonstdp.rules import BOUNDS, RULES, Bound, Formula, Rule, checked_bound, is_own, resolve_bound
+from tritonstdp.kernels.reference import Meeting
+from tritonstdp.rules import BOUNDS, RULES, Bound, Formula, Rule, checked_bound, resolve_bound
 from tritonstdp.source import CannotCompileError, content_of, name_of
-from tritonstdp.topology import TOPOLOGIES
+from tritonstdp.topology import TOPOLOGIES, WEIGHT_DTYPES, Topology
 
 __all__ = [
     "BACKENDS",
     "Backend",
-    "Choice",
     "KernelEntry",
     "Space",
-    "choose",
     "entries",
+    "register_backend",
     "register_bound",
     "register_kernel",
     "register_rule",
+    "register_topology",
 ]
 
 logger = logging.getLogger("tritonstdp")
@@ -44,13 +46,17 @@ class Backend:
     Parameters
     ----------
     name : str
-        "triton", "cpu" or "reference".
+        Its name, as "triton", "cpu" or "reference".
     refuse : callable
         ``refuse(case)``: why the backend can't take the case, or None where it can.
+    kernels : str or callable
+        The name of its file in each topology's folder, whose ``build(case, config)`` gives a step; or ``build(case)``,
+        which does for every topology.
     """
 
     name: str
     refuse: Callable[[Case], str | None]
+    kernels: str | Build
 
 
 OLDEST_TRITON = (3, 6)
@@ -74,9 +80,9 @@ def _triton_refuses(case: Case) -> str | None:
     if version < OLDEST_TRITON:
         found, wanted = (".".join(map(str, v)) for v in (version, OLDEST_TRITON))
         return f"Triton {found} is installed, and the kernels need {wanted} or newer: upgrade torch, which brings it"
-    if case.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+    if case.dtype not in WEIGHT_DTYPES:
         return f"weights of {case.dtype} are not supported"
-    return _values_refused(case, dopamine=("number", "scalar", "column"))
+    return _values_refused(case, ("number", "pre", "post", "scalar"))
 
 
 def _cpu_refuses(case: Case) -> str | None:
@@ -84,15 +90,16 @@ def _cpu_refuses(case: Case) -> str | None:
         return f"the weights are on {case.device}"
     if case.dtype not in (torch.float32, torch.float64):
         return f"weights of {case.dtype}: compiled loops take float32 and float64"
-    return _values_refused(case, dopamine=("number", "column"))
+    return _values_refused(case, ("number", "pre", "post"))
 
 
-def _values_refused(case: Case, dopamine: tuple[str, ...]) -> str | None:
-    if not case.scalars:
-        return "a parameter is a tensor"
-    if case.dopamine not in dopamine:
-        return f"dopamine of this shape or dtype ({case.dopamine})"
-    if case.layout == "strided" and case.topology in ("sparse", "conv2d", "local2d"):
+def _values_refused(case: Case, kinds: tuple[str, ...]) -> str | None:
+    if case.limits == "tensor":
+        return "w_min or w_max is a tensor"
+    for name, kind in zip(case.parameters, case.given, strict=True):
+        if kind not in kinds:
+            return f"{name} is a tensor of no shape or dtype that gives one value a neuron"
+    if case.layout == "strided" and not TOPOLOGIES[case.topology].takes_strides:
         return "the weights are not contiguous"
     return None
 
@@ -101,12 +108,8 @@ def _interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-BACKENDS: tuple[Backend, ...] = (
-    Backend("triton", _triton_refuses),
-    Backend("cpu", _cpu_refuses),
-    Backend("reference", lambda case: None),
-)
-"""The backends, the most specialised first."""
+BACKENDS: list[Backend] = []
+"""The backends, the most specialised first; :func:`register_backend` adds to it."""
 
 
 class Space(NamedTuple):
@@ -125,6 +128,12 @@ class Space(NamedTuple):
     default: Any
     values: Mapping[str, Sequence[Any]]
     module: str
+
+    @property
+    def configs(self) -> list[Any]:
+        """Every configuration."""
+        products = itertools.product(*self.values.values())
+        return [self.default._replace(**dict(zip(self.values, values, strict=True))) for values in products]
 
 
 def _alike(bound: Bound, other: Bound) -> bool:
@@ -169,34 +178,138 @@ class KernelEntry:
         return (self.rule is not None) + (self.bound is not None)
 
 
+_FOLDERS: dict[str, str] = {}
+
+
+def kernels_of(topology: str, file: str) -> Any:
+    """A module of a topology's folder, such as "gpu", or None where the folder has no such file.
+
+    Examples
+    --------
+    >>> kernels_of("dense", "reference").__name__
+    'tritonstdp.kernels.dense.reference'
+    """
+    module = f"{_FOLDERS[topology]}.{file}"
+    return None if importlib.util.find_spec(module) is None else importlib.import_module(module)
+
+
+def meeting_of(topology: str) -> Meeting:
+    """How a topology's neurons meet at its weights, as the reference has it."""
+    return kernels_of(topology, "reference").MEETING
+
+
+_ENTRIES: list[KernelEntry] = []
+
+
+def _enter(topology: str, backend: Backend) -> None:
+    """Register what a backend has for a topology, if it has anything; no kernel is imported before it is asked for."""
+    file = backend.kernels
+    if not isinstance(file, str):
+        _ENTRIES.append(KernelEntry(topology, backend.name, file))
+    elif file == "reference":
+        build = partial(_build_reference, topology)
+        _ENTRIES.append(KernelEntry(topology, backend.name, build))
+    elif importlib.util.find_spec(f"{_FOLDERS[topology]}.{file}") is not None:
+        build, space = partial(_build_from, topology, file), partial(_space_of, topology, file)
+        _ENTRIES.append(KernelEntry(topology, backend.name, build, space=space))
+
+
 def _build_reference(topology: str, case: Case) -> Step:
-    pairing = importlib.import_module(f"tritonstdp.kernels.{topology}.reference").PAIRING
-    return importlib.import_module("tritonstdp.kernels.reference").build(pairing, case.formula)
+    return reference.build(meeting_of(topology), case)
 
 
-def _build_lazily(module: str, case: Case, config: Any) -> Step:
-    return importlib.import_module(module).build(case, config)
+def _build_from(topology: str, file: str, case: Case, config: Any) -> Step:
+    return kernels_of(topology, file).build(case, config)
 
 
-def _space_lazily(module: str) -> Space:
-    kernel = importlib.import_module(module)
-    return Space(kernel.DEFAULT, kernel.SPACE, module)
+def _space_of(topology: str, file: str) -> Space:
+    module = kernels_of(topology, file)
+    return Space(module.DEFAULT, module.SPACE, module.__name__)
 
 
-def _tunable(topology: str, backend: str, module: str) -> KernelEntry:
-    build, space = partial(_build_lazily, module), partial(_space_lazily, module)
-    return KernelEntry(topology, backend, build, space=space)
+def _has_module(package: str, name: str) -> bool:
+    try:
+        return importlib.util.find_spec(f"{package}.{name}") is not None
+    except (ImportError, ValueError):
+        return False
 
 
-_ENTRIES: list[KernelEntry] = [
-    entry
-    for topology in TOPOLOGIES
-    for entry in (
-        _tunable(topology, "triton", f"tritonstdp.kernels.{topology}.gpu"),
-        _tunable(topology, "cpu", f"tritonstdp.kernels.{topology}.cpu"),
-        KernelEntry(topology, "reference", partial(_build_reference, topology)),
-    )
-]
+def register_topology(kind: type[Topology], folder: str) -> None:
+    """Add a topology: every rule and bound then runs on it, on each backend that it has a file for.
+
+    Parameters
+    ----------
+    kind : type
+        A subclass of :class:`tritonstdp.topology.Topology`: its name, shapes, checks and facts.
+    folder : str
+        The package of its kernels. ``reference.py`` says by ``MEETING`` how neurons meet at weights
+        (:class:`tritonstdp.kernels.reference.Meeting`), which is all that it takes; ``cpu.py`` and ``gpu.py`` hold
+        faster steps.
+
+    Raises
+    ------
+    TypeError
+        If ``kind`` is no topology.
+    ValueError
+        If the name is taken by another topology, or the folder has no ``reference.py``.
+
+    Examples
+    --------
+    >>> from tritonstdp import Dense
+    >>> register_topology(Dense, "tritonstdp.kernels.dense")
+    """
+    if not (isinstance(kind, type) and issubclass(kind, Topology)):
+        raise TypeError(f"{kind!r} is no topology: make a subclass of tritonstdp.topology.Topology")
+    if not kind.name or TOPOLOGIES.get(kind.name, kind) is not kind:
+        raise ValueError(f"a topology named {kind.name!r} can't be registered: give it a name that is not taken")
+    known = _FOLDERS.get(kind.name, folder)
+    if known != folder:
+        raise ValueError(f"the kernels of {kind.name} are in {known} already: give another topology, of another name")
+    if not _has_module(folder, "reference"):
+        raise ValueError(
+            f"{folder!r} is no package with a reference.py, which says by MEETING how neurons meet at the weights: "
+            "give the name by which it can be imported"
+        )
+    if kind.name in _FOLDERS:
+        return
+    TOPOLOGIES[kind.name], _FOLDERS[kind.name] = kind, folder
+    for backend in BACKENDS:
+        _enter(kind.name, backend)
+
+
+def register_backend(backend: Backend) -> None:
+    """Add a backend; it is asked before the reference, and after those that are there already.
+
+    Parameters
+    ----------
+    backend : Backend
+        The backend.
+
+    Raises
+    ------
+    TypeError
+        If it is none.
+    ValueError
+        If its name is taken.
+
+    Examples
+    --------
+    >>> register_backend(Backend("nobody", lambda case: "it takes nothing", "nobody"))
+    >>> BACKENDS.remove(next(backend for backend in BACKENDS if backend.name == "nobody"))
+    """
+    if not isinstance(backend, Backend):
+        raise TypeError(f"{backend!r} is no Backend: make one by tritonstdp.Backend(name, refuse, kernels)")
+    if not isinstance(backend.name, str) or not backend.name:
+        raise TypeError(f"a backend's name is {backend.name!r}: give it a text")
+    if not callable(backend.refuse) or not (isinstance(backend.kernels, str) or callable(backend.kernels)):
+        raise TypeError(f"backend {backend.name!r} needs refuse, a function, and kernels, a function or a file's name")
+    if any(backend.name == known.name for known in BACKENDS):
+        raise ValueError(f"a backend named {backend.name!r} is already registered: choose another name")
+    at = next((k for k, known in enumerate(BACKENDS) if known.name == "reference"), len(BACKENDS))
+    BACKENDS.insert(at, backend)
+    for topology in _FOLDERS:
+        _enter(topology, backend)
+    forget_choices()
 
 
 def entries() -> Iterator[KernelEntry]:
@@ -263,9 +376,13 @@ def register_kernel(
     forget_choices()
 
 
+CHOSEN_FOR: WeakSet[Formula] = WeakSet()
+"""The formulas that keep a kernel which has been chosen for them."""
+
+
 def forget_choices() -> None:
     """Build kernels anew when they are next asked for, as after tuning."""
-    for formula in list(_CHOSEN_FOR):
+    for formula in list(CHOSEN_FOR):
         formula.choices.clear()
 
 
@@ -296,7 +413,7 @@ def register_bound(name: str, bound: Bound) -> None:
     if not isinstance(name, str) or not name:
         raise TypeError(f"a bound's name is {name!r}: give it a text")
     bound = checked_bound(resolve_bound(bound))
-    if BOUNDS.get(name, bound) is not bound:
+    if not _alike(BOUNDS.get(name, bound), bound):
         raise ValueError(f"a bound named {name!r} is already registered: choose another name")
     BOUNDS[name] = bound
 
@@ -322,152 +439,36 @@ def register_rule(rule: Rule) -> None:
     """
     if not isinstance(rule, Rule):
         raise TypeError(f"{rule!r} is no Rule: make one by tritonstdp.Rule(name, on_pre, on_post, change)")
-    if RULES.get(rule.name, rule) is not rule:
+    known = RULES.get(rule.name, rule)
+    same = tuple(known.positive) == tuple(rule.positive) and len(known.functions) == len(rule.functions)
+    if not same or not all(map(_alike, known.functions, rule.functions)):
         raise ValueError(f"a rule named {rule.name!r} is already registered: choose another name")
     RULES[rule.name] = rule
 
 
-@dataclass
-class Choice:
-    """The kernel chosen for a case.
-
-    Attributes
-    ----------
-    case : Case
-        The case.
-    backend : str
-        The chosen backend.
-    step : callable
-        The kernel's step.
-    rejected : dict
-        Why each backend that was tried before it was not used.
-    """
-
-    case: Case
-    backend: str
-    step: Step
-    rejected: dict[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        case = self.case
-        lines = [f"{case.formula.rule.name} on {case.topology}, {case.dtype} weights on {case.device}: {self.backend}"]
-        lines += [f"  not {backend}: {reason}" for backend, reason in self.rejected.items()]
-        return "\n".join(lines)
-
-
-_CHOSEN_FOR: WeakSet[Formula] = WeakSet()
-_logged: set[str] = set()
-
-
-def choose(case: Case | tuple[Any, ...], backend: str | None = None, autotune: bool = False) -> Choice:
-    """Choose and build the kernel for a case, once; later calls return the same choice.
-
-    Parameters
-    ----------
-    case : Case or tuple
-        The case, or its fields, which are found as fast as they are put together.
-    backend : str, optional
-        Use this backend and no other.
-    autotune : bool
-        Whether the kernel is tuned at its first step of a size that has not been tuned before; the environment
-        variable ``TRITONSTDP_AUTOTUNE=1`` asks for it everywhere.
-
-    Returns
-    -------
-    Choice
-        The kernel, its backend, and why not each other one.
-
-    Raises
-    ------
-    ValueError
-        If ``backend`` is not known, or can't take the case.
-    """
-    choices = case[0].choices
-    choice = choices.get((case, backend, autotune))
-    if choice is None:
-        choice = choices[case, backend, autotune] = _choose(Case(*case), backend, autotune)
-        _CHOSEN_FOR.add(case[0])
-    return choice
-
-
-def _choose(case: Case, wanted: str | None, autotune: bool) -> Choice:
-    if not case.dtype.is_floating_point:
-        raise TypeError(f"weights are {case.dtype}: plasticity needs a floating dtype, as of weights.float()")
-    names = [b.name for b in BACKENDS]
-    if wanted is not None and wanted not in names:
-        raise ValueError(f"unknown backend {wanted!r}: use one of {', '.join(names)}")
-    rejected: dict[str, str] = {}
-    for backend in BACKENDS:
-        if wanted not in (None, backend.name):
-            rejected[backend.name] = f"{wanted} was asked for"
-            continue
-        reason = backend.refuse(case)
-        if reason is None:
-            try:
-                step = _build(case, backend.name, autotune)
-            except CannotCompileError as error:
-                reason = str(error)
-            else:
-                _log_fallback(case, backend.name, rejected)
-                return Choice(case, backend.name, step, rejected)
-        rejected[backend.name] = reason
-    raise ValueError(f"backend {wanted!r} can't take this case: {rejected[str(wanted)]}")
+for _backend in (
+    Backend("triton", _triton_refuses, "gpu"),
+    Backend("cpu", _cpu_refuses, "cpu"),
+    Backend("reference", lambda case: None, "reference"),
+):
+    register_backend(_backend)
+for _kind in tuple(TOPOLOGIES.values()):
+    register_topology(_kind, f"tritonstdp.kernels.{_kind.name}")
 
 
 def serving_entry(case: Case, backend: str) -> KernelEntry:
-    """The registered kernel that serves a case on a backend: the most specific, and of those the newest."""
+    """The registered kernel that serves a case on a backend: the most specific, and of those the newest.
+
+    Raises
+    ------
+    CannotCompileError
+        If there is none.
+    """
     serving = [entry for entry in _ENTRIES if entry.serves(case, backend)]
+    if not serving:
+        raise CannotCompileError(f"{backend} has no kernel for {case.topology}")
     best = max(entry.specificity for entry in serving)
     return [entry for entry in serving if entry.specificity == best][-1]
-
-
-MOST_VARIANTS = 8
-"""How often one function is compiled with other captured numbers: each takes seconds, and memory that numba keeps."""
-_VARIANTS: dict[tuple[Any, ...], set[int]] = {}
-
-
-def _check_variants(formula: Formula) -> None:
-    """Refuse to compile a formula of which too many variants have been: one made anew at each step never ends."""
-    written = [s.function for s in formula.signatures if not is_own(s.function)]
-    codes = [getattr(getattr(function, "func", function), "__code__", None) for function in written]
-    if not any(codes):
-        return
-    places = ((c.co_filename, c.co_firstlineno, c.co_code, c.co_names) for c in codes if c is not None)
-    variants = _VARIANTS.setdefault(tuple(places), set())
-    variant = hash(tuple(content_of(function) or id(function) for function in written))
-    if variant not in variants and len(variants) >= MOST_VARIANTS:
-        raise CannotCompileError(
-            f"{', '.join(map(name_of, written))} has been compiled with {MOST_VARIANTS} different captured numbers, "
-            "each of which takes seconds and some 16 MB: numbers that change belong in parameters, w_min or w_max"
-        )
-    variants.add(variant)
-
-
-def _build(case: Case, backend: str, autotune: bool) -> Step:
-    entry = serving_entry(case, backend)
-    if backend == "reference":
-        return entry.build(case)
-    _check_variants(case.formula)
-    return undisturbed(partial(_compile, entry, case, autotune))
-
-
-def _compile(entry: KernelEntry, case: Case, autotune: bool) -> Step:
-    if entry.space is None:
-        return entry.build(case)
-    from tritonstdp.autotune.use import configured_step  # which needs the registry in its turn
-
-    return configured_step(entry, entry.space(), case, autotune)
-
-
-def _log_fallback(case: Case, backend: str, rejected: dict[str, str]) -> None:
-    preferred = "cpu" if case.device == "cpu" else "triton"
-    reason = rejected.get(preferred, "")
-    if backend != "reference" or not reason or reason.endswith("was asked for"):
-        return
-    message = f"{case.formula.rule.name} on {case.topology} runs on the reference, not on {preferred}: {reason}"
-    if message not in _logged:
-        _logged.add(message)
-        logger.warning(message)
 
 
 def describe(case: Case) -> dict[str, Any]:

@@ -17,12 +17,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Lock
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tritonstdp.source import captured_values, content_of, frozen, name_of, plain_function
+from tritonstdp.vocabulary import where
 
 __all__ = [
     "BOUNDS",
@@ -30,12 +32,17 @@ __all__ = [
     "Bound",
     "Formula",
     "Rule",
+    "Signature",
+    "difference",
     "hard_bound",
     "istdp",
     "lower_bound",
+    "modulated",
+    "nearest_trace",
     "no_bound",
     "resolve_bound",
     "resolve_rule",
+    "rewarded",
     "rstdp",
     "soft_bound",
     "stdp",
@@ -44,7 +51,7 @@ __all__ = [
     "upper_bound",
 ]
 
-Bound = Callable[[Any, Any, Any], Any]
+Bound = Callable[..., Any]
 
 
 def soft_bound(w: Any, w_min: Any, w_max: Any) -> Any:
@@ -167,34 +174,72 @@ BOUNDS: dict[str, Bound] = {
 """The bounds that a name stands for; :func:`tritonstdp.register_bound` adds to it."""
 
 
-def _stdp_on_pre(spike: Any, trace: Any, a_plus: Any, a_minus: Any) -> Any:
-    return spike * trace
+def difference(potentiation: Any, depression: Any, positive: Any, negative: Any) -> Any:
+    """The change of a rule that says no other: ``potentiation * positive - depression * negative``.
+
+    Parameters
+    ----------
+    potentiation, depression : scalar or tensor
+        What post and pre spikes contribute.
+    positive, negative : scalar or tensor
+        Their bounds' values.
+
+    Returns
+    -------
+    scalar or tensor
+        The weight's change.
+
+    Examples
+    --------
+    >>> difference(0.5, 0.25, 1, 0.5)
+    0.375
+    """
+    return potentiation * positive - depression * negative
 
 
-def _stdp_on_post(trace: Any, spike: Any, a_plus: Any, a_minus: Any) -> Any:
-    return trace * spike
+def rewarded(c: Any, dw: Any, *, tau_c: Any) -> Any:
+    """The eligibility trace of CoNeX: ``c + (-c / tau_c + dw)``.
+
+    Parameters
+    ----------
+    c : scalar or tensor
+        The eligibility trace before the step.
+    dw : scalar or tensor
+        The change that the weight would have made.
+    tau_c : scalar
+        The time constant, in steps.
+
+    Returns
+    -------
+    scalar or tensor
+        The eligibility trace after the step (Izhikevich 2007, doi 10.1093/cercor/bhl152; CoNeX ``SimpleRSTDP``).
+
+    Examples
+    --------
+    >>> rewarded(1.0, 0.5, tau_c=10.0)
+    1.4
+    """
+    return c + (-c / tau_c + dw)
 
 
-def _stdp_change(potentiation: Any, depression: Any, positive: Any, negative: Any, a_plus: Any, a_minus: Any) -> Any:
+def _pair_on_pre(pre_spike: Any, post_trace: Any) -> Any:
+    return pre_spike * post_trace
+
+
+def _pair_on_post(pre_trace: Any, post_spike: Any) -> Any:
+    return pre_trace * post_spike
+
+
+def _stdp_change(potentiation: Any, depression: Any, positive: Any, negative: Any, *, a_plus: Any, a_minus: Any) -> Any:
     return potentiation * a_plus * positive - depression * a_minus * negative
 
 
-def _istdp_on_pre(spike: Any, trace: Any, lr: Any, alpha: Any, sign: Any) -> Any:
-    return spike * ((alpha - trace) * sign)
+def _istdp_on_pre(pre_spike: Any, post_trace: Any, *, alpha: Any, sign: Any) -> Any:
+    return pre_spike * ((alpha - post_trace) * sign)
 
 
-def _istdp_on_post(trace: Any, spike: Any, lr: Any, alpha: Any, sign: Any) -> Any:
-    return trace * spike
-
-
-def _istdp_change(
-    potentiation: Any, depression: Any, positive: Any, negative: Any, lr: Any, alpha: Any, sign: Any
-) -> Any:
+def _istdp_change(potentiation: Any, depression: Any, positive: Any, negative: Any, *, lr: Any) -> Any:
     return lr * (depression * negative + potentiation * positive)
-
-
-def _rstdp_eligibility(c: Any, dw: Any, tau_c: Any) -> Any:
-    return c + (-c / tau_c + dw)
 
 
 def updated_trace(trace: Any, spike: Any, scale: Any, tau: Any, dt: Any) -> Any:
@@ -225,6 +270,29 @@ def updated_trace(trace: Any, spike: Any, scale: Any, tau: Any, dt: Any) -> Any:
     return trace - trace / tau * dt
 
 
+def nearest_trace(trace: Any, spike: Any, scale: Any, tau: Any, dt: Any) -> Any:
+    """Set a trace by the spikes of this step, forgetting earlier ones, then let it decay.
+
+    Parameters
+    ----------
+    trace, spike, scale, tau, dt : scalar or tensor
+        As for :func:`updated_trace`.
+
+    Returns
+    -------
+    scalar or tensor
+        The trace after the step, with which each spike pairs with the nearest one before it alone (Morrison et al.
+        2008, doi 10.1007/s00422-008-0233-1).
+
+    Examples
+    --------
+    >>> nearest_trace(1.0, 1.0, 1.0, 10.0, 1.0)
+    0.9
+    """
+    trace = where(spike != 0, spike * scale, trace)
+    return trace - trace / tau * dt
+
+
 def target_trace(rho: float, tau: float) -> float:
     """The post trace at which inhibitory STDP is at rest, for a wanted firing rate.
 
@@ -248,85 +316,129 @@ def target_trace(rho: float, tau: float) -> float:
     return 2 * rho * tau / 1000
 
 
+STATE = ("w", "w_min", "w_max")
+"""What every function of a rule but the eligibility may read of a synapse, beside its signals."""
+
+READS: dict[str, tuple[str, ...]] = {
+    "on_pre": STATE,
+    "on_post": STATE,
+    "change": ("potentiation", "depression", "positive", "negative", *STATE),
+    "eligibility": ("c", "dw", *STATE),
+}
+"""What the arguments of a rule's functions may be called; those of ``on_pre`` and ``on_post`` also after signals."""
+
+
 @dataclass(frozen=True, eq=False)
 class Rule:
     """A plasticity rule: pure functions of one synapse, from which each topology and backend builds its kernel.
+
+    A function says by its arguments' names what it reads. ``pre_...`` and ``post_...`` are signals, one value a neuron
+    of that side: ``pre_spike`` and ``post_spike``, and as many traces or other values as the rule cares to name. ``w``,
+    ``w_min`` and ``w_max`` are the weight and its limits. Keyword-only arguments are the rule's parameters.
 
     Parameters
     ----------
     name : str
         The name under which the registry, the command line and the tables know it.
     on_pre : callable
-        ``on_pre(spike, post_trace, *parameters)``: what a spike of the pre neuron contributes. It must be 0 where
-        ``spike`` is 0, since the kernels visit only synapses of which a neuron has spiked, and linear in ``spike``,
-        since a convolution sums it over positions.
+        What a spike of the pre neuron contributes, as ``on_pre(pre_spike, post_trace, *, a_minus)``. It must be 0 where
+        ``pre_spike`` is 0, since the kernels visit only synapses of which a neuron has spiked, and linear in
+        ``pre_spike``, since a convolution sums it over positions.
     on_post : callable
-        ``on_post(pre_trace, spike, *parameters)``: what a spike of the post neuron contributes; likewise.
+        What a spike of the post neuron contributes; likewise in ``post_spike``.
     change : callable
-        ``change(potentiation, depression, positive, negative, *parameters)``: the weight's change from both
-        contributions and both bounds' values.
+        ``change(potentiation, depression, positive, negative, *, ...)``: the weight's change from what ``on_post`` and
+        ``on_pre`` contribute and from both bounds' values; by default :func:`difference`.
     eligibility : callable, optional
-        ``eligibility(c, dw, *eligibility_parameters)``: the eligibility trace after a step in which the change
-        would have been ``dw``. Given, the weight moves by ``c * dopamine`` instead of ``dw``.
+        ``eligibility(c, dw, *, ...)``: the eligibility trace after a step in which the change would have been ``dw``.
+        Given, the weight moves by ``c * dopamine`` instead of ``dw``; see :func:`modulated`.
     positive : tuple of str
         The parameters that must be above 0, as time constants are.
+
+    Attributes
+    ----------
+    pre, post : tuple of str
+        The signals of each side that the rule reads; the spikes come first.
+    parameters : tuple of str
+        The parameters of ``on_pre``, ``on_post`` and ``change``, in this order.
 
     Raises
     ------
     TypeError
-        If the functions take different parameters.
+        If a function reads what is no signal, state or parameter.
     ValueError
-        If a weight would change without a spike (``on_pre(0, trace)``, ``on_post(trace, 0)`` or ``change(0, 0)`` is
-        not 0), or a contribution is not linear in the spike.
+        If a weight would change without a spike (a contribution is not 0 where its spike is, or ``change`` not where
+        both contributions are), a contribution is not linear in the spike, or ``change`` reads a bound otherwise than
+        as a factor of its own contribution.
 
     Examples
     --------
-    >>> stdp.parameters, rstdp.eligibility_parameters
-    (('a_plus', 'a_minus'), ('tau_c',))
+    Triplet STDP (Pfister & Gerstner 2006, doi 10.1523/JNEUROSCI.1425-06.2006) reads a second, slower post trace:
+
+    >>> def on_pre(pre_spike, post_trace, *, a_minus):
+    ...     return pre_spike * post_trace * a_minus
+    >>> def on_post(post_spike, pre_trace, post_slow, *, a2_plus, a3_plus):
+    ...     return post_spike * pre_trace * (a2_plus + a3_plus * post_slow)
+    >>> rule = Rule("my_triplet", on_pre, on_post)
+    >>> rule.post, rule.parameters
+    (('post_spike', 'post_trace', 'post_slow'), ('a_minus', 'a2_plus', 'a3_plus'))
     """
 
     name: str
     on_pre: Callable[..., Any]
     on_post: Callable[..., Any]
-    change: Callable[..., Any]
+    change: Callable[..., Any] = difference
     eligibility: Callable[..., Any] | None = None
     positive: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for part in ("on_pre", "on_post", "change", "eligibility"):
+        for part in READS:
             object.__setattr__(self, part, plain_function(getattr(self, part)))
         _check_signatures(self)
         _check_silence(self)
+        _check_bounds_multiply(self)
+
+    @cached_property
+    def signatures(self) -> dict[str, Signature]:
+        """What each function of the rule reads, by the function's place in the rule."""
+        parts = (part for part in READS if part != "eligibility" or self.modulated)
+        return {part: Signature.of(getattr(self, part)) for part in parts}
+
+    @cached_property
+    def pre(self) -> tuple[str, ...]:
+        return self._signals("pre_")
+
+    @cached_property
+    def post(self) -> tuple[str, ...]:
+        return self._signals("post_")
+
+    def _signals(self, side: str) -> tuple[str, ...]:
+        read = (*self.signatures["on_pre"].reads, *self.signatures["on_post"].reads)
+        return tuple(dict.fromkeys((f"{side}spike", *(name for name in read if name.startswith(side)))))
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
-        """The names of the parameters that ``on_pre``, ``on_post`` and ``change`` take, in order."""
-        return _arguments(self.change)[4:]
+        return self._parameters("on_pre", "on_post", "change")
+
+    @cached_property
+    def spike_parameters(self) -> tuple[str, ...]:
+        """The parameters that nothing but a neuron's contribution depends on, rather than what becomes of it."""
+        of_change = self.signatures["change"].parameters
+        return tuple(name for name in self._parameters("on_pre", "on_post") if name not in of_change)
 
     @cached_property
     def eligibility_parameters(self) -> tuple[str, ...]:
-        """The names of the parameters that ``eligibility`` takes, in order; empty without one."""
-        return () if self.eligibility is None else _arguments(self.eligibility)[2:]
+        """The parameters of ``eligibility``; empty without one."""
+        return self._parameters("eligibility")
 
-    @cached_property
-    def positive_at(self) -> tuple[int, ...]:
-        """Where the parameters that must be above 0 stand among those of the rule and of its eligibility."""
-        names = (*self.parameters, *self.eligibility_parameters)
-        return tuple(names.index(name) for name in self.positive)
+    def _parameters(self, *parts: str) -> tuple[str, ...]:
+        taken = (self.signatures[part].parameters for part in parts if part in self.signatures)
+        return tuple(dict.fromkeys(name for names in taken for name in names))
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
         """The functions that make the rule."""
-        return tuple(signature.function for signature in self.signatures)
-
-    @property
-    def signatures(self) -> tuple[Signature, ...]:
-        """The functions that make the rule, and what each is given."""
-        n = len(self.parameters)
-        given = [(self.on_pre, 2, n), (self.on_post, 2, n), (self.change, 4, n)]
-        if self.eligibility is not None:
-            given.append((self.eligibility, 2, len(self.eligibility_parameters)))
-        return tuple(Signature(*parts) for parts in given)
+        return tuple(signature.function for signature in self.signatures.values())
 
     @property
     def modulated(self) -> bool:
@@ -335,112 +447,199 @@ class Rule:
 
 
 class Signature(NamedTuple):
-    """A function of a formula, and how it is called.
+    """A function of a formula, and what it reads.
 
     Attributes
     ----------
     function : callable
         The function.
-    tensors, numbers : int
-        How many values of synapses it is given, and then how many that are the same for all.
+    reads : tuple of str
+        Its arguments, but for those that have a value already.
+    parameters : tuple of str
+        Its keyword-only arguments; likewise.
     """
 
     function: Callable[..., Any]
-    tensors: int
-    numbers: int
+    reads: tuple[str, ...]
+    parameters: tuple[str, ...]
+
+    @staticmethod
+    def of(function: Callable[..., Any]) -> Signature:
+        """Read a function's signature.
+
+        Raises
+        ------
+        TypeError
+            If it takes any number of arguments, or can't be called.
+        """
+        try:
+            open_ones = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+        except (TypeError, ValueError):
+            raise TypeError(f"{function!r} does not say what it takes: pass a function") from None
+        if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in open_ones):
+            raise TypeError(f"{name_of(function)} takes any number of arguments: name those that it reads")
+        named = {kind: tuple(p.name for p in open_ones if (p.kind is p.KEYWORD_ONLY) is kind) for kind in (False, True)}
+        return Signature(function, named[False], named[True])
+
+    def call(self, reads: Iterable[Any], parameters: Iterable[Any]) -> Any:
+        """Call the function."""
+        return self.function(*reads, **dict(zip(self.parameters, parameters, strict=True)))
 
     def samples(self, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], tuple[float, ...]]:
         """Arguments to try the function on: vectors of 61 values within limits and beyond, and numbers."""
         values = torch.linspace(-0.5, 1.5, 61, dtype=dtype, device="cpu")
-        vectors = tuple(values if k == 0 else values.roll(7 * k) * 0.75 for k in range(self.tensors))
-        return vectors, ((0.1, 0.9) * self.numbers)[: self.numbers]
+        vectors = tuple(values if k == 0 else values.roll(7 * k) * 0.75 for k in range(len(self.reads)))
+        n = len(self.parameters)
+        return vectors, ((0.1, 0.9) * n)[:n]
 
 
-def _arguments(function: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of the arguments that the engine passes: those without a default."""
-    parameters = inspect.signature(function).parameters.values()
-    return tuple(parameter.name for parameter in parameters if parameter.default is parameter.empty)
+def modulated(rule: Rule, name: str) -> Rule:
+    """The reward-modulated version of a rule: its change feeds an eligibility trace, on which dopamine acts.
+
+    Parameters
+    ----------
+    rule : Rule
+        Any plain rule.
+    name : str
+        The new rule's name.
+
+    Returns
+    -------
+    Rule
+        ``c += -c / tau_c + dw``, then ``w += c * dopamine`` (:func:`rewarded`).
+
+    Raises
+    ------
+    ValueError
+        If the rule is modulated already.
+
+    Examples
+    --------
+    >>> modulated(istdp, "ristdp").eligibility_parameters
+    ('tau_c',)
+    """
+    if not isinstance(rule, Rule):
+        raise TypeError(f"{rule!r} is no Rule: pass one, as RULES has them by name")
+    if rule.modulated:
+        raise ValueError(f"rule {rule.name!r} is modulated already: pass the rule that it was made from")
+    return replace(rule, name=name, eligibility=rewarded, positive=(*rule.positive, "tau_c"))
 
 
 _TAKEN = {
-    "rule", "weights", "pre_spike", "pre_trace", "post_spike", "post_trace", "c", "dopamine", "w_min", "w_max",
-    "positive_bound", "negative_bound", "clamp", "topology", "backend", "autotune",
+    "rule", "weights", "c", "dopamine", "w", "w_min", "w_max", "positive_bound", "negative_bound", "clamp", "topology",
+    "backend", "autotune", "potentiation", "depression", "positive", "negative", "dw",
 }  # fmt: skip
+"""What a parameter may not be called: other arguments of a step, and what functions of a formula read by that name."""
 
 
 def _check_signatures(rule: Rule) -> None:
-    takes = ", ".join(rule.parameters)
     if not isinstance(rule.name, str) or not rule.name:
         raise TypeError(f"a rule's name is {rule.name!r}: give it a text")
+    for part, (_, reads, parameters) in rule.signatures.items():
+        known, signals = READS[part], part in ("on_pre", "on_post")
+        foreign = [n for n in reads if n not in known and not (signals and n.startswith(("pre_", "post_")))]
+        wanted = ("pre_... and post_... for signals, " if signals else "") + ", ".join(known)
+        if foreign:
+            raise TypeError(
+                f"{part} of rule {rule.name!r} reads {', '.join(foreign)}: its arguments are named {wanted}, and "
+                "parameters stand behind a *"
+            )
+        taken = [n for n in parameters if _is_taken(n)]
+        if taken:
+            raise TypeError(
+                f"{part} of rule {rule.name!r} has a parameter {', '.join(taken)}: the name is taken (what a function "
+                "reads of neurons and synapses stands before the *)"
+            )
     every = (*rule.parameters, *rule.eligibility_parameters)
-    twice = sorted({name for name in every if every.count(name) > 1})
-    taken = sorted(set(every) & _TAKEN)
-    if len(_arguments(rule.change)) < 4 or twice or taken:
-        wrong = f"{', '.join(twice or taken)} is taken" if twice or taken else "change takes fewer than four arguments"
-        raise TypeError(
-            f"rule {rule.name!r}: {wrong}; change(potentiation, depression, positive, negative, ...) and "
-            "eligibility(c, dw, ...) say the parameters, each once and none named as an option of a step is"
-        )
-    unknown = sorted(set(rule.positive) - set(every))
-    if isinstance(rule.positive, str) or unknown:
+    twice = sorted(set(rule.parameters) & set(rule.eligibility_parameters))
+    if twice:
+        raise TypeError(f"rule {rule.name!r}: {', '.join(twice)} is a parameter of the change and of the eligibility")
+    given = isinstance(rule.positive, (tuple, list)) and all(isinstance(name, str) for name in rule.positive)
+    unknown = not given or set(rule.positive) - set(every)
+    if unknown:
         raise TypeError(f"positive of rule {rule.name!r} is {rule.positive!r}: name some of {', '.join(every)}")
-    for part, first in (("on_pre", "spike, post_trace"), ("on_post", "pre_trace, spike")):
-        if _arguments(getattr(rule, part))[2:] != rule.parameters:
-            raise TypeError(f"{part} of rule {rule.name!r} must take ({first}, {takes}), as change does")
+
+
+def _is_taken(parameter: str) -> bool:
+    return parameter in _TAKEN or parameter.startswith(("pre_", "post_"))
 
 
 def _check_silence(rule: Rule) -> None:
     """Refuse a rule that the kernels, which visit only synapses of neurons that have spiked, would change."""
-    pre, _, change = (s.samples(torch.float64) for s in rule.signatures[:3])
-    (values, traces), parameters = pre
-    silent = torch.zeros_like(values)
-    bounds = change[0][2:]
-    try:
-        still = {
-            "on_pre(0, trace)": rule.on_pre(silent.clone(), traces.clone(), *parameters),
-            "on_post(trace, 0)": rule.on_post(traces.clone(), silent.clone(), *parameters),
-            "change(0, 0)": rule.change(silent.clone(), silent.clone(), *bounds, *parameters),
-        }
-        twice = rule.on_pre(2 * values, traces.clone(), *parameters) - 2 * rule.on_pre(values, traces, *parameters)
-        once = rule.on_post(traces, 2 * values, *parameters) - 2 * rule.on_post(traces, values, *parameters)
-    except Exception:
-        return  # it takes no vectors: the reference will say what it makes of the weights
-    for what, value in still.items():
-        if bool(torch.as_tensor(value != 0, device="cpu").any()):
+    for part, silent in (("on_pre", ("pre_spike",)), ("on_post", ("post_spike",)), ("change", _CONTRIBUTIONS)):
+        try:
+            still, once, twice = (_tried(rule.signatures[part], dict.fromkeys(silent, k)) for k in (0.0, 1.0, 2.0))
+        except Exception:
+            continue  # it takes no vectors: the reference will say what it makes of the weights
+        known = once.isfinite()  # a power or a logarithm is no number everywhere, and 0 times that is none either
+        if bool((known & (still != 0)).any()):
+            unread = [name for name in silent if name not in rule.signatures[part].reads]
+            if part != "change" and unread:
+                reads = ", ".join(rule.signatures[part].reads)
+                raise ValueError(f"{part} of rule {rule.name!r} does not read {unread[0]}: it reads {reads}")
             raise ValueError(
-                f"rule {rule.name!r} changes weights without a spike: {what} must be 0, since only synapses of neurons "
-                "that have spiked are visited"
+                f"rule {rule.name!r} changes weights without a spike: {part} must be 0 where {' and '.join(silent)} "
+                f"{'are' if len(silent) > 1 else 'is'}, since only synapses of neurons that have spiked are visited"
             )
-    for what, rest in (("on_pre", twice), ("on_post", once)):
-        if not torch.allclose(torch.as_tensor(rest, dtype=torch.float64, device="cpu"), silent, atol=1e-9):
-            raise ValueError(f"{what} of rule {rule.name!r} is not linear in the spike, as a sum over positions needs")
+        if part != "change" and not torch.allclose(twice[known], 2 * once[known], atol=1e-9):
+            raise ValueError(f"{part} of rule {rule.name!r} is not linear in the spike, as a sum over positions needs")
 
 
-stdp = Rule("stdp", _stdp_on_pre, _stdp_on_post, _stdp_change)
+def _check_bounds_multiply(rule: Rule) -> None:
+    """Refuse a change that would depend on whether a contribution has met its bound already, as on some topologies."""
+    vectors, _ = rule.signatures["change"].samples(torch.float64)
+    given = dict(zip(rule.signatures["change"].reads, vectors, strict=True))
+    nothing = torch.ones(61, dtype=torch.float64, device="cpu")
+    met = {
+        contribution: given.get(contribution, nothing) * given.get(bound, nothing)
+        for contribution, bound in zip(_CONTRIBUTIONS, _BOUNDS_OF, strict=True)
+    }
+    try:
+        apart, together = (
+            _tried(rule.signatures["change"], {}, of) for of in ({}, met | dict.fromkeys(_BOUNDS_OF, nothing))
+        )
+    except Exception:
+        return
+    if not torch.allclose(apart, together, atol=1e-9, equal_nan=True):
+        raise ValueError(
+            f"change of rule {rule.name!r} must read each bound as a factor of its own contribution alone, as "
+            "potentiation * positive and depression * negative: on some topologies they are multiplied before"
+        )
+
+
+def _tried(signature: Signature, factors: dict[str, float], given: dict[str, Tensor] | None = None) -> Tensor:
+    """What a function gives for its samples, some of them multiplied or replaced."""
+    vectors, numbers = signature.samples(torch.float64)
+    named = dict(zip(signature.reads, vectors, strict=True)) | (given or {})
+    values = (factors.get(name, 1.0) * named[name] for name in signature.reads)
+    return torch.as_tensor(signature.call(values, numbers), dtype=torch.float64, device="cpu")
+
+
+_CONTRIBUTIONS, _BOUNDS_OF = ("potentiation", "depression"), ("positive", "negative")
+
+stdp = Rule("stdp", _pair_on_pre, _pair_on_post, _stdp_change)
 """Pair-based STDP with traces: ``dw = x s_post a_plus B_pos(w) - s_pre y a_minus B_neg(w)`` (CoNeX ``SimpleSTDP``)."""
 
-istdp = Rule("istdp", _istdp_on_pre, _istdp_on_post, _istdp_change)
+istdp = Rule("istdp", _istdp_on_pre, _pair_on_post, _istdp_change)
 """Symmetric inhibitory STDP: ``dw = lr (s_pre (alpha - y) sign + x s_post)`` (Vogels et al. 2011; CoNeX)."""
 
-rstdp = Rule("rstdp", _stdp_on_pre, _stdp_on_post, _stdp_change, _rstdp_eligibility, positive=("tau_c",))
+rstdp = modulated(stdp, "rstdp")
 """Reward-modulated STDP: ``c += -c / tau_c + dw_stdp``, then ``w += c * dopamine`` (CoNeX ``SimpleRSTDP``)."""
 
 RULES: dict[str, Rule] = {rule.name: rule for rule in (stdp, istdp, rstdp)}
 """The rules that a name stands for; :func:`tritonstdp.register_rule` adds to it."""
 
 
-_OWN = {id(f) for f in (*BOUNDS.values(), *(f for rule in RULES.values() for f in rule.functions))}
-
-
 def is_own(function: Callable[..., Any]) -> bool:
-    """Whether a function is one of this module, which needs no proof that it compiles to what it says.
+    """Whether a function is one of this package, which needs no proof that it compiles to what it says.
 
     Examples
     --------
     >>> is_own(soft_bound), is_own(max)
     (True, False)
     """
-    return id(function) in _OWN
+    # not its __module__, which a decorator copies
+    return isinstance(function, FunctionType) and str(function.__globals__.get("__name__")).startswith("tritonstdp.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -472,10 +671,41 @@ class Formula:
         # copies build kernels of their own
         return type(self), (self.rule, self.positive, self.negative, self.clamp)
 
+    @cached_property
+    def signatures(self) -> dict[str, Signature]:
+        """What every function of the formula reads, by its place in the formula."""
+        bounds = {part: _bound_signature(getattr(self, part)) for part in ("positive", "negative")}
+        return {**self.rule.signatures, **bounds}
+
     @property
-    def signatures(self) -> tuple[Signature, ...]:
-        """Every function of the formula, and what each is given."""
-        return (*self.rule.signatures, Signature(self.positive, 1, 2), Signature(self.negative, 1, 2))
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """The functions that make the formula."""
+        return tuple(signature.function for signature in self.signatures.values())
+
+    @cached_property
+    def parameters(self) -> tuple[str, ...]:
+        """What a step is given values of, in order: the rule's parameters, those of its bounds and of its eligibility.
+
+        Dopamine is the last, where the rule is modulated.
+        """
+        dopamine = ("dopamine",) if self.rule.modulated else ()
+        return (*self.rule.parameters, *self.bound_parameters, *self.rule.eligibility_parameters, *dopamine)
+
+    @cached_property
+    def bound_parameters(self) -> tuple[str, ...]:
+        """The parameters of both bounds; one that both have is one."""
+        taken = (self.signatures[part].parameters for part in ("positive", "negative"))
+        return tuple(dict.fromkeys(name for names in taken for name in names))
+
+    @cached_property
+    def all_numbers(self) -> tuple[str, ...]:
+        """How the parameters are given where each is a number: see :class:`tritonstdp.kernels.protocol.Case`."""
+        return ("number",) * len(self.parameters)
+
+    @cached_property
+    def positive_at(self) -> tuple[int, ...]:
+        """Where the parameters that must be above 0 stand among all."""
+        return tuple(self.parameters.index(name) for name in self.rule.positive)
 
     @staticmethod
     def of(rule: Rule, positive: Bound = no_bound, negative: Bound = no_bound, clamp: bool = False) -> Formula:
@@ -530,7 +760,8 @@ def _formula_of(rule: Rule, positive: Bound, negative: Bound, clamp: bool) -> Fo
         raise TypeError(f"the rule is {rule!r}: pass a Rule, as resolve_rule gives for a name")
     captured = _captured((*rule.functions, positive, negative))
     bounds = checked_bound(positive), checked_bound(negative)
-    meaning = (rule.name, *map(_meaning, rule.functions), *map(_meaning, bounds), clamp)
+    _check_bound_parameters(rule, bounds)
+    meaning = (rule.name, tuple(rule.positive), *map(_meaning, rule.functions), *map(_meaning, bounds), clamp)
     with _LOCK:
         formula = _BY_MEANING.get(meaning)
         if formula is None:
@@ -554,8 +785,7 @@ def _frozen_if_read(function: Callable[..., Any]) -> Callable[..., Any]:
 def _as_it_is(rule: Rule) -> Rule:
     if not _captured(rule.functions):
         return rule
-    parts = ("on_pre", "on_post", "change", "eligibility")
-    now: dict[str, Any] = {part: _frozen_if_read(getattr(rule, part)) for part in parts if getattr(rule, part)}
+    now: dict[str, Any] = {part: _frozen_if_read(s.function) for part, s in rule.signatures.items()}
     return replace(rule, **now)
 
 
@@ -576,7 +806,7 @@ def checked_bound(bound: Bound) -> Bound:
     Raises
     ------
     TypeError
-        If it does not take ``(w, w_min, w_max)``.
+        If it does not take ``(w, w_min, w_max)``, and whatever else behind a ``*``.
 
     Examples
     --------
@@ -584,13 +814,31 @@ def checked_bound(bound: Bound) -> Bound:
     True
     """
     bound = plain_function(bound)
+    parameters = _bound_signature(bound).parameters
     try:
-        inspect.signature(bound).bind(0.5, 0.0, 1.0)
+        inspect.signature(bound).bind(0.5, 0.0, 1.0, **dict.fromkeys(parameters, 1.0))
     except TypeError as error:
         raise TypeError(f"bound {name_of(bound)} does not take (w, w_min, w_max): {error}") from None
     except ValueError:
         pass  # some built-in functions don't say what they take
     return bound
+
+
+def _bound_signature(bound: Bound) -> Signature:
+    """What a bound reads: the weight and its limits, whatever it calls them, and its parameters."""
+    try:
+        parameters = Signature.of(bound).parameters
+    except TypeError:  # as built-in functions and those with *args
+        parameters = ()
+    return Signature(bound, STATE, parameters)
+
+
+def _check_bound_parameters(rule: Rule, bounds: tuple[Bound, Bound]) -> None:
+    for bound in bounds:
+        own = {*rule.parameters, *rule.eligibility_parameters}
+        both = sorted(name for name in _bound_signature(bound).parameters if name in own or _is_taken(name))
+        if both:
+            raise TypeError(f"bound {name_of(bound)} has a parameter {', '.join(both)}: {rule.name} or a step takes it")
 
 
 def resolve_bound(bound: str | Bound | None) -> Bound:

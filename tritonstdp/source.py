@@ -17,6 +17,7 @@ import numbers
 from collections.abc import Callable
 from copy import deepcopy
 from functools import lru_cache
+from pathlib import Path
 from types import CellType, CodeType, FunctionType
 from typing import Any, NamedTuple
 
@@ -29,7 +30,9 @@ __all__ = [
     "captured_values",
     "captures_numbers_alone",
     "content_of",
+    "define",
     "frozen",
+    "located",
     "name_of",
     "plain_function",
     "read",
@@ -70,10 +73,37 @@ class Source(NamedTuple):
         definition = tree.body[0]
         assert isinstance(definition, ast.FunctionDef)
         definition.name = f"formula_{hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:12]}"
-        source, filename = ast.unparse(tree), f"<{definition.name} of {self.name}>"
-        linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-        exec(compile(source, filename, "exec"), namespace)
-        return namespace[definition.name]
+        return define(ast.unparse(tree), definition.name, namespace, f"<{definition.name} of {self.name}>")
+
+
+def define(text: str, name: str, namespace: dict[str, Any], filename: str | None = None) -> Any:
+    """Define a function from its text, which stays readable for compilers that ask for a source.
+
+    Parameters
+    ----------
+    text : str
+        The definition.
+    name : str
+        The function's name in it.
+    namespace : dict
+        What the text names; the function is added.
+    filename : str, optional
+        What tracebacks call its file.
+
+    Returns
+    -------
+    callable
+        The function.
+
+    Examples
+    --------
+    >>> define("def halved(x): return x / 2", "halved", {})(3.0)
+    1.5
+    """
+    filename = filename or f"<{name}>"
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    exec(compile(text, filename, "exec"), namespace)
+    return namespace[name]
 
 
 def name_of(function: Function) -> str:
@@ -87,6 +117,23 @@ def name_of(function: Function) -> str:
     if isinstance(function, functools.partial):
         return f"partial({name_of(function.func)})"
     return getattr(function, "__name__", None) or type(function).__name__
+
+
+def located(function: Function, line: int | None = None) -> str:
+    """What to call a function where something is wrong with it: its name, its file, and a line of it or its first.
+
+    Examples
+    --------
+    >>> located(located).startswith("located (source.py, line ")
+    True
+    >>> located(max)
+    'max'
+    """
+    inner = _unwrapped(function)[0]
+    if not isinstance(inner, FunctionType):
+        return name_of(function)
+    code = inner.__code__
+    return f"{name_of(function)} ({Path(code.co_filename).name}, line {line or code.co_firstlineno})"
 
 
 def plain_function(function: Function) -> Function:
@@ -330,7 +377,7 @@ class _Rewriting(ast.NodeTransformer):
 
     def refuse(self, node: ast.AST, what: str) -> CannotCompileError:
         line = getattr(node, "lineno", self.function.__code__.co_firstlineno)
-        return CannotCompileError(f"{name_of(self.function)}, line {line}: {what} can't be compiled")
+        return CannotCompileError(f"{located(self.function, line)}: {what} can't be compiled")
 
     def arguments(self, arguments: ast.arguments) -> ast.arguments:
         if arguments.vararg is not None or arguments.kwarg is not None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from rich import progress as rich_progress
@@ -19,7 +18,7 @@ from rich.console import Console
 
 from tritonstdp.storage import replace_whole
 
-__all__ = ["Parser", "Progress", "UserError", "free_bytes", "require_memory", "whole", "write_output"]
+__all__ = ["Progress", "UserError", "free_bytes", "require_memory", "write_output"]
 
 LINE_SECONDS = 5.0
 """Where nobody watches, progress is one line about so often."""
@@ -36,43 +35,6 @@ class UserError(Exception):
     Traceback (most recent call last):
     tritonstdp.terminal.UserError: no shape fits sparse: give N_PRExN_POSTxSYNAPSES
     """
-
-
-class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, instead of below a screen of usage.
-
-    Examples
-    --------
-    >>> Parser(prog="squaring").parse_args([])
-    Namespace()
-    """
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
-def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
-    """A type of argument: whole numbers within limits.
-
-    Examples
-    --------
-    >>> whole(1)("12")
-    12
-    >>> whole(1)("0")
-    Traceback (most recent call last):
-    argparse.ArgumentTypeError: '0' must be a whole number from 1 to 2147483647
-    """
-
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = least - 1
-        if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {least} to {most}")
-        return number
-
-    return parse
 
 
 def free_bytes(device: str) -> float:

@@ -6,10 +6,10 @@ beyond that is not modelled: a sector counts once for a launch, however often it
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 from unittest import mock
 
@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tritonstdp.inspection import Cases, config_name, example_for, gpu_module
 from tritonstdp.interpretation import swift_interpreter
-from tritonstdp.problems import Problem
-from tritonstdp.topology import Sparse
+from tritonstdp.problems import Problem, make_problem
+from tritonstdp.registry import kernels_of, meeting_of
+from tritonstdp.rules import BOUNDS, RULES, Formula
 
-__all__ = ["SECTOR_BYTES", "Meter", "Traffic", "measure_traffic", "metering"]
+__all__ = ["SECTOR_BYTES", "Meter", "Traffic", "measure_traffic", "metering", "traffic_rows"]
 
 SECTOR_BYTES = 32
 
@@ -127,13 +129,13 @@ def metering(meter: Meter) -> Iterator[None]:
 
     load, store = builder.create_masked_load, builder.create_masked_store
 
-    def metered_load(pointers: Any, mask: Any, *rest: Any) -> Any:
+    def metered_load(pointers: Any, mask: Any, *other: Any) -> Any:
         meter.count("load", pointers.data, mask.data)
-        return load(pointers, mask, *rest)
+        return load(pointers, mask, *other)
 
-    def metered_store(pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+    def metered_store(pointers: Any, value: Any, mask: Any, *other: Any) -> Any:
         meter.count("store", pointers.data, mask.data)
-        return store(pointers, value, mask, *rest)
+        return store(pointers, value, mask, *other)
 
     with (
         mock.patch.object(builder, "create_masked_load", metered_load),
@@ -170,7 +172,7 @@ def measure_traffic(problem: Problem, config: tuple[Any, ...] | None = None) -> 
     >>> measure_traffic(make_problem(Formula.of(stdp), Dense(64, 64)))["weights"].excess_sectors  # doctest: +SKIP
     1.0
     """
-    module = importlib.import_module(f"tritonstdp.kernels.{problem.topology.name}.gpu")
+    module = kernels_of(problem.topology.name, "gpu")
     step = module.build(problem.case, module.DEFAULT if config is None else config)
     needed = _needed(problem)
     meter = Meter({**problem.tensors, **_plan(problem)})
@@ -191,20 +193,12 @@ def _plan(problem: Problem) -> dict[str, Tensor]:
 def _needed(problem: Problem) -> dict[str, Tensor]:
     """Which elements a step can't do without, where that is known: True at each."""
     topology = problem.topology
-    pre, post = problem.pre_spike != 0, problem.post_spike != 0
-    pairing = importlib.import_module(f"tritonstdp.kernels.{topology.name}.reference").PAIRING
-    changing = pairing.touched(topology, problem.pre_spike, problem.post_spike).expand(topology.weights_shape)
+    pre, post = problem.signals["pre_spike"] != 0, problem.signals["post_spike"] != 0
+    changing = meeting_of(topology.name).touched(topology, pre.float(), post.float()).expand(topology.weights_shape)
     needed = {"pre_spike": torch.ones_like(pre), "post_spike": torch.ones_like(post)}
-    if problem.c is None:
-        needed["weights"] = changing
-    else:
-        needed["weights"] = needed["c"] = torch.ones_like(changing)
-    if isinstance(topology, Sparse) and problem.c is None:
-        major, minor = (post, pre) if topology.post_is_major else (pre, post)
-        needed["minor_of"] = torch.repeat_interleave(major, topology.major_start.diff())
-        needed["by_minor"] = torch.repeat_interleave(minor, topology.minor_start.diff())
-        needed["major_by_minor"] = needed["by_minor"]
-    return needed
+    if problem.c is not None:
+        return needed | dict.fromkeys(("weights", "c"), torch.ones_like(changing))
+    return needed | {"weights": changing} | topology.entries_read(pre, post)
 
 
 def _sectors(tensor: Tensor, elements: Tensor) -> int:
@@ -214,3 +208,31 @@ def _sectors(tensor: Tensor, elements: Tensor) -> int:
     )
     addresses = tensor.data_ptr() + torch.as_tensor(offsets) * tensor.element_size()
     return int(torch.unique(addresses // SECTOR_BYTES).numel())
+
+
+def traffic_rows(cases: Cases, rates: Sequence[float]) -> list[dict[str, Any]]:
+    """Count the memory traffic of kernels at every rate.
+
+    Parameters
+    ----------
+    cases : iterable
+        Pairs of ``(rule, topology, bound, dtype)`` and the kernel's ``Config``.
+    rates : sequence of float
+        The shares of neurons that spike.
+
+    Returns
+    -------
+    list of dict
+        A row for each buffer, as :func:`tritonstdp.inspection.worse` compares them.
+    """
+    rows = []
+    for ((rule, topology, bound, dtype), config), rate in itertools.product(cases, rates):
+        formula, group = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound]), example_for(topology, "metered")
+        names = {"rule": rule, "topology": topology, "bound": bound, "dtype": dtype}
+        names |= {"config": config_name(config, gpu_module(topology).DEFAULT), "rate": f"{rate:g}"}
+        problem = make_problem(formula, group, dtype=getattr(torch, dtype), rate=rate)
+        for buffer, traffic in measure_traffic(problem, config).items():
+            row = {**names, "buffer": buffer}
+            figures = {"excess_sectors": traffic.excess_sectors, "excess_lanes": traffic.excess_lanes}
+            rows.append({"key": "/".join(row.values()), **row, **asdict(traffic), **figures})
+    return rows

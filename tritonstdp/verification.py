@@ -1,52 +1,31 @@
-"""``tritonstdp verify``: the parity suite as one command, on the machine and the GPU that it is run on."""
+"""The parity suite of ``tritonstdp verify``: every kernel against the reference, on whatever machine it is run on."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from tritonstdp.arguments import output_file, seconds
-from tritonstdp.bench import own_providers, tables_of, torch_providers
-from tritonstdp.functional import trace_
-from tritonstdp.measurement import OURS, Row, Workload, machine, measure
-from tritonstdp.problems import Problem, make_problem, random_sparse
-from tritonstdp.registry import BACKENDS, choose, describe
+from tritonstdp.bench import own_providers, torch_providers
+from tritonstdp.choice import choose
+from tritonstdp.functional import trace_, trace_backends
+from tritonstdp.kernels.trace import TraceCase
+from tritonstdp.machine import machine
+from tritonstdp.measurement import OURS, Row, Workload, measure
+from tritonstdp.problems import Problem, make_problem
+from tritonstdp.registry import BACKENDS, describe, entries
 from tritonstdp.rules import BOUNDS, RULES, Formula, soft_bound
-from tritonstdp.terminal import Progress, UserError, write_output
-from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne, Topology
+from tritonstdp.terminal import Progress
+from tritonstdp.topology import DTYPES, TOPOLOGIES
 
-__all__ = ["Check", "add_arguments", "checks", "run"]
+__all__ = ["QUICK_RUNS", "RUNS", "Check", "checks", "report", "timings"]
 
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 RUNS, QUICK_RUNS = 100, 10
 REPLAYS = 3
-
-_GROUPS: dict[str, Topology] = {
-    "dense": Dense(70, 537),
-    "one_to_one": OneToOne(1201),
-    "sparse": random_sparse(150, 130, 0.3),
-    "conv2d": Conv2d((2, 13, 12), (3, 7, 11), (3, 2), (2, 1), (1, 0)),
-    "local2d": Local2d((2, 13, 12), (3, 7, 11), (3, 2), (2, 1), (1, 0)),
-}
-_SUMMED = ("conv2d",)
-_TIMED: dict[str, tuple[int, ...]] = {
-    "dense": (4000, 4000),
-    "one_to_one": (1_000_000,),
-    "sparse": (10_000, 10_000, 1_000_000),
-    "conv2d": (8, 64, 64, 16, 5),
-    "local2d": (8, 32, 32, 8, 5),
-}
 
 
 @dataclass(frozen=True)
@@ -121,26 +100,30 @@ def checks(device: str, topology: str, quick: bool = False) -> Iterator[Check]:
 def _typical(topology: str) -> Iterator[Problem]:
     """Each rule as it is mostly used."""
     for rule in RULES.values():
-        yield make_problem(Formula.of(rule, soft_bound, soft_bound), _GROUPS[topology])
+        yield make_problem(Formula.of(rule, soft_bound, soft_bound), TOPOLOGIES[topology].uneven_example())
 
 
 def _problems(topology: str) -> Iterator[Problem]:
-    group = _GROUPS[topology]
+    group = TOPOLOGIES[topology].uneven_example()
     for rule in RULES.values():
-        for bound in BOUNDS.values():
-            for dtype in DTYPES:
+        # each rule with the usual bound, and each bound with the usual rule
+        for bound in BOUNDS.values() if rule.name == "stdp" else (soft_bound,):
+            for dtype in DTYPES.values():
                 yield make_problem(Formula.of(rule, bound, bound), group, dtype=dtype)
         clamped = Formula.of(rule, soft_bound, BOUNDS["hard_bound"], clamp=True)
-        per_column = topology in ("dense", "one_to_one")
-        yield make_problem(clamped, group, float_spikes=True, dopamine="column" if per_column else "number")
+        yield make_problem(clamped, group, float_spikes=True, per_neuron=True)
         yield make_problem(Formula.of(rule, soft_bound, soft_bound), group, rate=0.01, dopamine="scalar")
-        if topology == "dense":
+        if group.takes_strides and len(group.weights_shape) > 1:
             yield make_problem(clamped, group, transposed=True)
 
 
 def _backends(problem: Problem, device: str) -> list[str]:
     case = problem.case._replace(device=device)
-    return [backend.name for backend in BACKENDS if backend.refuse(case) is None]
+    return [
+        backend.name
+        for backend in BACKENDS
+        if backend.refuse(case) is None and any(entry.serves(case, backend.name) for entry in entries())
+    ]
 
 
 def _step(problem: Problem, backend: str) -> Any:
@@ -168,7 +151,7 @@ def _parity(problem: Problem, device: str) -> Iterator[Check]:
         yield Check("accuracy", backend, case, excess <= 1, excess)
         # the interpreter does not round to bfloat16 as a GPU does, and torch on a GPU divides by way of the reciprocal
         comparable = backend != "reference" and not (device == "cpu" and dtype == torch.bfloat16)
-        if comparable and problem.topology.name not in _SUMMED:
+        if comparable and not problem.topology.shares_weights:
             equal = all(torch.equal(tensor, same[name]) for name, tensor in result.items())
             yield Check("bits", backend, case, equal, note="" if equal else "other bits than the reference")
 
@@ -214,12 +197,12 @@ def _replays(problem: Problem) -> bool:
 
 def _trace_checks(device: str) -> Iterator[Check]:
     generator = torch.Generator().manual_seed(0)
-    for dtype in DTYPES:
+    for dtype in DTYPES.values():
         trace = torch.rand(1201, generator=generator).to(dtype)
         spikes = torch.rand(1201, generator=generator) < 0.2
         exact = trace_(trace.to(torch.float64, copy=True), spikes, tau=11.0, backend="reference")
         case = {"topology": "trace", "dtype": str(dtype).removeprefix("torch."), "device": device}
-        for backend in _backends(_any_problem(dtype), device):
+        for backend in trace_backends(TraceCase(dtype, device)):
             result = trace_(trace.to(device, copy=True), spikes.to(device), tau=11.0, backend=backend).cpu()
             excess = _excess(result, exact)
             yield Check("accuracy", backend, case, excess <= 1, excess)
@@ -246,108 +229,40 @@ def timings(device: str, seconds: float) -> list[Row]:
     """
     providers = {OURS: own_providers(device)[OURS], **torch_providers()}
     workloads = [
-        Workload(rule, topology, "soft_bound", shape, 0.02, device=device)
-        for topology, shape in _TIMED.items()
+        Workload(rule, name, "soft_bound", sizes, 0.02, device=device)
+        for name, kind in TOPOLOGIES.items()
+        for sizes in kind.examples.timed[-1:]
         for rule in RULES
     ]
     return [row for workload in Progress("timing", workloads) for row in measure(workload, providers, seconds)]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    every = [*TOPOLOGIES, "trace"]
-    parser.add_argument(
-        "--device", choices=("cuda", "cpu"), default=default,
-        help=f"what to check (default: cuda where torch sees a GPU; here {default}). On cpu, TRITON_INTERPRET=1 in the "
-        "environment checks the Triton kernels as well, in Triton's interpreter",
-    )  # fmt: skip
-    parser.add_argument(
-        "--topology",
-        nargs="+",
-        choices=every,
-        default=every,
-        metavar="TOPOLOGY",
-        help=f"some of {', '.join(every)}, which stands for spike traces (default: all)",
-    )
-    parser.add_argument(
-        "--quick", action="store_true",
-        help=f"in less than a minute: each rule and topology in float32 with soft_bound only, repeated {QUICK_RUNS} "
-        f"times instead of {RUNS}. It leaves out the other dtypes and bounds, clamps, dopamine that is a tensor, "
-        "spikes that carry values, weights in transposed memory, low rates, and all timings",
-    )  # fmt: skip
-    parser.add_argument(
-        "--timings", type=_timing, metavar="SECONDS", default=0.5 if default == "cuda" else 0.0,
-        help="for how many seconds each kernel is timed beside torch.compile; 0 for no times (default: 0.5 on cuda, "
-        "0 on cpu)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--report", type=output_file, default="tritonstdp-verify.json", metavar="FILE",
-        help="where the report is written, as JSON (default: %(default)s)",
-    )  # fmt: skip
+def report(done: list[Check], rows: list[Row], device: str) -> dict[str, Any]:
+    """What was found, and where, as plain values.
 
+    Parameters
+    ----------
+    done : list of Check
+        What was checked.
+    rows : list of Row
+        What was timed.
+    device : str
+        On which device.
 
-def _timing(text: str) -> float:
-    return 0.0 if text == "0" else seconds(text)
+    Returns
+    -------
+    dict
+        The report.
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Check, print and write the report; 0 if everything held, 1 if not."""
-    device = arguments.device
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("torch sees no CUDA device here: give --device cpu, or install a torch that was built for CUDA")
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    done: list[Check] = []
-    with ExitStack() as stack:
-        if device == "cpu" and "triton" in _backends(_any_problem(), device):
-            from tritonstdp.interpretation import swift_interpreter
-
-            stack.enter_context(swift_interpreter())
-        progress = Progress("checking", arguments.topology)
-        for topology in progress:
-            for check in checks(device, topology, arguments.quick):
-                done.append(check)
-                progress.note(f"({len(done)} checks)")
-    rows = timings(device, arguments.timings) if arguments.timings and not arguments.quick else []
-    failed = [check for check in done if not check.passed]
-    console.print(_table(done, device))
-    for table in tables_of(rows):
-        console.print(table)
-    for check in failed:
-        console.print(f"failed: {check.name} on {check.backend}: {_words(check.case)} {check.note}", markup=False)
-    report = {
-        "passed": not failed,
+    Examples
+    --------
+    >>> report(list(checks("cpu", "trace")), [], "cpu")["passed"]
+    True
+    """
+    return {
+        "passed": all(check.passed for check in done),
         "device": device,
         "machine": machine(),
         "checks": [asdict(check) for check in done],
         "timings": [asdict(row) for row in rows],
     }
-    write_output(arguments.report, (json.dumps(report, indent=1) + "\n").encode())
-    verdict = f"{len(failed)} of {len(done)} checks failed" if failed else f"all {len(done)} checks passed"
-    console.print(f"{verdict}; the report is in {arguments.report}", markup=False)
-    return 1 if failed else 0
-
-
-def _any_problem(dtype: torch.dtype = torch.float32) -> Problem:
-    return make_problem(Formula.of(RULES["stdp"]), OneToOne(2), dtype=dtype)
-
-
-def _words(case: dict[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in case.items() if value is not False)
-
-
-def _table(done: list[Check], device: str) -> Table:
-    """How many checks of each kind passed, by topology and backend."""
-    names = list(dict.fromkeys(check.name for check in done))
-    table = Table(title=f"checks on {device}: passed / made")
-    for heading in ("topology", "backend", *names, "greatest error / allowed"):
-        table.add_column(heading)
-    for topology, backend in dict.fromkeys((check.case["topology"], check.backend) for check in done):
-        here = [check for check in done if (check.case["topology"], check.backend) == (topology, backend)]
-        cells = []
-        for name in names:
-            passed = [check.passed for check in here if check.name == name]
-            cells.append(f"{sum(passed)} / {len(passed)}" if passed else "")
-        errors = [check.error for check in here if check.error is not None]
-        table.add_row(topology, backend, *cells, f"{max(errors):.2f}" if errors else "")
-    return table

@@ -4,8 +4,26 @@ from __future__ import annotations
 
 import importlib
 
+from torch import Tensor
+
 from tritonstdp.bench import own_providers, torch_providers, versions
-from tritonstdp.measurement import Inputs, NotAvailableError, Provider, Runner, version_of
+from tritonstdp.machine import version_of
+from tritonstdp.measurement import Inputs, NotAvailableError, Provider, Runner
+
+
+def pair_traces(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """The pre and the post trace of a rule that reads one of either.
+
+    Raises
+    ------
+    NotAvailableError
+        If the rule reads others, or the weight.
+    """
+    signatures = inputs.workload.formula.rule.signatures
+    reads = {name for part in ("on_pre", "on_post") for name in signatures[part].reads}
+    if not reads <= {"pre_spike", "post_spike", "pre_trace", "post_trace"} or len(inputs.traces) != 2:
+        raise NotAvailableError(f"no step for a rule that reads {', '.join(sorted(reads))}")
+    return inputs.traces["pre_trace"], inputs.traces["post_trace"]
 
 
 def _from(module: str) -> Provider:
@@ -48,4 +66,4 @@ _PACKAGES = {
     "Brian2 C++": "brian2",
 }
 
-VERSIONS: dict[str, str] = versions() | {name: version_of(p) or "" for name, p in _PACKAGES.items()}
+VERSIONS: dict[str, str] = versions() | {name: version_of(p) for name, p in _PACKAGES.items()}

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tritonstdp.measurement import PARAMETERS, W_MAX, W_MIN, Inputs, NotAvailableError, Runner, version_of
+from benchmarks.providers import pair_traces
+from tritonstdp.machine import version_of
+from tritonstdp.measurement import PARAMETERS, W_MAX, W_MIN, Inputs, NotAvailableError, Runner
 
 
 class _StandIn(ModuleType):
@@ -22,7 +24,7 @@ class _StandIn(ModuleType):
         return type(name, (), {})
 
 
-if version_of("torchvision") is None:
+if version_of("torchvision") == "not installed":
     sys.modules["torchvision"] = _StandIn("torchvision")
     for part in ("datasets", "models", "transforms", "utils"):
         sys.modules[f"torchvision.{part}"] = _StandIn(f"torchvision.{part}")
@@ -44,7 +46,7 @@ def prepare(inputs: Inputs) -> Runner:
     for nodes in (source, target):
         nodes.set_batch_size(1)
     connection = _connection(inputs, source, target)
-    source.x, target.x = inputs.pre_trace.view(1, *shapes[0]), inputs.post_trace.view(1, *shapes[1])
+    source.x, target.x = (trace.view(1, *shape) for trace, shape in zip(pair_traces(inputs), shapes, strict=True))
     patterns = [(s.view(1, *shapes[0]), q.view(1, *shapes[1])) for s, q in inputs.spikes]
 
     def step(k: int) -> None:

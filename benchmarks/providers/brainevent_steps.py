@@ -6,6 +6,7 @@ import brainevent
 import jax
 import torch
 
+from benchmarks.providers import pair_traces
 from benchmarks.providers.jax_xla import to_jax, to_torch
 from tritonstdp.measurement import PARAMETERS, Inputs, NotAvailableError, Runner
 
@@ -15,8 +16,9 @@ def prepare(inputs: Inputs) -> Runner:
     workload = inputs.workload
     if workload.rule != "stdp" or workload.bound != "no_bound" or workload.topology not in ("dense", "sparse"):
         raise NotAvailableError("brainevent adds traces to dense and sparse weights: STDP without bounds")
-    x = to_jax(inputs.pre_trace * PARAMETERS["stdp"]["a_plus"])
-    y = to_jax(inputs.post_trace * -PARAMETERS["stdp"]["a_minus"])
+    pre_trace, post_trace = pair_traces(inputs)
+    x = to_jax(pre_trace * PARAMETERS["stdp"]["a_plus"])
+    y = to_jax(post_trace * -PARAMETERS["stdp"]["a_minus"])
     spikes = [(to_jax(s), to_jax(q)) for s, q in inputs.spikes]
     order = torch.arange(inputs.values.numel())
     if workload.topology == "sparse":

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.providers import pair_traces
 from tritonstdp.measurement import PARAMETERS, W_MAX, W_MIN, Inputs, NotAvailableError, Runner
 
 MOST_SYNAPSES = 2_000_000
@@ -53,7 +54,7 @@ def prepare(inputs: Inputs) -> Runner:
         path = Path(folder)
         np.savez(
             path / "inputs.npz", pre=pre[order], post=post[order], w=inputs.values.reshape(-1).numpy()[order],
-            x=inputs.pre_trace.numpy(), y=inputs.post_trace.numpy(),
+            x=pair_traces(inputs)[0].numpy(), y=pair_traces(inputs)[1].numpy(),
             s=np.stack([s.numpy() for s, _ in inputs.spikes]), q=np.stack([q.numpy() for _, q in inputs.spikes]),
         )  # fmt: skip
         on_pre, on_post = (code.replace("BOUND", _BOUNDS[workload.bound]) for code in _CODE[workload.rule])
@@ -81,6 +82,5 @@ def _ends(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
         return np.arange(n_pre), np.arange(n_pre)
     if inputs.workload.topology == "dense":
         return np.repeat(np.arange(n_pre), n_post), np.tile(np.arange(n_post), n_pre)
-    weights = inputs.weights
-    post = torch.arange(n_post).repeat_interleave(weights.ccol_indices().diff())
-    return weights.row_indices().numpy(), post.numpy()
+    pre, post = inputs.topology.ends()
+    return pre.numpy(), post.numpy()

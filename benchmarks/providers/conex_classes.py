@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.providers import pair_traces
 from tests.support import import_conex
 from tritonstdp.measurement import DOPAMINE, PARAMETERS, W_MAX, W_MIN, Inputs, NotAvailableError, Runner
 
@@ -71,7 +72,7 @@ def _synapse(inputs: Inputs) -> SimpleNamespace:
     dtype = inputs.values.dtype
     network = SimpleNamespace(def_dtype=dtype, dopamine_concentration=DOPAMINE)
     synapse = SimpleNamespace(
-        src=_Side(inputs.pre_trace), dst=_Side(inputs.post_trace), src_delay=None, dst_delay=None,
+        src=_Side(pair_traces(inputs)[0]), dst=_Side(pair_traces(inputs)[1]), src_delay=None, dst_delay=None,
         weights=weights, network=network, tensor=lambda mode, dim: torch.zeros(dim, dtype=dtype),
     )  # fmt: skip
     if inputs.workload.topology == "sparse":

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import unfold
 
-from tritonstdp.kernels.compose import compose
-from tritonstdp.measurement import DOPAMINE, PARAMETERS, W_MAX, W_MIN, Inputs, Runner
+from benchmarks.providers import pair_traces
+from tritonstdp.kernels.compose import Composed, compose_on_tensors
+from tritonstdp.kernels.protocol import Case
+from tritonstdp.measurement import DOPAMINE, PARAMETERS, W_MAX, W_MIN, Inputs, Runner, parameters_of
+from tritonstdp.registry import meeting_of
 from tritonstdp.rules import BOUNDS, RULES, Formula, no_bound
 
 
@@ -44,32 +47,37 @@ class _Formula:
     def __init__(self, inputs: Inputs) -> None:
         workload = inputs.workload
         rule, bound = RULES[workload.rule], BOUNDS[workload.bound]
-        bound_first = workload.topology in ("conv2d", "local2d")
-        self.parameters = [PARAMETERS[rule.name][name] for name in rule.parameters]
+        bound_first = meeting_of(workload.topology).bound_first
+        self.numbers = tuple(parameters_of(workload.formula).values())
         self.both, self.post_only, self.pre_only = (
-            compose(Formula.of(rule, *bounds), bound_first)
+            compose_on_tensors(formula, Case.names_of(formula, formula.all_numbers), bound_first)
             for bounds in ((bound, bound), (bound, no_bound), (no_bound, bound))
+            for formula in (Formula.of(rule, *bounds),)
         )
 
     def on_pre(self, s: Any, y: Any) -> Any:
-        return self.both.on_pre(s, y, *self.parameters)
+        return self.both.pre_term((s, None), (None, y), self.numbers, None, W_MIN, W_MAX)
 
     def on_post(self, x: Any, q: Any) -> Any:
-        return self.both.on_post(x, q, *self.parameters)
+        return self.both.post_term((None, x), (q, None), self.numbers, None, W_MIN, W_MAX)
 
     def change(self, w: Tensor, potentiation: Tensor, depression: Tensor) -> Tensor:
-        return self.both.change(w, potentiation, depression, True, True, W_MIN, W_MAX, self.parameters)
+        return self._change(self.both, w, potentiation, depression)
 
     def potentiated(self, w: Tensor, potentiation: Tensor) -> Tensor:
-        return self.post_only.change(w, potentiation, 0.0, True, True, W_MIN, W_MAX, self.parameters)
+        return self._change(self.post_only, w, potentiation, 0.0)
 
     def depressed(self, w: Tensor, depression: Tensor) -> Tensor:
-        return self.pre_only.change(w, 0.0, depression, True, True, W_MIN, W_MAX, self.parameters)
+        return self._change(self.pre_only, w, 0.0, depression)
+
+    def _change(self, functions: Composed, w: Tensor, potentiation: Any, depression: Any) -> Tensor:
+        return functions.changed(w, potentiation, depression, True, True, (), (), self.numbers, W_MIN, W_MAX)
 
 
 def _dense(inputs: Inputs, w: Tensor) -> Callable[[int], list]:
     formula = _Formula(inputs)
-    x, y = inputs.pre_trace[:, None], inputs.post_trace[None, :]
+    pre_trace, post_trace = pair_traces(inputs)
+    x, y = pre_trace[:, None], post_trace[None, :]
 
     def changes(k: int) -> list:
         (s, q), (_, q_float) = inputs.spikes[k], inputs.float_spikes[k]
@@ -85,7 +93,7 @@ def _dense(inputs: Inputs, w: Tensor) -> Callable[[int], list]:
 
 def _one_to_one(inputs: Inputs, w: Tensor) -> Callable[[int], list]:
     formula = _Formula(inputs)
-    x, y = inputs.pre_trace, inputs.post_trace
+    x, y = pair_traces(inputs)
 
     def changes(k: int) -> list:
         (s, q), (s_float, q_float) = inputs.spikes[k], inputs.float_spikes[k]
@@ -104,7 +112,7 @@ def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
 
 def _sparse(inputs: Inputs, w: Tensor) -> Callable[[int], list]:
     formula = _Formula(inputs)
-    x, y = inputs.pre_trace, inputs.post_trace
+    x, y = pair_traces(inputs)
     column_start, src = inputs.weights.ccol_indices(), inputs.weights.row_indices()
     dst = torch.arange(len(y)).repeat_interleave(column_start.diff())
     by_row = src.argsort(stable=True)
@@ -137,15 +145,16 @@ def _patches(inputs: Inputs, values: Tensor) -> Tensor:
 def _local2d(inputs: Inputs, w: Tensor) -> Callable[[int], list]:
     formula = _Formula(inputs)
     channels, positions, taps = w.shape
-    y = inputs.post_trace.view(channels, positions)
+    pre_trace, post_trace = pair_traces(inputs)
+    y = post_trace.view(channels, positions)
 
     def changes(k: int) -> list:
         (_, q), (s_float, _) = inputs.spikes[k], inputs.float_spikes[k]
-        s, x = _patches(inputs, s_float), _patches(inputs, inputs.pre_trace)
+        s, x = _patches(inputs, s_float), _patches(inputs, pre_trace)
         neurons = q.nonzero().squeeze(1)
         at = neurons % positions
         flat = w.view(channels * positions, taps)
-        depression = formula.on_pre(s[at], inputs.post_trace[neurons, None])
+        depression = formula.on_pre(s[at], post_trace[neurons, None])
         by_post = formula.change(flat[neurons], formula.on_post(x[at], 1.0), depression)
         synapses = s.view(-1).nonzero().squeeze(1)
         at = synapses // taps
@@ -160,9 +169,10 @@ def _local2d(inputs: Inputs, w: Tensor) -> Callable[[int], list]:
 def _conv2d(inputs: Inputs, w: Tensor) -> Callable[[int], list]:
     formula = _Formula(inputs)
     channels, positions = inputs.topology.dst_shape[0], inputs.topology.positions
-    y = inputs.post_trace.view(channels, positions)
+    pre_trace, post_trace = pair_traces(inputs)
+    y = post_trace.view(channels, positions)
     everything = torch.arange(channels)
-    x = _patches(inputs, inputs.pre_trace)
+    x = _patches(inputs, pre_trace)
 
     def changes(k: int) -> list:
         (_, q), (s_float, _) = inputs.spikes[k], inputs.float_spikes[k]

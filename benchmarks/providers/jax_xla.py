@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import torch
 from torch import Tensor
 
-from tritonstdp.kernels.compose import compose
-from tritonstdp.measurement import DOPAMINE, PARAMETERS, W_MAX, W_MIN, Inputs, Runner
-from tritonstdp.rules import BOUNDS, RULES, Formula
+from benchmarks.providers import pair_traces
+from tritonstdp.kernels.compose import compose_on_tensors
+from tritonstdp.kernels.protocol import Case
+from tritonstdp.measurement import W_MAX, W_MIN, Inputs, Runner, parameters_of
+from tritonstdp.registry import meeting_of
 
 jax.config.update("jax_enable_x64", True)
 
@@ -30,7 +32,7 @@ def to_torch(array: jax.Array) -> Tensor:
 def prepare(inputs: Inputs) -> Runner:
     """The compiled step, which owns its weights and writes over them."""
     state: list[Any] = [to_jax(inputs.values), None if inputs.c is None else to_jax(inputs.c)]
-    x, y = to_jax(inputs.pre_trace), to_jax(inputs.post_trace)
+    x, y = map(to_jax, pair_traces(inputs))
     spikes = [(to_jax(s), to_jax(q)) for s, q in inputs.float_spikes]
     compiled = _step(inputs)
 
@@ -45,24 +47,24 @@ def prepare(inputs: Inputs) -> Runner:
 
 def _step(inputs: Inputs) -> Callable[..., Any]:
     workload, topology = inputs.workload, inputs.topology
-    rule, bound = RULES[workload.rule], BOUNDS[workload.bound]
-    functions = compose(Formula.of(rule, bound, bound), bound_first=workload.topology in ("conv2d", "local2d"))
-    parameters = [PARAMETERS[rule.name][name] for name in rule.parameters]
-    decay = [PARAMETERS[rule.name][name] for name in rule.eligibility_parameters]
+    formula, meeting = workload.formula, meeting_of(workload.topology)
+    names = Case.names_of(formula, formula.all_numbers)
+    functions = compose_on_tensors(formula, names, meeting.bound_first)
+    numbers = tuple(parameters_of(formula).values())
     terms = _TERMS[workload.topology](inputs)
     divisor = topology.weight_divisor if workload.topology == "conv2d" else None
 
     def on_post(x, q):  # type: ignore[no-untyped-def]
-        return functions.on_post(x, q, *parameters)
+        return functions.post_term((None, x), (q, None), numbers, None, W_MIN, W_MAX)
 
     def on_pre(s, y):  # type: ignore[no-untyped-def]
-        return functions.on_pre(s, y, *parameters)
+        return functions.pre_term((s, None), (None, y), numbers, None, W_MIN, W_MAX)
 
     def step(w, c, s, q, x, y):  # type: ignore[no-untyped-def]
         potentiation, depression = terms(on_post, on_pre, s, q, x, y)
-        dw = functions.change(w, potentiation, depression, True, True, W_MIN, W_MAX, parameters)
+        dw = functions.changed(w, potentiation, depression, True, True, (), (), numbers, W_MIN, W_MAX)
         dw = dw if divisor is None else dw / divisor
-        return functions.finish(w, dw, c, DOPAMINE, W_MIN, W_MAX, decay)
+        return functions.moved(w, dw, c, (), (), numbers, W_MIN, W_MAX)
 
     return jax.jit(step, donate_argnums=(0,) if inputs.c is None else (0, 1))
 

@@ -8,6 +8,7 @@ import torch
 from spikingjelly.activation_based.functional import learning
 from torch import Tensor
 
+from benchmarks.providers import pair_traces
 from tritonstdp.measurement import PARAMETERS, W_MAX, W_MIN, Inputs, NotAvailableError, Runner
 from tritonstdp.rules import BOUNDS
 
@@ -44,7 +45,8 @@ def prepare(inputs: Inputs) -> Runner:
 
 def _pattern(inputs: Inputs, k: int, shapes: tuple) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     s, q = (t.view(1, *shape) for t, shape in zip(inputs.float_spikes[k], shapes, strict=True))
-    return s, q, (inputs.pre_trace.view(1, *shapes[0]) - s, inputs.post_trace.view(1, *shapes[1]) - q)
+    pre_trace, post_trace = pair_traces(inputs)
+    return s, q, (pre_trace.view(1, *shapes[0]) - s, post_trace.view(1, *shapes[1]) - q)
 
 
 def _modulation(bound: str, amplitude: float) -> Callable[[Tensor], Tensor | float]:

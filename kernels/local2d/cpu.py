@@ -17,8 +17,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tritonstdp.kernels import native, threads
-from tritonstdp.kernels.formula_cpu import synapse_update
+from tritonstdp.kernels import loops, threads
+from tritonstdp.kernels.formula_cpu import modulated_visits, synapse_update
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -48,10 +48,10 @@ HELD = 1.5
 """What an event costs where it is held and written later, over one that is written at once."""
 
 
-@native.cached
+@loops.cached
 def _run_copier(width: int, real: type) -> Any:
     """``copy_run(target, at, source, start)``, compiled: ``width`` neighbours, in the few moves that they take."""
-    itemsize, check = np.dtype(real).itemsize, native.range_check()
+    itemsize, check = np.dtype(real).itemsize, loops.range_check()
 
     @intrinsic
     def move_run(typing_context, target, source):  # type: ignore[no-untyped-def]
@@ -64,7 +64,7 @@ def _run_copier(width: int, real: type) -> Any:
 
     move: Any = move_run
 
-    @native.njit_part
+    @loops.njit_part
     def copy_run(target, at, source, start):  # type: ignore[no-untyped-def]
         check(target, at, width)
         check(source, start, width)
@@ -76,82 +76,67 @@ def _run_copier(width: int, real: type) -> Any:
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     loop_for = threads.by_work(partial(_compile, case), config.parallel_work)
-    dense_pass_rate = config.dense_pass_rate / (HELD if case.formula.rule.modulated else 1)
+    dense_pass_rate = config.dense_pass_rate / (HELD if case.modulated else 1)
+    address_of = loops.address_of
 
-    def step(
-        topology, weights, pre_spike, pre_trace, post_spike, post_trace,
-        parameters, w_min, w_max, c, decay, dopamine,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         loop_for(weights.numel())(
             weights.data_ptr(), 0 if c is None else c.data_ptr(),
-            pre_spike.data_ptr(), pre_trace.data_ptr(),
-            post_spike.data_ptr(), post_trace.data_ptr(),
+            tuple(map(address_of, pre)), tuple(map(address_of, post)),
             *topology.src_shape, *topology.dst_shape, *topology.padding,
-            dense_pass_rate, parameters, w_min, w_max, decay, dopamine,
+            dense_pass_rate, numbers, w_min, w_max,
         )  # fmt: skip
 
     return step
 
 
-@native.while_used
-def _compile(case: Case, parallel: bool) -> Any:
-    update = synapse_update(case, bound_first=True)
-    real = native.REAL[case.dtype]
-    spike_type = np.bool_ if case.bool_spikes else real
-    modulated, bool_spikes = case.formula.rule.modulated, case.bool_spikes
-    (kh, kw), (sh, sw) = case.kernel_key
-    list_row, at_once = native.row_lister(case.dtype, case.bool_spikes), native.AT_ONCE
-    copy_run: Any = _run_copier(kw, real)
-    pointer = native.as_pointer
-    carray: Any = numba.carray
-    parts = numba.prange if parallel else range
+def _patch_visitor(case: Case, update: Any, pre_traces: Any) -> Any:
+    """``visit_patch``, compiled: the synapses of one post neuron, with both contributions."""
+    real, modulated = loops.REAL[case.dtype], case.modulated
 
-    @native.njit_part
-    def visit_patch(w, c, s, x, q, y, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
-        for k in range(len(s)):
+    @loops.njit_part
+    def visit_patch(w, c, s, patch, there, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+        for k in range(len(w)):
+            here = (s[k], *pre_traces(patch, k))
             if modulated:
-                w[k], c[k] = update(w[k], c[k], s[k], x[k], q, y, dopamine, parameters, w_min, w_max, decay)
+                w[k], c[k] = update(w[k], c[k], here, there, numbers, w_min, w_max)
             else:
-                w[k], _ = update(w[k], dopamine, s[k], x[k], q, y, dopamine, parameters, w_min, w_max, decay)
+                w[k], _ = update(w[k], real(0), here, there, numbers, w_min, w_max)
 
-    @native.njit_part
-    def visit_events(
-        w, c, synapses, positions, spikes, post_spike, post_trace, held,
-        parameters, w_min, w_max, decay, dopamine,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
-        """The synapses of a row that see a spike, where their post neuron is silent: written, or held if modulated."""
-        silent = real(0)
+    return visit_patch
+
+
+def _event_visitor(case: Case, update: Any, pre_traces: Any, post_traces: Any) -> Any:
+    """``visit_events``, compiled: the synapses of a row that see a spike."""
+    real, modulated, bool_spikes = loops.REAL[case.dtype], case.modulated, case.bool_spikes
+
+    @loops.njit_part
+    def visit_events(w, c, synapses, positions, spikes, neurons, pre, post, held, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+        """Those whose post neuron is silent: written at once, or held by a modulated rule."""
+        zero = real(0)
         for e in range(len(synapses)):
-            k, v = synapses[e], positions[e]
+            k, i, v = synapses[e], neurons[e], positions[e]
             old = w[k]
             spike = real(1) if bool_spikes else spikes[e]
-            new, new_c = update(
-                old, c[k] if modulated else dopamine, spike, silent, silent, post_trace[v],
-                dopamine, parameters, w_min, w_max, decay,
-            )  # fmt: skip
+            here, there = (spike, *pre_traces(pre, i)), (zero, *post_traces(post, v))
+            new, new_c = update(old, c[k] if modulated else zero, here, there, numbers, w_min, w_max)
             if modulated:
                 held[0, e], held[1, e] = new, new_c
             else:
                 # written either way: a branch that can't be foretold costs more than the store
-                w[k] = new if post_spike[v] == 0 else old
+                w[k] = new if post[0][v] == 0 else old
 
-    @native.njit_part
-    def write_held(w, c, synapses, positions, post_spike, held):  # type: ignore[no-untyped-def]
-        for e in range(len(synapses)):
-            k, silent = synapses[e], post_spike[positions[e]] == 0
-            w[k] = held[0, e] if silent else w[k]
-            c[k] = held[1, e] if silent else c[k]
+    return visit_events
 
-    @native.njit_part
-    def rest(w, c, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
-        """What a modulated rule does to synapses between silent neurons."""
-        zero = real(0)
-        for k in range(len(w)):
-            w[k], c[k] = update(w[k], c[k], zero, zero, zero, zero, dopamine, parameters, w_min, w_max, decay)
 
-    @native.njit_part
+def _gatherer(case: Case) -> Any:
+    """``gather``, compiled: what a position sees of a signal."""
+    (kh, kw), (sh, sw) = case.kernel_key
+    copy_run: Any = _run_copier(kw, loops.REAL[case.dtype])
+
+    @loops.njit_part
     def gather(patch, values, u, v, height, width, pad_h, pad_w):  # type: ignore[no-untyped-def]
-        """What the position sees, tap by tap."""
+        """Tap by tap; 0 outside the input."""
         column = v * sw - pad_w
         inside = column >= 0 and column + kw <= width
         for m in range(len(patch) // kw):
@@ -164,9 +149,16 @@ def _compile(case: Case, parallel: bool) -> Any:
                 seen = 0 <= row < height and 0 <= column + j < width
                 patch[m * kw + j] = values[start + j] if seen else 0
 
-    @native.njit_part
+    return gather
+
+
+def _event_noter(case: Case) -> Any:
+    """``note_events``, compiled: where a row of output positions sees spikes."""
+    (kh, kw), (sh, sw) = case.kernel_key
+
+    @loops.njit_part
     def note_events(
-        synapses, positions, spikes, counts, seeing, seen, pre_spike, fired, row_start, u, height, width, pad_h, pad_w
+        synapses, positions, neurons, counts, seeing, seen, fired, row_start, u, height, width, pad_h, pad_w
     ):  # type: ignore[no-untyped-def]
         """The synapses of output row ``u`` that see a spike, the same ones in every output channel; and how many.
 
@@ -183,28 +175,47 @@ def _compile(case: Case, parallel: bool) -> Any:
             row += m // kh * height
             for e in range(row_start[row], row_start[row + 1]):
                 column = np.int64(fired[e]) + pad_w
-                spike = pre_spike[row * width + fired[e]]
+                neuron = row * width + fired[e]
                 for v in range(max(0, (column - kw + sw) // sw), min(out_width, column // sw + 1)):
                     at = v * taps + counts[v]
-                    seeing[at], seen[at] = v * taps + m * kw + column - v * sw, spike
+                    seeing[at], seen[at] = v * taps + m * kw + column - v * sw, neuron
                     counts[v] += 1
         count = 0
         for v in range(out_width):
             for at in range(v * taps, v * taps + counts[v]):
-                synapses[count], positions[count], spikes[count] = seeing[at], v, seen[at]
+                synapses[count], positions[count], neurons[count] = seeing[at], v, seen[at]
                 count += 1
         return count
 
+    return note_events
+
+
+@loops.while_used
+def _compile(case: Case, parallel: bool) -> Any:
+    update = synapse_update(case, bound_first=True)
+    real = loops.REAL[case.dtype]
+    pre_side, post_side = loops.signals_of(case)
+    pre_arrays, post_arrays, post_traces, post_part = pre_side.arrays, *post_side[1:]
+    names, modulated, bool_spikes = case.names, case.modulated, case.bool_spikes
+    n_signals, has_traces = len(names.pre), len(names.pre) > 1
+    # synapses between silent neurons move alike, unless their neurons say how
+    silent_alike = {*case.formula.rule.eligibility_parameters, "dopamine"}.isdisjoint((*names.pre, *names.post))
+    (kh, kw), _ = case.kernel_key
+    visit_patch = _patch_visitor(case, update, pre_side.traces)
+    visit_events = _event_visitor(case, update, pre_side.traces, post_traces)
+    visit_silent, write_held = modulated_visits(update, n_signals, len(names.post), real)
+    note_events, gather = _event_noter(case), _gatherer(case)
+    list_row, at_once = loops.row_lister(case.dtype, case.bool_spikes), loops.AT_ONCE
+    pointer = loops.as_pointer
+    carray: Any = numba.carray
+    parts = numba.prange if parallel else range
+
     def loop(
-        w_address, c_address, s_address, x_address, q_address, y_address,
-        c_in, height, width, c_out, out_height, out_width, pad_h, pad_w, dense_pass_rate,
-        parameters, w_min, w_max, decay, dopamine,
+        w_address, c_address, pre_addresses, post_addresses,
+        c_in, height, width, c_out, out_height, out_width, pad_h, pad_w, dense_pass_rate, numbers, w_min, w_max,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         n_pre, n_post, taps = c_in * height * width, c_out * out_height * out_width, c_in * kh * kw
-        pre_spike = carray(pointer(s_address), n_pre, spike_type)
-        pre_trace = carray(pointer(x_address), n_pre, real)
-        post_spike = carray(pointer(q_address), n_post, spike_type)
-        post_trace = carray(pointer(y_address), n_post, real)
+        pre, post = pre_arrays(pre_addresses, n_pre), post_arrays(post_addresses, n_post)
         weights = carray(pointer(w_address), n_post * taps, real)
         eligibility = carray(pointer(c_address), n_post * taps if modulated else 0, real)
         row_synapses = out_width * taps
@@ -212,26 +223,28 @@ def _compile(case: Case, parallel: bool) -> Any:
         fired = np.empty(n_pre + at_once, np.uint32)
         row_start = np.zeros(c_in * height + 1, np.int64)
         for row in range(c_in * height):
-            row_start[row + 1] = list_row(pre_spike, row * width, width, fired, row_start[row])
+            row_start[row + 1] = list_row(pre[0], row * width, width, fired, row_start[row])
 
         n_parts = out_height if parallel else 1
         for part in parts(n_parts):
             synapses, positions = np.empty(row_synapses, np.uint32), np.empty(row_synapses, np.uint32)
             spikes, held = np.empty(row_synapses, real), np.empty((2, row_synapses), real)
-            counts, seeing, seen = np.empty(out_width, np.int64), np.empty_like(synapses), np.empty_like(spikes)
-            visited = np.empty(out_width + at_once, np.uint32)
-            # what the positions of a row see of both, position by position
-            s, x, gathered = np.zeros(row_synapses, real), np.empty(row_synapses, real), np.empty(out_width, np.bool_)
+            seeing, noted, neurons = np.empty_like(synapses), np.empty_like(synapses), np.empty_like(synapses)
+            counts = np.empty(out_width, np.int64)
+            visited, gathered = np.empty(out_width + at_once, np.uint32), np.empty(out_width, np.bool_)
+            # what the positions of a row see of each signal; spikes lie apart, as they are noted by synapse
+            s, seen = np.zeros(row_synapses, real), np.empty((out_width, n_signals, taps), real)
             for u in range(part * out_height // n_parts, (part + 1) * out_height // n_parts):
                 n_events = note_events(
-                    synapses, positions, spikes, counts, seeing, seen, pre_spike, fired, row_start, u, height, width,
+                    synapses, positions, neurons, counts, seeing, noted, fired, row_start, u, height, width,
                     pad_h, pad_w,
                 )  # fmt: skip
                 for e in range(n_events):
+                    spikes[e] = real(1) if bool_spikes else pre[0][neurons[e]]
                     s[synapses[e]] = spikes[e]
-                # traces are gathered where they are first needed, and serve all output channels
+                # other signals are gathered where they are first needed, and serve all output channels
                 gathered[:] = False
-                all_patches = n_events > dense_pass_rate * row_synapses
+                all_patches = not silent_alike or n_events > dense_pass_rate * row_synapses
                 n_visited, n_listed = (out_width, 0) if all_patches else (0, n_events)
                 for position in range(n_visited):
                     visited[position] = position
@@ -239,32 +252,35 @@ def _compile(case: Case, parallel: bool) -> Any:
                     first = (o * out_height + u) * out_width
                     w = weights[first * taps : (first + out_width) * taps]
                     c = eligibility[first * taps : (first + out_width) * taps]
-                    q, y = post_spike[first : first + out_width], post_trace[first : first + out_width]
+                    there = post_part(post, first, first + out_width)
                     if not all_patches:
-                        n_visited = list_row(post_spike, first, out_width, visited, 0)
+                        n_visited = list_row(post[0], first, out_width, visited, 0)
                     visit_events(
-                        w, c, synapses[:n_listed], positions[:n_listed], spikes[:n_listed], q, y, held,
-                        parameters, w_min, w_max, decay, dopamine,
+                        w, c, synapses[:n_listed], positions[:n_listed], spikes, neurons, pre, there, held,
+                        numbers, w_min, w_max,
                     )  # fmt: skip
                     done = 0
                     for e in range(n_visited):
                         v = np.int64(visited[e])
                         begin, end = v * taps, (v + 1) * taps
                         if modulated:
-                            rest(w[done:begin], c[done:begin], parameters, w_min, w_max, decay, dopamine)
+                            visit_silent(w[done:begin], c[done:begin], numbers, w_min, w_max)
                             done = end
-                        if not gathered[v]:
-                            gather(x[begin:end], pre_trace, u, v, height, width, pad_h, pad_w)
+                        patch = seen[v]
+                        if has_traces and not gathered[v]:
+                            for k, values in enumerate(pre[1:]):
+                                gather(patch[k + 1], values, u, v, height, width, pad_h, pad_w)
                             gathered[v] = True
-                        visit_patch(
-                            w[begin:end], c[begin:end], s[begin:end], x[begin:end], real(q[v]), y[v],
-                            parameters, w_min, w_max, decay, dopamine,
-                        )  # fmt: skip
+                        at_position = (real(there[0][v]), *post_traces(there, v))
+                        visit_patch(w[begin:end], c[begin:end], s[begin:end], patch, at_position, numbers, w_min, w_max)
                     if modulated:
-                        rest(w[done:], c[done:], parameters, w_min, w_max, decay, dopamine)
-                        write_held(w, c, synapses[:n_listed], positions[:n_listed], q, held)
+                        visit_silent(w[done:], c[done:], numbers, w_min, w_max)
+                        write_held(
+                            w, c, synapses[:n_listed], positions[:n_listed], there[0], held[0], held[1]
+                        )  # fmt: skip
                 for e in range(n_events):
                     s[synapses[e]] = 0
 
-    arguments = *[types.int64] * 14, types.float64, *native.scalars(case.formula, case.dtype)
-    return native.entry(loop, recipe_of(case), *arguments, parallel=parallel)
+    addresses = types.int64, types.int64, pre_side.addresses, post_side.addresses
+    arguments = *addresses, *[types.int64] * 8, types.float64, *loops.scalars(case)
+    return loops.entry(loop, recipe_of(case), *arguments, parallel=parallel)

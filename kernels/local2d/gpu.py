@@ -17,8 +17,8 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from tritonstdp.kernels.device import device_formula, dopamine_arguments, launch_options, real_type, scalars, updated
-from tritonstdp.kernels.formula_gpu import fp64, pack
+from tritonstdp.kernels.blocks import device_formula, launch_numbers, launch_options, real_type, values_of
+from tritonstdp.kernels.formula_gpu import fp64, numbers_of
 from tritonstdp.kernels.protocol import Case, Step
 
 SECTOR_BYTES, WARP, WIDEST_BYTES = 32, 32, 16
@@ -79,11 +79,8 @@ def neurons_of(
 
 @triton.jit
 def visit_groups(
-    first, n, k, mine, owner,
-    w_ptr, c_ptr, pre_spike_ptr, pre_trace_ptr, post_spike_ptr, post_trace_ptr, dopamine,
-    total, n_post, geometry, w_min, w_max, parameters, decay,
-    ON_PRE: tl.constexpr, ON_POST: tl.constexpr, CHANGE: tl.constexpr, POSITIVE: tl.constexpr, NEGATIVE: tl.constexpr,
-    ELIGIBILITY: tl.constexpr, CLAMP: tl.constexpr, REAL: tl.constexpr,
+    first, n, k, mine, owner, w_ptr, c_ptr, pre, post, total, n_post, geometry, numbers, w_min, w_max,
+    UPDATED: tl.constexpr, MODULATED: tl.constexpr, REAL: tl.constexpr,
     KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, GROUP: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """Update the groups that start at ``first`` with tap ``k`` of post neuron ``n``, those of them that are ``mine``.
@@ -92,27 +89,24 @@ def visit_groups(
     """
     lane = tl.arange(0, GROUP)[None, :]
     synapse = first[:, None] + lane
-    post, post_inside, pre, pre_inside = neurons_of(
+    at_post, post_inside, at_pre, pre_inside = neurons_of(
         n[:, None] + tl.zeros_like(lane), k[:, None] + lane, n_post, geometry, KH, KW, SH, SW, GROUP, ALIGNED
     )
-    pre_spike = tl.load(pre_spike_ptr + pre, mask=pre_inside & mine[:, None], other=0).to(REAL)
-    post_spike = tl.load(post_spike_ptr + post, mask=post_inside & mine[:, None], other=0).to(REAL)
+    pre_spike = tl.load(pre[0] + at_pre, mask=pre_inside & mine[:, None], other=0).to(REAL)
+    post_spike = tl.load(post[0] + at_post, mask=post_inside & mine[:, None], other=0).to(REAL)
     if owner is not None:
-        spiking_post = tl.where(post_spike != 0, post, 2147483647)
+        spiking_post = tl.where(post_spike != 0, at_post, 2147483647)
         mine = mine & (tl.min(spiking_post, axis=1) == owner)
     inside = (synapse < total) & mine[:, None]
-    pre_trace = tl.load(pre_trace_ptr + pre, mask=pre_inside & mine[:, None], other=0.0).to(REAL)
-    post_trace = tl.load(post_trace_ptr + post, mask=post_inside & mine[:, None], other=0.0).to(REAL)
+    here = values_of(pre_spike, pre, at_pre, pre_inside & mine[:, None], REAL)
+    there = values_of(post_spike, post, at_post, post_inside & mine[:, None], REAL)
     w = tl.load(w_ptr + synapse, mask=inside, other=0.0).to(REAL)
     c = w
-    if ELIGIBILITY is not None:
+    if MODULATED:
         c = tl.load(c_ptr + synapse, mask=inside, other=0.0).to(REAL)
-    w, c = updated(
-        w, c, dopamine, pre_spike, pre_trace, post_spike, post_trace, w_min, w_max, parameters, decay,
-        ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, True,
-    )  # fmt: skip
+    w, c = UPDATED(w, c, here, there, numbers, w_min, w_max)
     tl.store(w_ptr + synapse, w.to(w_ptr.dtype.element_ty), mask=inside)
-    if ELIGIBILITY is not None:
+    if MODULATED:
         tl.store(c_ptr + synapse, c.to(c_ptr.dtype.element_ty), mask=inside)
 
 
@@ -145,38 +139,31 @@ def synapse_of(
 
 @triton.jit
 def local2d_kernel(
-    w_ptr, c_ptr, pre_spike_ptr, pre_trace_ptr, post_spike_ptr, post_trace_ptr, dopamine_ptr,
-    total, n_post, c_out, taps, height, width, positions, out_width, pad_h, pad_w,
-    p0: fp64, p1: fp64, p2: fp64, p3: fp64, low: fp64, high: fp64, d0: fp64, d1: fp64, number: fp64,
-    ON_PRE: tl.constexpr, ON_POST: tl.constexpr, CHANGE: tl.constexpr, POSITIVE: tl.constexpr, NEGATIVE: tl.constexpr,
-    ELIGIBILITY: tl.constexpr, CLAMP: tl.constexpr, N_PARAMETERS: tl.constexpr, N_DECAYS: tl.constexpr,
-    REAL: tl.constexpr, DOPAMINE_IS_TENSOR: tl.constexpr,
+    w_ptr, c_ptr, pre, post, total, n_post, c_out, taps, height, width, positions, out_width, pad_h, pad_w,
+    p0: fp64, p1: fp64, p2: fp64, p3: fp64, p4: fp64, p5: fp64, p6: fp64, p7: fp64, p8: fp64, p9: fp64, p10: fp64,
+    p11: fp64, scalars, low: fp64, high: fp64,
+    UPDATED: tl.constexpr, MODULATED: tl.constexpr, N: tl.constexpr, REAL: tl.constexpr,
     KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, GROUP: tl.constexpr, ALIGNED: tl.constexpr,
     GROUPS: tl.constexpr, POSTS: tl.constexpr, CANDIDATES: tl.constexpr,
 ):  # fmt: skip
     """One step; see the module for how programs share the synapses."""
-    parameters = pack(p0, p1, p2, p3, N_PARAMETERS, REAL)
-    decay = pack(d0, d1, 0.0, 0.0, N_DECAYS, REAL)
+    numbers = numbers_of(p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, scalars, N, REAL)
     w_min = tl.full([], low, REAL)
     w_max = tl.full([], high, REAL)
     geometry = (taps, height, width, positions, out_width, pad_h, pad_w)
     program = tl.program_id(0)
     post_programs = tl.cdiv(n_post, POSTS)
-    if ELIGIBILITY is not None:
-        dopamine = tl.full([], number, REAL)
-        if DOPAMINE_IS_TENSOR:
-            dopamine = tl.load(dopamine_ptr).to(REAL)
+    if MODULATED:
         first = (program.to(tl.int64) * GROUPS + tl.arange(0, GROUPS)) * GROUP
         n = first // taps
         visit_groups(
             first, n.to(tl.int32), (first - n * taps).to(tl.int32), first < total, None,
-            w_ptr, c_ptr, pre_spike_ptr, pre_trace_ptr, post_spike_ptr, post_trace_ptr, dopamine,
-            total, n_post, geometry, w_min, w_max, parameters, decay,
-            ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, REAL, KH, KW, SH, SW, GROUP, ALIGNED,
+            w_ptr, c_ptr, pre, post, total, n_post, geometry, numbers, w_min, w_max,
+            UPDATED, MODULATED, REAL, KH, KW, SH, SW, GROUP, ALIGNED,
         )  # fmt: skip
     elif program < post_programs:
         posts = program * POSTS + tl.arange(0, POSTS)
-        spiking = tl.load(post_spike_ptr + posts, mask=posts < n_post, other=0) != 0
+        spiking = tl.load(post[0] + posts, mask=posts < n_post, other=0) != 0
         starts = posts.to(tl.int64) * taps
         sizes = ((starts + taps + GROUP - 1) // GROUP - starts // GROUP).to(tl.int32)
         ends = tl.cumsum(tl.where(spiking, sizes, 0), axis=0)
@@ -184,22 +171,21 @@ def local2d_kernel(
         for done in range(0, n_groups, GROUPS):
             slot = done + tl.arange(0, GROUPS)
             before = ends[None, :] <= slot[:, None]
-            post = tl.max(tl.where(before, posts[None, :] + 1, program * POSTS), axis=1)
+            n = tl.max(tl.where(before, posts[None, :] + 1, program * POSTS), axis=1)
             group = slot - tl.max(tl.where(before, ends[None, :], 0), axis=1)
-            start = post.to(tl.int64) * taps
+            start = n.to(tl.int64) * taps
             first = (start // GROUP + group) * GROUP
             visit_groups(
-                first, post, group * GROUP - (start % GROUP).to(tl.int32), slot < n_groups, post,
-                w_ptr, c_ptr, pre_spike_ptr, pre_trace_ptr, post_spike_ptr, post_trace_ptr, w_min,
-                total, n_post, geometry, w_min, w_max, parameters, decay,
-                ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, REAL, KH, KW, SH, SW, GROUP, ALIGNED,
+                first, n, group * GROUP - (start % GROUP).to(tl.int32), slot < n_groups, n,
+                w_ptr, c_ptr, pre, post, total, n_post, geometry, numbers, w_min, w_max,
+                UPDATED, MODULATED, REAL, KH, KW, SH, SW, GROUP, ALIGNED,
             )  # fmt: skip
     else:
-        pre = program - post_programs
-        if tl.load(pre_spike_ptr + pre).to(REAL) != 0:
-            channel = pre // (height * width)
-            row = pre // width % height
-            column = pre % width
+        i = program - post_programs
+        if tl.load(pre[0] + i).to(REAL) != 0:
+            channel = i // (height * width)
+            row = i // width % height
+            column = i % width
             for done in range(0, KH * KW * c_out, CANDIDATES):
                 candidates = done + tl.arange(0, CANDIDATES)
                 posts, firsts, lanes, candidates_exist = synapse_of(
@@ -210,9 +196,9 @@ def local2d_kernel(
                     other_post, post_inside, other_pre, pre_inside = neurons_of(
                         posts, firsts + lane, n_post, geometry, KH, KW, SH, SW, GROUP, ALIGNED
                     )
-                    post_spike = tl.load(post_spike_ptr + other_post, mask=(mine != 0) & post_inside, other=0)
+                    post_spike = tl.load(post[0] + other_post, mask=(mine != 0) & post_inside, other=0)
                     earlier = (mine != 0) & (lane < lanes) & pre_inside
-                    pre_spike = tl.load(pre_spike_ptr + other_pre, mask=earlier, other=0)
+                    pre_spike = tl.load(pre[0] + other_pre, mask=earlier, other=0)
                     mine = tl.where((post_spike == 0) & (pre_spike == 0), mine, 0)
                 ends = tl.cumsum(mine, axis=0)
                 n_groups = tl.max(ends, axis=0)
@@ -225,46 +211,39 @@ def local2d_kernel(
                         before += tl.where(tl.gather(ends, before + half - 1, 0) <= slot, half, 0)
                         half = half // 2
                     candidate = done + before
-                    post, k, _lane, there = synapse_of(
+                    n, k, _lane, there = synapse_of(
                         candidate, channel, row, column, c_out, geometry, KH, KW, SH, SW, GROUP
                     )
-                    first = (post.to(tl.int64) * taps + k) // GROUP * GROUP
+                    first = (n.to(tl.int64) * taps + k) // GROUP * GROUP
                     visit_groups(
-                        first, post, k, there & (slot < n_groups), None,
-                        w_ptr, c_ptr, pre_spike_ptr, pre_trace_ptr, post_spike_ptr, post_trace_ptr, w_min,
-                        total, n_post, geometry, w_min, w_max, parameters, decay,
-                        ON_PRE, ON_POST, CHANGE, POSITIVE, NEGATIVE, ELIGIBILITY, CLAMP, REAL,
-                        KH, KW, SH, SW, GROUP, ALIGNED,
+                        first, n, k, there & (slot < n_groups), None,
+                        w_ptr, c_ptr, pre, post, total, n_post, geometry, numbers, w_min, w_max,
+                        UPDATED, MODULATED, REAL, KH, KW, SH, SW, GROUP, ALIGNED,
                     )  # fmt: skip
 
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Prepare the launch for one case; raises ``CannotCompileError`` where Triton can't take the formula."""
-    formula = device_formula(case.formula)
+    updated = device_formula(case, bound_first=True).updated
     real, options = real_type(case.dtype), launch_options(case.dtype, case.device)
-    modulated = case.formula.rule.modulated
-    dopamine_is_tensor = case.dopamine != "number"
+    modulated = case.modulated
     group = SECTOR_BYTES // case.dtype.itemsize
     (kh, kw), (sh, sw) = case.kernel_key
+    settled = updated, modulated, len(case.names.numbers) - case.names.n_scalars, real, kh, kw, sh, sw, group
 
-    def step(
-        topology, weights, pre_spike, pre_trace, post_spike, post_trace,
-        parameters, w_min, w_max, c, decay, dopamine,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         total = weights.numel()
         c_out, positions, taps = topology.weights_shape
         (_, height, width), (_, _, out_width) = topology.src_shape, topology.dst_shape
-        pointer, number, _ = dopamine_arguments(dopamine, weights)
         n_post = c_out * positions
         posts = triton.next_power_of_2(triton.cdiv(PATCH_BLOCKS * config.groups * group, taps))
-        programs = triton.cdiv(n_post, posts) + pre_spike.numel()
+        programs = triton.cdiv(n_post, posts) + pre[0].numel()
         if modulated:
             programs = triton.cdiv(total, group * config.groups)
         local2d_kernel[(programs,)](
-            weights, weights if c is None else c, pre_spike, pre_trace, post_spike, post_trace, pointer,
+            weights, weights if c is None else c, tuple(pre), tuple(post),
             total, n_post, c_out, taps, height, width, positions, out_width, *topology.padding,
-            *scalars(parameters, w_min, w_max, decay), number,
-            *formula, real, dopamine_is_tensor, kh, kw, sh, sw, group, taps % group == 0,
+            *launch_numbers(case, numbers, w_min, w_max), *settled, taps % group == 0,
             config.groups, posts, config.candidates,
             num_warps=config.num_warps, **options,
         )  # fmt: skip

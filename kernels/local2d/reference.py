@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import unfold
 
-from tritonstdp.kernels.reference import elementwise
+from tritonstdp.kernels.reference import Meeting
 
 
 def _patches(topology: Any, values: Tensor) -> Tensor:
@@ -20,4 +20,4 @@ def _per_position(topology: Any, values: Tensor) -> Tensor:
     return values.reshape(topology.dst_shape[0], -1, 1)
 
 
-PAIRING = elementwise(_patches, _per_position, bound_first=True)
+MEETING = Meeting(_patches, _per_position, bound_first=True)

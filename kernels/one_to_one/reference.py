@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tritonstdp.kernels.reference import elementwise
+from tritonstdp.kernels.reference import Meeting
 
-PAIRING = elementwise(
+MEETING = Meeting(
     lambda topology, values: values,
     lambda topology, values: values,
 )

@@ -20,11 +20,12 @@ import numba
 import numpy as np
 from numba import types
 
-from tritonstdp.kernels import native, threads
-from tritonstdp.kernels.formula_cpu import synapse_update
+from tritonstdp.kernels import loops, threads
+from tritonstdp.kernels.formula_cpu import modulated_visits, synapse_update
 from tritonstdp.kernels.memory import address
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.kernels.sparse import is_indexed
 
 
 class Config(NamedTuple):
@@ -66,8 +67,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     loop_for = threads.by_work(partial(_compile, case), config.parallel_work)
     post_is_major, _ = case.kernel_key
-    modulated = case.formula.rule.modulated
-    full_pass_share = config.full_pass_share / HELD if modulated else config.full_pass_share
+    full_pass_share, address_of = _full_pass_share(case, config), loops.address_of
     known: tuple[Callable[[], Any], tuple[int, ...]] = (lambda: None, ())
 
     def addresses_of(topology):  # type: ignore[no-untyped-def]
@@ -80,39 +80,140 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             known = weakref.ref(topology), addresses
         return addresses
 
-    def step(
-        topology, weights, pre_spike, pre_trace, post_spike, post_trace,
-        parameters, w_min, w_max, c, decay, dopamine,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
-        pre = pre_spike.data_ptr(), pre_trace.data_ptr(), topology.n_pre
-        post = post_spike.data_ptr(), post_trace.data_ptr(), topology.n_post
-        major, minor = (post, pre) if post_is_major else (pre, post)
+    def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+        major, minor = (tuple(map(address_of, pre)), topology.n_pre), (tuple(map(address_of, post)), topology.n_post)
+        if post_is_major:
+            major, minor = minor, major
         nnz = weights.numel()
         loop_for(nnz)(
-            weights.data_ptr(), c.data_ptr() if modulated else 0, nnz, *addresses_of(topology),
-            *major, *minor, config.tasks, full_pass_share, parameters, w_min, w_max, decay, dopamine,
+            weights.data_ptr(), 0 if c is None else c.data_ptr(), nnz, *addresses_of(topology),
+            *major, *minor, config.tasks, full_pass_share, numbers, w_min, w_max,
         )  # fmt: skip
 
     return step
 
 
-@native.while_used
-def _compile(case: Case, parallel: bool) -> Any:
-    real = native.REAL[case.dtype]
-    itemsize = np.dtype(real).itemsize
-    spike_type = np.bool_ if case.bool_spikes else real
-    modulated, bool_spikes = case.formula.rule.modulated, case.bool_spikes
-    post_is_major, wide = case.kernel_key
-    update = synapse_update(case, bound_first=False, post_is_major=post_is_major)
-    # indices are read as unsigned, which spares the test for negative ones
-    neuron, position = np.uint32, np.uint64 if wide else np.uint32
-    pointer = native.as_pointer
-    carray: Any = numba.carray
-    prefetch = native.prefetch
-    find_events: Any = native.event_finder(case.dtype, case.bool_spikes)
-    parts = numba.prange if parallel else range
+def _full_pass_share(case: Case, config: Config) -> float:
+    if is_indexed(case):
+        return -1.0
+    return config.full_pass_share / HELD if case.modulated else config.full_pass_share
 
-    @native.njit_part
+
+class _Sides(NamedTuple):
+    """The sides of the stored order: how their signals are seen, and the signals' names."""
+
+    major: loops.Signals
+    minor: loops.Signals
+    major_names: tuple[str, ...]
+    minor_names: tuple[str, ...]
+
+
+def _sides_of(case: Case, post_is_major: bool) -> _Sides:
+    pre, post = loops.signals_of(case)
+    pre_names, post_names = case.names[:2]
+    return _Sides(post, pre, post_names, pre_names) if post_is_major else _Sides(pre, post, pre_names, post_names)
+
+
+def _fetchers(itemsize: int, modulated: bool) -> tuple[Any, Any]:
+    """Fetch ahead the first of a row's values or indices, and the values at some positions."""
+    prefetch = loops.prefetch
+
+    @loops.njit_part
+    def fetch(address, first, last, size):  # type: ignore[no-untyped-def]
+        begin, end = address + first * size, address + min(last, first + AHEAD) * size
+        for line in range(begin - begin % LINE, end, LINE):
+            prefetch(line)
+
+    @loops.njit_part
+    def fetch_scattered(w_address, c_address, positions):  # type: ignore[no-untyped-def]
+        for k in range(len(positions)):
+            prefetch(w_address + np.int64(positions[k]) * itemsize)
+            if modulated:
+                prefetch(c_address + np.int64(positions[k]) * itemsize)
+
+    return fetch, fetch_scattered
+
+
+def _gatherer(case: Case, post_is_major: bool, minor_names: tuple[str, ...]) -> Any:
+    """``gather(gathered, minor, indices, silent)``, compiled: the signals of the minor neurons of some synapses."""
+    n_signals = len(minor_names)
+    # what only the major neuron's term reads is not gathered where that neuron is silent
+    minor_term = case.formula.signatures["on_pre" if post_is_major else "on_post"]
+    gathered_always = tuple(name in (*minor_term.reads, *case.formula.parameters) for name in minor_names)
+
+    @loops.njit_part
+    def gather(gathered, minor, indices, silent):  # type: ignore[no-untyped-def]
+        for k in range(len(indices)):
+            gathered[0, k] = minor[0][indices[k]]
+        if n_signals > 1:
+            traces = minor[1:]
+            for n in range(n_signals - 1):
+                if gathered_always[n + 1] or not silent:
+                    for k in range(len(indices)):
+                        gathered[n + 1, k] = traces[n][indices[k]]
+
+    return gather
+
+
+def _row_visitor(case: Case, post_is_major: bool, sides: _Sides, update: Any) -> Any:
+    """``visit_row``, compiled: the synapses of one major neuron, with both contributions."""
+    real, modulated, bool_spikes = loops.REAL[case.dtype], case.modulated, case.bool_spikes
+    gather, minor_traces = _gatherer(case, post_is_major, sides.minor_names), sides.minor.traces
+
+    @loops.njit_part
+    def visit_each(w, minor_of, here, minor, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+        for k in range(len(w)):
+            i = minor_of[k]
+            w[k], _ = update(w[k], real(0), here, (real(minor[0][i]), *minor_traces(minor, i)), numbers, w_min, w_max)
+
+    @loops.njit_part
+    def visit_row(w, c, minor_of, spike, traces, minor, gathered, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+        if modulated:
+            # gathered first, so that the compiler sees that no store changes what is still to be read
+            for first in range(0, len(w), GATHERED):
+                indices = minor_of[first : first + GATHERED]
+                gather(gathered, minor, indices, spike == 0)
+                w_part, c_part = w[first : first + GATHERED], c[first : first + GATHERED]
+                for k in range(len(w_part)):
+                    there = (gathered[0][k], *minor_traces(gathered, k))
+                    w_part[k], c_part[k] = update(w_part[k], c_part[k], (spike, *traces), there, numbers, w_min, w_max)
+        elif spike == 0:
+            visit_each(w, minor_of, (real(0), *traces), minor, numbers, w_min, w_max)
+        else:
+            visit_each(w, minor_of, (real(1) if bool_spikes else spike, *traces), minor, numbers, w_min, w_max)
+
+    return visit_row
+
+
+def _minor_visitor(case: Case, sides: _Sides, update: Any, fetch_scattered: Any) -> Any:
+    """``visit_minor``, compiled: the synapses of one minor neuron."""
+    real, modulated, major_traces = loops.REAL[case.dtype], case.modulated, sides.major.traces
+
+    @loops.njit_part
+    def visit_minor(
+        w, c, by_minor, major_by_minor, there, major, held_w, held_c, w_address, c_address, numbers, w_min, w_max
+    ):  # type: ignore[no-untyped-def]
+        """Those with silent major neurons: written at once, or held by a modulated rule."""
+        for k in range(len(by_minor)):
+            if k + AHEAD < len(by_minor):
+                fetch_scattered(w_address, c_address, by_minor[k + AHEAD : k + AHEAD + 1])
+            j, m = major_by_minor[k], by_minor[k]
+            old = w[m]
+            here = (real(0), *major_traces(major, j))
+            new, new_c = update(old, c[m] if modulated else real(0), here, there, numbers, w_min, w_max)
+            if modulated:
+                held_w[k], held_c[k] = new, new_c
+            else:
+                # written either way: a branch that can't be foretold costs more than the store
+                w[m] = new if major[0][j] == 0 else old
+
+    return visit_minor
+
+
+def _starts_counter() -> Any:
+    """``starts_of(events, start)``, compiled."""
+
+    @loops.njit_part
     def starts_of(events, start):  # type: ignore[no-untyped-def]
         """Where each neuron's synapses start among those of all that spiked; last, how many they are."""
         starts = np.zeros(len(events) + 1, np.int64)
@@ -120,90 +221,34 @@ def _compile(case: Case, parallel: bool) -> Any:
             starts[e + 1] = starts[e] + start[events[e] + 1] - start[events[e]]
         return starts
 
-    @native.njit_part
-    def fetch(address, first, last, size):  # type: ignore[no-untyped-def]
-        begin, end = address + first * size, address + min(last, first + AHEAD) * size
-        for line in range(begin - begin % LINE, end, LINE):
-            prefetch(line)
+    return starts_of
 
-    @native.njit_part
-    def fetch_scattered(w_address, c_address, positions):  # type: ignore[no-untyped-def]
-        for k in range(len(positions)):
-            prefetch(w_address + np.int64(positions[k]) * itemsize)
-            if modulated:
-                prefetch(c_address + np.int64(positions[k]) * itemsize)
 
-    @native.njit_part
-    def visit_row(
-        w, c, minor_of, spike, trace, minor_spike, minor_trace, gathered, parameters, w_min, w_max, decay, dopamine
-    ):  # type: ignore[no-untyped-def]
-        silent, zero = spike == 0, real(0)
-        if modulated:
-            # gathered first, so that the compiler sees that no store changes what is still to be read
-            for first in range(0, len(w), GATHERED):
-                indices = minor_of[first : first + GATHERED]
-                for k in range(len(indices)):
-                    gathered[0, k] = minor_spike[indices[k]]
-                    gathered[1, k] = zero if silent else minor_trace[indices[k]]
-                w_part, c_part = w[first : first + GATHERED], c[first : first + GATHERED]
-                s_part, x_part = gathered[0], gathered[1]
-                for k in range(len(w_part)):
-                    w_part[k], c_part[k] = update(
-                        w_part[k], c_part[k], spike, trace, s_part[k], x_part[k],
-                        dopamine, parameters, w_min, w_max, decay,
-                    )  # fmt: skip
-        elif silent:
-            for k in range(len(w)):
-                s = minor_spike[minor_of[k]]
-                w[k], _ = update(w[k], zero, zero, trace, s, zero, dopamine, parameters, w_min, w_max, decay)
-        else:
-            spike = real(1) if bool_spikes else spike
-            for k in range(len(w)):
-                i = minor_of[k]
-                s, x = minor_spike[i], minor_trace[i]
-                w[k], _ = update(w[k], zero, spike, trace, s, x, dopamine, parameters, w_min, w_max, decay)
-
-    @native.njit_part
-    def visit_minor(
-        w, c, by_minor, major_by_minor, spike, trace, major_spike, major_trace, held_w, held_c, w_address, c_address,
-        parameters, w_min, w_max, decay, dopamine,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
-        """One minor neuron's synapses with silent major neurons: written at once, or held by a modulated rule."""
-        spike, zero = real(1) if bool_spikes else spike, real(0)
-        for k in range(len(by_minor)):
-            if k + AHEAD < len(by_minor):
-                fetch_scattered(w_address, c_address, by_minor[k + AHEAD : k + AHEAD + 1])
-            j, m = major_by_minor[k], by_minor[k]
-            old = w[m]
-            new, new_c = update(
-                old, c[m] if modulated else zero, zero, major_trace[j], spike, trace,
-                dopamine, parameters, w_min, w_max, decay,
-            )  # fmt: skip
-            if modulated:
-                held_w[k], held_c[k] = new, new_c
-            else:
-                # written either way: a branch that can't be foretold costs more than the store
-                w[m] = new if major_spike[j] == 0 else old
-
-    @native.njit_part
-    def write_held(w, c, by_minor, major_by_minor, major_spike, held_w, held_c):  # type: ignore[no-untyped-def]
-        for k in range(len(by_minor)):
-            m, silent = by_minor[k], major_spike[major_by_minor[k]] == 0
-            w[m] = held_w[k] if silent else w[m]
-            c[m] = held_c[k] if silent else c[m]
-
-    @native.njit_part
-    def rest(w, c, parameters, w_min, w_max, decay, dopamine):  # type: ignore[no-untyped-def]
-        """What a modulated rule does to synapses between silent neurons."""
-        zero = real(0)
-        for k in range(len(w)):
-            w[k], c[k] = update(w[k], c[k], zero, zero, zero, zero, dopamine, parameters, w_min, w_max, decay)
+@loops.while_used
+def _compile(case: Case, parallel: bool) -> Any:
+    real = loops.REAL[case.dtype]
+    modulated, bool_spikes = case.modulated, case.bool_spikes
+    post_is_major, wide = case.kernel_key
+    sides = _sides_of(case, post_is_major)
+    major_arrays, major_traces = sides.major.arrays, sides.major.traces
+    minor_arrays, minor_traces = sides.minor.arrays, sides.minor.traces
+    n_minor_signals = len(sides.minor_names)
+    update = synapse_update(case, bound_first=False, post_is_major=post_is_major)
+    fetch, fetch_scattered = _fetchers(np.dtype(real).itemsize, modulated)
+    visit_row = _row_visitor(case, post_is_major, sides, update)
+    visit_minor = _minor_visitor(case, sides, update, fetch_scattered)
+    visit_silent, write_held = modulated_visits(update, len(sides.major_names), n_minor_signals, real)
+    # indices are read as unsigned, which spares the test for negative ones
+    neuron, position = np.uint32, np.uint64 if wide else np.uint32
+    pointer, starts_of = loops.as_pointer, _starts_counter()
+    carray: Any = numba.carray
+    find_events: Any = loops.event_finder(case.dtype, case.bool_spikes)
+    parts = numba.prange if parallel else range
 
     def loop(
         w_address, c_address, nnz, major_start_address, minor_of_address, minor_start_address, by_minor_address,
-        major_by_minor_address, major_spike_address, major_trace_address, n_major,
-        minor_spike_address, minor_trace_address, n_minor, tasks, full_pass_share,
-        parameters, w_min, w_max, decay, dopamine,
+        major_by_minor_address, major_addresses, n_major, minor_addresses, n_minor, tasks, full_pass_share,
+        numbers, w_min, w_max,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         w = carray(pointer(w_address), nnz, real)
         c = carray(pointer(c_address), nnz if modulated else 0, real)
@@ -212,13 +257,10 @@ def _compile(case: Case, parallel: bool) -> Any:
         minor_start = carray(pointer(minor_start_address), n_minor + 1, np.int64)
         by_minor = carray(pointer(by_minor_address), nnz, position)
         major_by_minor = carray(pointer(major_by_minor_address), nnz, neuron)
-        major_spike = carray(pointer(major_spike_address), n_major, spike_type)
-        major_trace = carray(pointer(major_trace_address), n_major, real)
-        minor_spike = carray(pointer(minor_spike_address), n_minor, spike_type)
-        minor_trace = carray(pointer(minor_trace_address), n_minor, real)
+        major, minor = major_arrays(major_addresses, n_major), minor_arrays(minor_addresses, n_minor)
 
-        majors = find_events(major_spike)
-        minors = find_events(minor_spike)
+        majors = find_events(major[0])
+        minors = find_events(minor[0])
         held_start = starts_of(minors, minor_start)
         visits = held_start[-1]
         if not modulated:
@@ -242,16 +284,16 @@ def _compile(case: Case, parallel: bool) -> Any:
                     fetch_scattered(w_address, c_address, by_minor[first : min(last, first + AHEAD)])
                 i, held = minors[e], slice(held_start[e], held_start[e + 1])
                 first, last = minor_start[i], minor_start[i + 1]
+                there = (real(1) if bool_spikes else minor[0][i], *minor_traces(minor, i))
                 visit_minor(
-                    w, c, by_minor[first:last], major_by_minor[first:last], real(minor_spike[i]), minor_trace[i],
-                    major_spike, major_trace, held_w[held], held_c[held], w_address, c_address,
-                    parameters, w_min, w_max, decay, dopamine,
+                    w, c, by_minor[first:last], major_by_minor[first:last], there, major,
+                    held_w[held], held_c[held], w_address, c_address, numbers, w_min, w_max,
                 )  # fmt: skip
 
         n_parts = max(1, min(len(majors), most_parts))
         for part in parts(n_parts):
             begin, end = part * len(majors) // n_parts, (part + 1) * len(majors) // n_parts
-            gathered = np.empty((2, GATHERED), real)
+            gathered = np.empty((n_minor_signals, GATHERED), real)
             done = major_start[majors[begin]] if part > 0 else 0
             for e in range(begin, end):
                 if e + 1 < end:
@@ -261,15 +303,15 @@ def _compile(case: Case, parallel: bool) -> Any:
                 j = majors[e]
                 first, last = major_start[j], major_start[j + 1]
                 if modulated:
-                    rest(w[done:first], c[done:first], parameters, w_min, w_max, decay, dopamine)
+                    visit_silent(w[done:first], c[done:first], numbers, w_min, w_max)
                     done = last
                 visit_row(
-                    w[first:last], c[first:last], minor_of[first:last], real(major_spike[j]), major_trace[j],
-                    minor_spike, minor_trace, gathered, parameters, w_min, w_max, decay, dopamine,
+                    w[first:last], c[first:last], minor_of[first:last], real(major[0][j]), major_traces(major, j),
+                    minor, gathered, numbers, w_min, w_max,
                 )  # fmt: skip
             if modulated:
                 stop = major_start[majors[end]] if end < len(majors) else nnz
-                rest(w[done:stop], c[done:stop], parameters, w_min, w_max, decay, dopamine)
+                visit_silent(w[done:stop], c[done:stop], numbers, w_min, w_max)
 
         if modulated:
             n_parts = min(len(minors), most_parts)
@@ -278,8 +320,10 @@ def _compile(case: Case, parallel: bool) -> Any:
                     i, held = minors[e], slice(held_start[e], held_start[e + 1])
                     first, last = minor_start[i], minor_start[i + 1]
                     write_held(
-                        w, c, by_minor[first:last], major_by_minor[first:last], major_spike, held_w[held], held_c[held]
+                        w, c, by_minor[first:last], major_by_minor[first:last], major[0], held_w[held], held_c[held]
                     )  # fmt: skip
 
-    arguments = *[types.int64] * 15, types.float64, *native.scalars(case.formula, case.dtype)
-    return native.entry(loop, recipe_of(case), *arguments, parallel=parallel)
+    n, addresses = types.int64, [types.int64] * 8
+    signals = sides.major.addresses, n, sides.minor.addresses, n
+    arguments = *addresses, *signals, types.int64, types.float64, *loops.scalars(case)
+    return loops.entry(loop, recipe_of(case), *arguments, parallel=parallel)

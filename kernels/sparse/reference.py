@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tritonstdp.kernels.reference import elementwise
+from tritonstdp.kernels.reference import Meeting
 
 
 def _at_major(topology: Any, values: Tensor) -> Tensor:
@@ -18,7 +18,7 @@ def _at_minor(topology: Any, values: Tensor) -> Tensor:
     return values[topology.minor_of]
 
 
-PAIRING = elementwise(
+MEETING = Meeting(
     lambda topology, values: (_at_minor if topology.post_is_major else _at_major)(topology, values),
     lambda topology, values: (_at_major if topology.post_is_major else _at_minor)(topology, values),
 )

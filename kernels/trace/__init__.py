@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from tritonstdp.rules import nearest_trace, updated_trace
 
 
 class TraceCase(NamedTuple):
@@ -19,19 +22,32 @@ class TraceCase(NamedTuple):
         The type of the trace's device.
     bool_spikes : bool
         Whether the spikes are bool; they have the trace's dtype otherwise.
-    scalars : bool
-        Whether scale, time constant and step length are numbers.
-    topology, layout, dopamine : str
+    given : tuple of str
+        How scale, time constant and step length are given: each as a "number", or all as "tensor".
+    nearest : bool
+        Whether a spike replaces what earlier ones have left.
+    topology, layout, limits : str
         What a backend asks of any case (:class:`tritonstdp.kernels.protocol.Case`), the same for every trace.
     """
 
     dtype: torch.dtype
     device: str
     bool_spikes: bool = True
-    scalars: bool = True
+    given: tuple[str, ...] = ("number",) * 3
+    nearest: bool = False
     topology: str = "trace"
     layout: str = "contiguous"
-    dopamine: str = "number"
+    limits: str = "number"
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of what is given."""
+        return "scale", "tau", "dt"
+
+    @property
+    def formula(self) -> Callable[..., Any]:
+        """What becomes of a trace."""
+        return nearest_trace if self.nearest else updated_trace
 
 
 class TraceStep(Protocol):

@@ -8,10 +8,10 @@ import numba
 import numpy as np
 from numba import types
 
-from tritonstdp.kernels import native
+from tritonstdp.kernels import loops
+from tritonstdp.kernels.formula_cpu import compiled
 from tritonstdp.kernels.object_cache import Recipe
 from tritonstdp.kernels.trace import TraceCase, TraceStep
-from tritonstdp.rules import updated_trace
 
 
 class Config(NamedTuple):
@@ -24,11 +24,11 @@ SPACE: dict[str, tuple[float, ...]] = {}
 
 def build(case: TraceCase, config: Config = DEFAULT) -> TraceStep:
     """Compile the step for one case."""
-    real = native.REAL[case.dtype]
+    real = loops.REAL[case.dtype]
     spike_type = np.bool_ if case.bool_spikes else real
-    pointer = native.as_pointer
+    pointer = loops.as_pointer
     carray: Any = numba.carray
-    updated = native.njit_part(updated_trace)
+    updated = compiled(case.formula, real)
 
     def loop(trace_address, spike_address, n, scale, tau, dt):  # type: ignore[no-untyped-def]
         trace = carray(pointer(trace_address), n, real)
@@ -37,7 +37,7 @@ def build(case: TraceCase, config: Config = DEFAULT) -> TraceStep:
             trace[i] = updated(trace[i], real(spikes[i]), scale, tau, dt)
 
     scalar = numba.from_dtype(np.dtype(real))
-    run = native.entry(loop, Recipe((updated_trace,), tuple(case)), *[types.int64] * 3, scalar, scalar, scalar)
+    run = loops.entry(loop, Recipe((case.formula,), tuple(case)), *[types.int64] * 3, scalar, scalar, scalar)
 
     def step(trace, spikes, scale, tau, dt):  # type: ignore[no-untyped-def]
         run(trace.data_ptr(), spikes.data_ptr(), trace.numel(), scale, tau, dt)

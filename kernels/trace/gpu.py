@@ -7,10 +7,9 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from tritonstdp.kernels.device import launch_options, real_type
+from tritonstdp.kernels.blocks import launch_options, real_type
 from tritonstdp.kernels.formula_gpu import device_function, fp64
 from tritonstdp.kernels.trace import TraceCase, TraceStep
-from tritonstdp.rules import updated_trace
 
 
 class Config(NamedTuple):
@@ -48,7 +47,7 @@ def trace_kernel(
 
 def build(case: TraceCase, config: Config = DEFAULT) -> TraceStep:
     """Prepare the launch for one case."""
-    updated, real = device_function(updated_trace), real_type(case.dtype)
+    updated, real = device_function(case.formula), real_type(case.dtype)
     options = launch_options(case.dtype, case.device)
 
     def step(trace, spikes, scale, tau, dt):  # type: ignore[no-untyped-def]

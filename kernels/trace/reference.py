@@ -6,7 +6,6 @@ import torch
 
 from tritonstdp.kernels.reference import HALF
 from tritonstdp.kernels.trace import TraceCase, TraceStep
-from tritonstdp.rules import updated_trace
 
 
 def build(case: TraceCase) -> TraceStep:
@@ -16,6 +15,6 @@ def build(case: TraceCase) -> TraceStep:
 
     @torch.no_grad()
     def step(trace, spikes, scale, tau, dt):  # type: ignore[no-untyped-def]
-        trace.copy_(updated_trace(trace.to(compute), spikes.to(compute), scale, tau, dt))
+        trace.copy_(case.formula(trace.to(compute), spikes.to(compute), scale, tau, dt))
 
     return step

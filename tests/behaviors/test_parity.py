@@ -23,13 +23,13 @@ IN_CONEX_TOO = [
 ]
 
 
-def learnt_by_both(conex, prefix: str, rule: str, backend: str, dtype: torch.dtype, convention: str):
-    """The groups of CoNeX's behavior and of ours, of one name and with the same arguments, after 200 steps."""
+def learnt_by_both(conex, prefix: str, rule: str, backends: tuple[str, ...], dtype: torch.dtype, convention: str):
+    """The groups of CoNeX's behavior and of ours on each backend, all with the same arguments, after 200 steps."""
     theirs, arguments = getattr(conex, prefix + rule), ARGUMENTS[rule]
     if convention == "synapse":
         theirs = on_synapse(theirs)
-    learning = theirs(**arguments), getattr(ours, prefix + rule)(**arguments, backend=backend)
-    network, groups = side_by_side(SMALL[prefix], *learning, convention=convention, dtype=dtype)
+    mine = [getattr(ours, prefix + rule)(**arguments, backend=backend) for backend in backends]
+    network, groups = side_by_side(SMALL[prefix], theirs(**arguments), *mine, convention=convention, dtype=dtype)
     network.simulate_iterations(200, measure_block_time=False)
     return groups
 
@@ -42,32 +42,35 @@ def assert_same(prefix: str, theirs: torch.Tensor, mine: torch.Tensor) -> None:
         assert torch.equal(mine, theirs)
 
 
-def assert_parity(conex, prefix: str, rule: str, backend: str, dtype: torch.dtype, convention: str) -> None:
-    theirs, mine = learnt_by_both(conex, prefix, rule, backend, dtype, convention)
-    assert mine.weights.dtype == dtype
-    assert not torch.equal(values_of(mine.weights), values_of(SMALL[prefix].weights(dtype)))
-    assert_same(prefix, values_of(theirs.weights), values_of(mine.weights))
-    if rule == "RSTDP":
-        assert_same(prefix, theirs.c, mine.c)
+def assert_parity(
+    conex, prefix: str, rule: str, backends: tuple[str, ...], dtype: torch.dtype, convention: str
+) -> None:
+    theirs, *on_backends = learnt_by_both(conex, prefix, rule, backends, dtype, convention)
+    for mine in on_backends:
+        assert mine.weights.dtype == dtype
+        assert not torch.equal(values_of(mine.weights), values_of(SMALL[prefix].weights(dtype)))
+        assert_same(prefix, values_of(theirs.weights), values_of(mine.weights))
+        if rule == "RSTDP":
+            assert_same(prefix, theirs.c, mine.c)
 
 
 @pytest.mark.parametrize(("prefix", "rule"), IN_CONEX_TOO)
 @pytest.mark.parametrize("convention", ["neurons", "synapse"])
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
-def test_float32_weights_equal_conex_after_200_steps(conex, prefix, rule, convention, backend):
-    assert_parity(conex, prefix, rule, backend, torch.float32, convention)
+def test_float32_weights_equal_conex_after_200_steps(conex, prefix, rule, convention):
+    assert_parity(conex, prefix, rule, ("cpu", "reference"), torch.float32, convention)
 
 
 @pytest.mark.parametrize(("prefix", "rule"), IN_CONEX_TOO)
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
-def test_float64_weights_equal_conex_after_200_steps(conex, prefix, rule, backend):
-    assert_parity(conex, prefix, rule, backend, torch.float64, "synapse")
+def test_float64_weights_equal_conex_after_200_steps(conex, prefix, rule):
+    assert_parity(conex, prefix, rule, ("cpu", "reference"), torch.float64, "synapse")
 
 
 @pytest.mark.parametrize(
     ("prefix", "rule"), [pair for pair in IN_CONEX_TOO if pair[0] in ("Simple", "One2One", "Sparse")]
 )
-@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.float64, marks=[pytest.mark.slow, pytest.mark.sweep])]
+)
 def test_interpreted_triton_weights_equal_conex_after_200_steps(conex, prefix, rule, dtype):
     with swift_interpreter():
-        assert_parity(conex, prefix, rule, "triton", dtype, "neurons")
+        assert_parity(conex, prefix, rule, ("triton",), dtype, "neurons")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
@@ -15,21 +14,27 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from rules_of_their_own import POWER, RULES_OF_TESTS, SPIKES_ALONE, TAGGED, WEIGHTED
+from support import with_tensors
 from tritonstdp import Conv2d, Dense, Local2d, OneToOne, Sparse
-from tritonstdp import topology as topology_module
-from tritonstdp.kernels import native, threads
+from tritonstdp.choice import choose
+from tritonstdp.kernels import loops, threads
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.trace import TraceCase
 from tritonstdp.kernels.trace import cpu as trace_cpu
+from tritonstdp.library import triplet
 from tritonstdp.problems import Problem, make_problem
-from tritonstdp.registry import choose
 from tritonstdp.rules import Formula, hard_bound, istdp, no_bound, rstdp, soft_bound, stdp, updated_trace
-from tritonstdp.topology import Topology
+from tritonstdp.topology import Topology, sparse
 
 FORMULAS = {
     "stdp": Formula.of(stdp, soft_bound, hard_bound, True),
     "istdp": Formula.of(istdp, soft_bound, no_bound),
     "rstdp": Formula.of(rstdp, no_bound, soft_bound, True),
+    "triplet": Formula.of(triplet, POWER, soft_bound),
+    "tagged": Formula.of(TAGGED, soft_bound, POWER, True),
+    "weighted": Formula.of(WEIGHTED, hard_bound, POWER),
+    "spikes_alone": Formula.of(SPIKES_ALONE, soft_bound, hard_bound),
 }
 SPARSE = {"csc": torch.sparse_csc, "csr": torch.sparse_csr, "coo": torch.sparse_coo}
 
@@ -48,14 +53,15 @@ class Loop(NamedTuple):
     float_spikes: bool = False
     dopamine: str = "number"
     parallel: bool = True
+    per_neuron: bool = False
 
 
 LOOPS = [
     Loop("dense", "stdp", "pre"),
     Loop("dense", "istdp", "strided", torch.float64, float_spikes=True),
-    Loop("dense", "rstdp", "post", float_spikes=True, dopamine="column"),
+    Loop("dense", "rstdp", "post", float_spikes=True, dopamine="post"),
     Loop("one_to_one", "stdp", "contiguous"),
-    Loop("one_to_one", "rstdp", "strided", torch.float64, float_spikes=True, dopamine="column"),
+    Loop("one_to_one", "rstdp", "strided", torch.float64, float_spikes=True, dopamine="post"),
     Loop("sparse", "stdp", ("csc", False)),
     Loop("sparse", "rstdp", ("csr", True), float_spikes=True),
     Loop("conv2d", "stdp", ((3, 2), (1, 1))),
@@ -63,17 +69,26 @@ LOOPS = [
     Loop("local2d", "stdp", ((3, 2), (1, 1))),
     Loop("local2d", "rstdp", ((1, 3), (2, 1)), float_spikes=True),
     Loop("local2d", "istdp", ((2, 3), (3, 4))),
+    Loop("dense", "triplet", "post", per_neuron=True),
+    Loop("one_to_one", "tagged", "contiguous", dopamine="pre"),
+    Loop("sparse", "triplet", ("csc", False), per_neuron=True),
+    Loop("conv2d", "weighted", ((3, 2), (1, 1)), per_neuron=True),
+    Loop("local2d", "tagged", ((3, 2), (1, 1)), dopamine="pre", per_neuron=True),
 ]
 _PATCHES = product(("conv2d", "local2d"), ("stdp", "rstdp"), (((1, 1), (1, 1)), ((5, 4), (2, 3)), ((2, 9), (4, 1))))
 MORE = [
     *(Loop("dense", rule, form, parallel=threads) for rule, form, threads in
       product(("stdp", "rstdp"), ("pre", "post", "strided"), (False, True))),
-    *(Loop("one_to_one", rule, form, dopamine="column") for rule, form in
+    *(Loop("one_to_one", rule, form, dopamine="post") for rule, form in
       product(("istdp", "rstdp"), ("contiguous", "strided"))),
     *(Loop("sparse", rule, (layout, wide), parallel=threads) for rule, layout, wide, threads in
       product(("istdp", "rstdp"), ("csc", "coo"), (False, True), (False, True))),
     *(Loop(topology, rule, key, dtype, spikes, parallel=False) for (topology, rule, key), (dtype, spikes) in
       product(_PATCHES, ((torch.float32, False), (torch.float64, True)))),
+    *(Loop(topology, rule, form, per_neuron=True) for (topology, form), rule in product(
+      (("dense", "pre"), ("dense", "strided"), ("one_to_one", "strided"), ("sparse", ("csc", True)),
+       ("sparse", ("csr", False)), ("conv2d", ((2, 5), (3, 2))), ("local2d", ((1, 3), (2, 1)))),
+      ("triplet", *RULES_OF_TESTS))),
 ]  # fmt: skip
 
 SIZES = st.sampled_from([0, 1, 2, 7, 8, 63, 64, 65, 130])
@@ -99,7 +114,7 @@ def plans(draw: Any, layout: str, wide: bool) -> Sparse:
     connected &= torch.rand(n_pre, 1, generator=generator) < kept
     connected &= torch.rand(1, n_post, generator=generator) < kept
     weights = connected.float().to_sparse(layout=SPARSE[layout])
-    with mock.patch.object(topology_module, "INT32_SYNAPSES", -1 if wide else topology_module.INT32_SYNAPSES):
+    with mock.patch.object(sparse, "INT32_SYNAPSES", -1 if wide else sparse.INT32_SYNAPSES):
         return Sparse.from_weights(weights.coalesce() if layout == "coo" else weights)
 
 
@@ -126,7 +141,7 @@ def in_parts(compile_loop: Callable[[bool], Any], parallel: Any) -> Callable[[in
 
 @pytest.fixture(scope="module", autouse=True)
 def _checked():
-    with native.bounds_checked(), pytest.MonkeyPatch.context() as patch:
+    with loops.bounds_checked(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(threads, "by_work", in_parts)
         yield
     steps.cache_clear()
@@ -164,31 +179,33 @@ def laid_out(tensor: torch.Tensor, form: Any) -> torch.Tensor:
 def wild(problem: Problem) -> Problem:
     """The problem with infinities, NaN and zeros of either sign among its numbers."""
     changed = {}
-    for shift, name in enumerate(("weights", "c", "pre_trace", "post_trace")):
-        tensor = getattr(problem, name)
-        if tensor is None:
-            continue
+    real = {name: tensor for name, tensor in problem.tensors.items() if not name.endswith("_spike")}
+    for shift, (name, tensor) in enumerate(real.items()):
         places = (torch.arange(tensor.numel()).view(tensor.shape) + shift) % 7
         for place, value in enumerate((torch.nan, torch.inf, -torch.inf, -0.0)):
             tensor = torch.where(places == place, torch.tensor(value, dtype=tensor.dtype), tensor)
         changed[name] = tensor
-    return replace(problem, **changed)
+    return with_tensors(problem, changed)
+
+
+def apart(problem: Problem) -> Problem:
+    """The problem with its vectors between numbers that must not be read."""
+    read = {name: tensor for name, tensor in problem.tensors.items() if name not in problem.outputs}
+    return with_tensors(problem, {name: between(tensor) for name, tensor in read.items()})
 
 
 def assert_right(loop: Loop, topology: Topology, rate: float, seed: int, finite: bool) -> None:
     problem = make_problem(
         FORMULAS[loop.rule], topology, rate=rate, seed=seed, dtype=loop.dtype, float_spikes=loop.float_spikes,
-        dopamine=loop.dopamine,
+        dopamine=loop.dopamine, per_neuron=loop.per_neuron,
     )  # fmt: skip
-    problem = problem if finite else wild(problem)
-    signals = {name: between(getattr(problem, name)) for name in ("pre_spike", "pre_trace", "post_spike", "post_trace")}
+    problem = apart(problem if finite else wild(problem))
     if rate == 0:
-        signals["pre_spike"].zero_(), signals["post_spike"].zero_()
-    problem = replace(problem, **signals)
+        problem.signals["pre_spike"].zero_(), problem.signals["post_spike"].zero_()
     expected = problem.copy().run(choose(problem.case, "reference").step).outputs
 
     def copy() -> Problem:
-        return replace(problem, **{name: laid_out(tensor, loop.form) for name, tensor in problem.outputs.items()})
+        return problem.replaced(**{name: laid_out(tensor, loop.form) for name, tensor in problem.outputs.items()})
 
     layout = loop.form if loop.topology in ("dense", "one_to_one") else "contiguous"
     for step in steps(loop, copy().case._replace(layout=layout)):
@@ -217,6 +234,7 @@ def test_a_loop_stays_in_its_arrays_and_does_as_the_reference(loop, data):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("loop", LOOPS + MORE, ids=name_of)
 @settings(max_examples=500, deadline=None)
 @given(data=st.data())

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import tritonstdp
+from rules_of_their_own import POWER
+from support import stepped
 from tritonstdp import rules, vocabulary
-from tritonstdp.functional import step_
 from tritonstdp.kernels.formula_gpu import device_function
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.problems import make_problem
@@ -62,18 +63,17 @@ BOUNDS = {
     "logarithm": lambda w, w_min, w_max: torch.log(w + 1),
     "compiled by numba": numba.njit(with_default),
     "multiplicative": rules.upper_bound,
+    "parameter": POWER,
+    "parameter that is captured": functools.partial(POWER, mu=0.25),
 }
 EXACT = ("literals", "partial of a whole power", "lambda", "closure", "negative closure", "truths",
-         "multiplicative")  # fmt: skip
+         "multiplicative", "parameter", "parameter that is captured")  # fmt: skip
 
 
 def run(problem, backend):
     done = problem.copy()
-    choice = step_(
-        done.formula, done.topology, done.weights, done.pre_spike, done.pre_trace, done.post_spike, done.post_trace,
-        done.parameters, *done.limits, done.c, done.decay, done.dopamine, backend,
-    )  # fmt: skip
-    return done.weights, choice
+    stepped(done, backend)
+    return done.weights
 
 
 DTYPES = [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)]
@@ -85,9 +85,9 @@ def test_a_bound_gives_the_same_weights_on_every_backend(name, dtype):
     bound = BOUNDS[name]
     problem = make_problem(Formula.of(stdp, bound, bound), OneToOne(77), dtype=dtype, rate=0.4)
     problem.weights.clamp_(*problem.limits)
-    expected, _ = run(problem, "reference")
+    expected = run(problem, "reference")
     for backend in ("cpu", "triton"):
-        found, _ = run(problem, backend)
+        found = run(problem, backend)
         if name in EXACT:
             assert torch.equal(found, expected), backend
         else:  # each compiler has its own powers, exp and log; torch computes with numbers alone in float64
@@ -95,7 +95,7 @@ def test_a_bound_gives_the_same_weights_on_every_backend(name, dtype):
     assert not torch.equal(expected, problem.weights)
 
 
-def scaled(potentiation, depression, positive, negative, a_plus, a_minus):
+def scaled(potentiation, depression, positive, negative, *, a_plus, a_minus):
     return 0.1 * (potentiation * a_plus * positive - depression * a_minus * negative)
 
 
@@ -103,11 +103,13 @@ RULES = {
     "literals": replace(stdp, name="scaled", change=scaled),
     "lambdas": Rule(
         "lambdas",
-        lambda s, y, lr: 0.1 * s * y,
-        lambda x, s, lr: 0.3 * x * s,
-        lambda p, d, b_p, b_n, lr: 0.7 * lr * (p * b_p - d * b_n),
+        lambda pre_spike, post_trace, *, lr: 0.1 * pre_spike * post_trace,
+        lambda pre_trace, post_spike, *, lr: 0.3 * pre_trace * post_spike,
+        lambda potentiation, depression, positive, negative, *, lr: (
+            0.7 * lr * (potentiation * positive - depression * negative)
+        ),
     ),
-    "eligibility": replace(rstdp, name="leaky", eligibility=lambda c, dw, tau_c: 0.9 * c + dw / tau_c),
+    "eligibility": replace(rstdp, name="leaky", eligibility=lambda c, dw, *, tau_c: 0.9 * c + dw / tau_c),
 }
 
 
@@ -115,9 +117,9 @@ RULES = {
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_with_numbers_in_it_gives_the_same_bits_on_every_backend(name, dtype):
     problem = make_problem(Formula.of(RULES[name]), OneToOne(77), dtype=dtype, rate=0.4)
-    expected, _ = run(problem, "reference")
+    expected = run(problem, "reference")
     for backend in ("cpu", "triton"):
-        assert torch.equal(run(problem, backend)[0], expected), backend
+        assert torch.equal(run(problem, backend), expected), backend
 
 
 def one_step(bound, backend="cpu"):
@@ -239,10 +241,12 @@ def test_a_bound_that_writes_into_the_weights_changes_a_copy():
 @pytest.mark.parametrize(
     ("part", "function"),
     [
-        ("on_pre", lambda spike, trace, a_plus, a_minus: spike * trace + 0.1),
-        ("on_post", lambda trace, spike, a_plus, a_minus: trace),
-        ("change", lambda p, d, b_p, b_n, a_plus, a_minus: p - d + 1e-3),
-        ("change", lambda p, d, b_p, b_n, a_plus, a_minus: p - d + b_p),
+        ("on_pre", lambda pre_spike, post_trace: pre_spike * post_trace + 0.1),
+        ("on_pre", lambda pre_spike, w: pre_spike + w),
+        ("on_post", lambda pre_trace, post_spike: pre_trace),
+        ("change", lambda potentiation, depression: potentiation - depression + 1e-3),
+        ("change", lambda potentiation, depression, positive: potentiation - depression + positive),
+        ("change", lambda potentiation, depression, w: potentiation - depression + w),
     ],
 )
 def test_a_rule_that_acts_without_a_spike_is_refused(part, function):
@@ -252,12 +256,16 @@ def test_a_rule_that_acts_without_a_spike_is_refused(part, function):
 
 def test_a_rule_that_is_not_linear_in_the_spike_is_refused():
     with pytest.raises(ValueError, match="not linear"):
-        replace(stdp, name="square", on_pre=lambda spike, trace, a_plus, a_minus: spike * spike * trace)
+        replace(stdp, name="square", on_pre=lambda pre_spike, post_trace: pre_spike * pre_spike * post_trace)
 
 
-def test_functions_of_other_parameters_are_refused():
-    with pytest.raises(TypeError, match="on_pre of rule 'mixed' must take"):
-        replace(stdp, name="mixed", on_pre=lambda spike, trace, lr: spike * trace)
+def test_functions_of_other_arguments_are_refused():
+    with pytest.raises(TypeError, match="on_pre of rule 'mixed' reads lr"):
+        replace(stdp, name="mixed", on_pre=lambda pre_spike, post_trace, lr: pre_spike * post_trace)
+    with pytest.raises(TypeError, match="on_post of rule 'mixed' has a parameter pre_rate: the name is taken"):
+        replace(stdp, name="mixed", on_post=lambda post_spike, *, pre_rate: post_spike)
+    with pytest.raises(TypeError, match="bound <lambda> has a parameter a_plus"):
+        Formula.of(stdp, lambda w, w_min, w_max, *, a_plus: w)
     with pytest.raises(TypeError, match=r"does not take \(w, w_min, w_max\)"):
         one_step(lambda w: w)
 
@@ -265,8 +273,8 @@ def test_functions_of_other_parameters_are_refused():
 @pytest.mark.parametrize(
     ("bound", "message"),
     [
-        (lambda w, low, high: w.clamp(0, 1), r"line \d+: a call of w.clamp"),
-        (lambda w, low, high: w if high else low, r"line \d+: ifexp"),
+        (lambda w, low, high: w.clamp(0, 1), r"line \d+\): a call of w.clamp"),
+        (lambda w, low, high: w if high else low, r"line \d+\): ifexp"),
         (AllEqual(1), "AllEqual is a AllEqual, not a plain function"),
         (lambda w, *limits: w, r"\*args"),
         (multiplied_by(float("nan")), "nan"),
@@ -306,7 +314,7 @@ def test_a_function_made_anew_at_each_step_is_compiled_once():
 
 
 def test_numbers_that_change_at_each_step_end_on_the_reference_and_the_log_says_why(monkeypatch, caplog):
-    monkeypatch.setattr("tritonstdp.registry.MOST_VARIANTS", 2)
+    monkeypatch.setattr("tritonstdp.choice.MOST_VARIANTS", 2)
     monkeypatch.delenv("TRITON_INTERPRET")
 
     def bound_of(number):
@@ -336,7 +344,7 @@ def test_what_a_bound_captures_does_not_stay_alive_for_ever(monkeypatch):
 
 def test_device_functions_that_say_something_else_have_another_name():
     """Triton knows a call by the name and the types of its arguments, and would take one function for the other."""
-    functions = [*rules.istdp.functions, *rules.rstdp.functions, *rules.BOUNDS.values()]
+    functions = [*rules.istdp.functions, *rules.rstdp.functions, *rules.BOUNDS.values(), POWER]
     by_text = {read(function).text: device_function(function).__name__ for function in functions}
     assert len(set(by_text.values())) == len(by_text)
     assert device_function(rules.istdp.on_pre) is device_function(rules.istdp.on_pre)

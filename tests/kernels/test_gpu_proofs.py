@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +10,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime import interpreter
 
+from rules_of_their_own import POWER, RULES_OF_TESTS, TELLING
+from support import random_sparse, with_tensors
+from tritonstdp.choice import choose
 from tritonstdp.inspection import gpu_module
 from tritonstdp.interpretation import swift_interpreter
 from tritonstdp.kernels.reference import HALF
-from tritonstdp.problems import Problem, make_problem, random_sparse
-from tritonstdp.registry import choose
+from tritonstdp.library import power_lower_bound, power_upper_bound
+from tritonstdp.problems import Problem, make_problem
 from tritonstdp.rules import BOUNDS, RULES, Formula, hard_bound, no_bound, soft_bound
 from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne
 
@@ -30,9 +32,11 @@ TOPOLOGY_NAMES = list(TOPOLOGIES)
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LAUNCHES = {"conv2d": 2}
 SUMMED = ("conv2d",)  # the order of a sum differs from torch's, and so do the last bits
+POWERS = (power_lower_bound, power_upper_bound)  # each compiler has powers of its own
 
 topologies = pytest.mark.parametrize("topology", TOPOLOGY_NAMES)
 rules = pytest.mark.parametrize("rule", RULES)
+telling_rules = pytest.mark.parametrize("rule", TELLING)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -42,7 +46,7 @@ def _swift():
 
 
 def formula_of(rule: str, positive=soft_bound, negative=soft_bound, clamp: bool = False) -> Formula:
-    return Formula.of(RULES[rule], positive, negative, clamp)
+    return Formula.of((RULES | RULES_OF_TESTS)[rule], positive, negative, clamp)
 
 
 def triton_step(problem: Problem):
@@ -69,18 +73,31 @@ def assert_matches_reference(problem: Problem) -> None:
         tolerance = 4 * torch.finfo(dtype).eps
         torch.testing.assert_close(tensor.double(), exact.outputs[name], rtol=tolerance, atol=tolerance)
     # the interpreter does not round to bfloat16 as hardware does
-    if problem.topology.name not in SUMMED and dtype != torch.bfloat16:
+    rounded_alike = problem.topology.name not in SUMMED and problem.formula.positive not in POWERS
+    if rounded_alike and dtype != torch.bfloat16:
         assert_bits(result, same)
     assert not torch.equal(result.weights, problem.weights), "nothing changed: the case proves nothing"
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("bound", BOUNDS)
-@rules
+@pytest.mark.parametrize(
+    ("rule", "bound", "dtype"),
+    [
+        *((rule, "soft_bound", dtype) for rule in RULES for dtype in DTYPES),
+        *(("stdp", bound, torch.float32) for bound in BOUNDS if bound != "soft_bound"),
+    ],
+    ids=str,
+)
 @topologies
 def test_a_step_matches_the_reference(topology, rule, bound, dtype):
     problem = make_problem(formula_of(rule, BOUNDS[bound], BOUNDS[bound]), GROUPS[topology], dtype=dtype)
     assert_matches_reference(problem)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rule", RULES_OF_TESTS)
+@topologies
+def test_a_step_of_a_rule_of_its_own_matches_the_reference(topology, rule, dtype):
+    assert_matches_reference(make_problem(formula_of(rule, POWER, soft_bound), GROUPS[topology], dtype=dtype))
 
 
 @pytest.mark.parametrize(
@@ -91,10 +108,12 @@ def test_a_step_matches_the_reference(topology, rule, bound, dtype):
         {"dopamine": "scalar", "clamp": True, "dtype": torch.bfloat16},
         {"rate": 0.0},
         {"rate": 1.0, "clamp": True},
+        {"per_neuron": True},
+        {"per_neuron": True, "float_spikes": True, "dopamine": "scalar", "clamp": True, "dtype": torch.float64},
     ],
     ids=lambda variant: "-".join(variant),
 )
-@rules
+@telling_rules
 @topologies
 def test_a_variant_matches_the_reference(topology, rule, variant):
     options = {name: value for name, value in variant.items() if name != "clamp"}
@@ -104,10 +123,11 @@ def test_a_variant_matches_the_reference(topology, rule, variant):
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("clamp", [False, True])
-@rules
-def test_dense_takes_either_layout_and_dopamine_per_column(rule, clamp, transposed):
+@telling_rules
+def test_dense_takes_either_layout_and_dopamine_per_neuron(rule, clamp, transposed):
     formula = formula_of(rule, no_bound, soft_bound, clamp)
-    assert_matches_reference(make_problem(formula, Dense(19, 37), transposed=transposed, dopamine="column"))
+    for side in ("pre", "post"):
+        assert_matches_reference(make_problem(formula, Dense(19, 37), transposed=transposed, dopamine=side))
 
 
 @rules
@@ -133,7 +153,7 @@ def reorder(monkeypatch, order) -> None:
     monkeypatch.setattr(builder, "set_grid_idx", place_elsewhere)
 
 
-@rules
+@telling_rules
 @topologies
 def test_the_order_of_programs_does_not_matter(topology, rule, monkeypatch):
     problem = make_problem(formula_of(rule), GROUPS[topology], rate=0.4)
@@ -174,7 +194,8 @@ def confine(monkeypatch) -> None:
     spans: list[tuple[int, int]] = []
 
     def note_spans(self, arguments, named):
-        spans[:] = [span_of(argument) for argument in arguments if isinstance(argument, torch.Tensor)]
+        flat = [part for a in arguments for part in (a if isinstance(a, tuple) else (a,))]
+        spans[:] = [span_of(argument) for argument in flat if isinstance(argument, torch.Tensor)]
         return prepare(self, arguments, named)
 
     def check(pointers, mask):
@@ -198,12 +219,12 @@ def confine(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(("topology", "transposed"), [*((name, False) for name in TOPOLOGY_NAMES), ("dense", True)])
-@rules
+@telling_rules
 def test_nothing_beside_a_tensor_is_read_or_written(topology, transposed, rule, monkeypatch):
-    problem = make_problem(formula_of(rule), GROUPS[topology], rate=0.4, transposed=transposed)
+    problem = make_problem(formula_of(rule), GROUPS[topology], rate=0.4, transposed=transposed, per_neuron=True)
     gap = 5 if topology == "dense" else 0
     amid = {name: poisoned(tensor, gap if name in ("weights", "c") else 0) for name, tensor in problem.tensors.items()}
-    guarded = replace(problem, **{name: inner for name, (inner, _) in amid.items()})
+    guarded = with_tensors(problem, {name: inner for name, (inner, _) in amid.items()})
     before = {name: buffer.clone() for name, (_, buffer) in amid.items()}
     with monkeypatch.context() as patch:
         confine(patch)
@@ -221,11 +242,12 @@ class NoOperators(TorchDispatchMode):
         raise AssertionError(f"the launch path calls {operator}")
 
 
+@pytest.mark.parametrize("per_neuron", [False, True])
 @pytest.mark.parametrize("dopamine", ["number", "scalar"])
-@rules
+@telling_rules
 @topologies
-def test_a_step_launches_without_synchronising_or_allocating(topology, rule, dopamine, monkeypatch):
-    problem = make_problem(formula_of(rule), GROUPS[topology], dopamine=dopamine)
+def test_a_step_launches_without_synchronising_or_allocating(topology, rule, dopamine, per_neuron, monkeypatch):
+    problem = make_problem(formula_of(rule), GROUPS[topology], dopamine=dopamine, per_neuron=per_neuron)
     step = triton_step(problem)
     problem.run(step)
     launches = []
@@ -272,7 +294,7 @@ def test_addresses_beyond_two_to_the_31_elements_are_right(topology, tmp_path, m
         changes[name] = holey.as_strided(shape, strides).copy_(tensor)
     # the arguments are shared with the interpreter as they are; copying them back would fill the holes
     monkeypatch.setattr(interpreter.GridExecutor, "_restore_args_dev", lambda *arguments: None)
-    distant_problem = replace(problem, **changes)
+    distant_problem = problem.replaced(**changes)
     distant_problem.run(triton_step(distant_problem))
     assert_bits(distant_problem, problem.copy().run(triton_step(problem)))
 

@@ -1,17 +1,18 @@
 """Infinities, NaN and signed zeros: every backend does what the reference does, and silent neurons do nothing."""
 
-from dataclasses import replace
-from importlib import import_module
 from math import inf, nan
 
 import pytest
 import torch
 
+from rules_of_their_own import RULES_OF_TESTS, TELLING
+from support import random_sparse, with_tensors
+from tritonstdp.choice import choose
 from tritonstdp.inspection import gpu_module
 from tritonstdp.interpretation import swift_interpreter
 from tritonstdp.kernels import reference
-from tritonstdp.problems import make_problem, random_sparse
-from tritonstdp.registry import choose
+from tritonstdp.problems import make_problem
+from tritonstdp.registry import meeting_of
 from tritonstdp.rules import RULES, Formula, hard_bound, no_bound, soft_bound
 from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne
 
@@ -29,18 +30,22 @@ FORMULAS = {
     "none-clamp": (no_bound, no_bound, True),
     "hard-none": (hard_bound, no_bound, False),
 }
-COMPILED_ANEW = ("soft-hard-clamp",)
-"""The formulas for which the CPU's loops are compiled, which takes seconds each; Triton is interpreted."""
-COMPILED = [(b, f) for b in BACKENDS for f in FORMULAS if b != "cpu" or f in COMPILED_ANEW]
-PAIRINGS = {name: import_module(f"tritonstdp.kernels.{name}.reference").PAIRING for name in GROUPS}
+EVERY_RULE = RULES | RULES_OF_TESTS
+CASES = [
+    *(("triton", rule, "soft-hard-clamp") for rule in EVERY_RULE),
+    *(("triton", rule, bounds) for rule in TELLING for bounds in FORMULAS if bounds != "soft-hard-clamp"),
+    *(("cpu", rule, "soft-hard-clamp") for rule in TELLING),
+]
+"""Triton is interpreted; loops take seconds each to compile."""
 ELEMENTWISE = ("dense", "one_to_one", "sparse", "local2d")
 BUILD = {
-    "reference": lambda problem: reference.build(PAIRINGS[problem.topology.name], problem.formula),
+    "reference": lambda problem: reference.build(meeting_of(problem.topology.name), problem.case),
     "triton": lambda problem: gpu_module(problem.topology.name).build(problem.case),
 }
 
 topologies = pytest.mark.parametrize("topology", TOPOLOGIES)
 rules = pytest.mark.parametrize("rule", RULES)
+telling_rules = pytest.mark.parametrize("rule", TELLING)
 backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -64,11 +69,13 @@ def with_weights(problem):
 
 def with_traces(problem, silent, spiking):
     """Values for the traces of the first silent and of the first spiking neuron of either side."""
-    changes = {}
-    for side in ("pre", "post"):
-        spikes, trace = getattr(problem, f"{side}_spike") != 0, getattr(problem, f"{side}_trace").clone()
-        trace[spikes.int().argmin()], trace[spikes.int().argmax()] = silent, spiking
-        changes[f"{side}_trace"] = trace
+    changes, rule = {}, problem.formula.rule
+    for spike, *traces in (rule.pre, rule.post):
+        spikes = problem.signals[spike] != 0
+        for name in traces:
+            trace = problem.signals[name].clone()
+            trace[spikes.int().argmin()], trace[spikes.int().argmax()] = silent, spiking
+            changes[name] = trace
     return changes
 
 
@@ -94,7 +101,7 @@ MODULATED = {
 def extremes(problem):
     """The problem with each kind of value that is not finite, and the kind's name."""
     kinds = EXTREMES if problem.c is None else EXTREMES | MODULATED
-    return [(kind, replace(problem, **change(problem))) for kind, change in kinds.items()]
+    return [(kind, problem.replaced(**change(problem))) for kind, change in kinds.items()]
 
 
 def run(problem, backend):
@@ -102,11 +109,16 @@ def run(problem, backend):
 
 
 def silenced(problem, *sides):
-    return replace(problem, **{f"{side}_spike": torch.zeros_like(getattr(problem, f"{side}_spike")) for side in sides})
+    spikes = [f"{side}_spike" for side in sides]
+    return problem.replaced(**{name: torch.zeros_like(problem.signals[name]) for name in spikes})
+
+
+def spikes_of(problem):
+    return problem.signals["pre_spike"].float(), problem.signals["post_spike"].float()
 
 
 def formula_of(rule, bounds):
-    return Formula.of(RULES[rule], *FORMULAS[bounds])
+    return Formula.of(EVERY_RULE[rule], *FORMULAS[bounds])
 
 
 def assert_same(got, expected, case):
@@ -123,8 +135,7 @@ def assert_bits(tensor, expected, case):
     assert torch.equal(tensor.contiguous().view(torch.int32), expected.contiguous().view(torch.int32)), case
 
 
-@pytest.mark.parametrize(("backend", "bounds"), COMPILED)
-@rules
+@pytest.mark.parametrize(("backend", "rule", "bounds"), CASES)
 @topologies
 def test_a_value_that_is_not_finite_does_what_the_reference_says(topology, rule, bounds, backend):
     problem = make_problem(formula_of(rule, bounds), GROUPS[topology])
@@ -133,9 +144,9 @@ def test_a_value_that_is_not_finite_does_what_the_reference_says(topology, rule,
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@rules
+@telling_rules
 def test_dense_weights_of_either_layout_meet_what_is_not_finite_alike(rule, transposed):
-    options = {"transposed": transposed, "float_spikes": True, "dopamine": "column"}
+    options = {"transposed": transposed, "float_spikes": True, "dopamine": "post", "per_neuron": True}
     for dtype in (torch.float32, torch.float64, torch.float16):
         problem = make_problem(formula_of(rule, "soft-hard-clamp"), GROUPS["dense"], dtype=dtype, **options)
         for case, changed in extremes(problem):
@@ -146,10 +157,10 @@ def test_dense_weights_of_either_layout_meet_what_is_not_finite_alike(rule, tran
 @pytest.mark.parametrize("backend", ("reference", *BACKENDS))
 @pytest.mark.parametrize("topology", ELEMENTWISE)
 def test_the_weight_of_a_silent_synapse_keeps_its_bits(topology, backend, bounds):
-    if backend == "cpu" and bounds not in COMPILED_ANEW:
+    if backend == "cpu" and bounds != "soft-hard-clamp":
         pytest.skip("compiled for one of the formulas")
     problem = make_problem(formula_of("stdp", bounds), GROUPS[topology], rate=0.1)
-    silent = ~PAIRINGS[topology].touched(problem.topology, problem.pre_spike.float(), problem.post_spike.float())
+    silent = ~meeting_of(topology).touched(problem.topology, *spikes_of(problem))
     assert silent.any()
     silent = silent.expand(problem.weights.shape)
     for case, changed in extremes(problem):
@@ -164,26 +175,29 @@ def pole(w, w_min, w_max):
 @pytest.mark.parametrize("topology", ELEMENTWISE)
 def test_an_infinite_bound_reaches_only_what_its_neuron_s_spikes_change(topology, backend):
     problem = make_problem(Formula.of(RULES["stdp"], pole, soft_bound), GROUPS[topology], rate=0.4)
-    problem = replace(problem, weights=scattered(problem.weights, problem.limits[1]))
+    problem = problem.replaced(weights=scattered(problem.weights, problem.limits[1]))
     expected = run(problem, "reference")
     assert_same(run(problem, backend), expected, "pole")
     wild = expected.weights.isinf()
-    _, post = PAIRINGS[topology].spiking(problem.topology, problem.pre_spike.float(), problem.post_spike.float())
+    post = meeting_of(topology).at_post(problem.topology, problem.signals["post_spike"])
     assert wild.any() and not (wild & ~post).any()
 
 
 @pytest.mark.parametrize("side", ["pre", "post"])
 @pytest.mark.parametrize("backend", ("reference", *BACKENDS))
-@rules
+@telling_rules
 @topologies
 def test_a_trace_that_no_spike_reads_does_not_matter(topology, rule, backend, side):
     """Of either side, the trace is read by the spikes of the other."""
     problem = make_problem(formula_of(rule, "soft-hard-clamp"), GROUPS[topology])
+    own = problem.formula.signatures[f"on_{side}"].reads
+    if f"{side}_trace" not in problem.signals or f"{side}_trace" in own:
+        pytest.skip("the rule reads none, or by spikes of its own side as well")
     problem = silenced(problem, "post" if side == "pre" else "pre")
     expected = run(problem, backend)
     for value in (nan, inf):
-        trace = {f"{side}_trace": torch.full_like(getattr(problem, f"{side}_trace"), value)}
-        assert_same(run(replace(problem, **trace), backend), expected, value)
+        trace = {f"{side}_trace": torch.full_like(problem.signals[f"{side}_trace"], value)}
+        assert_same(run(problem.replaced(**trace), backend), expected, value)
 
 
 @rules
@@ -191,9 +205,9 @@ def test_a_convolution_sums_an_infinite_trace_only_where_it_is_read(rule):
     problem = make_problem(formula_of(rule, "hard-none"), GROUPS["conv2d"])
     fired = torch.zeros(problem.topology.dst_shape, dtype=torch.bool)
     fired[0, 2, 3] = fired[1, 0, 0] = True
-    trace = problem.pre_trace.view(problem.topology.src_shape).clone()
+    trace = problem.signals["pre_trace"].view(problem.topology.src_shape).clone()
     trace[0, 3, 3] = inf  # the first map's patch at (2, 3) covers rows 3 to 5 and columns 3 to 4
-    changed = replace(silenced(problem, "pre"), pre_trace=trace.view(-1), post_spike=fired.view(-1))
+    changed = silenced(problem, "pre").replaced(pre_trace=trace.view(-1), post_spike=fired.view(-1))
     for backend in ("reference", "triton"):
         wild = ~run(changed, backend).weights.isfinite()
         assert wild.nonzero().tolist() == [[0, 0, 0, 0]], backend
@@ -204,41 +218,43 @@ class TestReference:
 
     def test_terms_of_silent_neurons_do_not_exist(self):
         problem = make_problem(Formula.of(RULES["stdp"], no_bound, soft_bound), Dense(6, 7), dtype=torch.float64)
-        problem.pre_trace[::2], problem.post_trace[::3] = inf, nan
+        signals = problem.signals
+        signals["pre_trace"][::2], signals["post_trace"][::3] = inf, nan
         problem.weights[2] = nan
-        a_plus, a_minus = problem.parameters
+        a_plus, a_minus = problem.parameters.values()
         low, high = problem.limits
         got = run(problem, "reference").weights
         for i in range(6):
             for j in range(7):
                 w = problem.weights[i, j].item()
-                s, q = bool(problem.pre_spike[i]), bool(problem.post_spike[j])
-                potentiation = problem.pre_trace[i].item() * a_plus if q else 0.0
-                depression = problem.post_trace[j].item() * a_minus * ((w - low) * (high - w)) if s else 0.0
+                s, q = bool(signals["pre_spike"][i]), bool(signals["post_spike"][j])
+                potentiation = signals["pre_trace"][i].item() * a_plus if q else 0.0
+                depression = signals["post_trace"][j].item() * a_minus * ((w - low) * (high - w)) if s else 0.0
                 expected = w + (potentiation - depression) if s or q else w
                 torch.testing.assert_close(got[i, j].item(), expected, equal_nan=True)
 
-    @pytest.mark.parametrize("rule", ["stdp", "rstdp"])
+    @pytest.mark.parametrize("rule", ["stdp", "rstdp", "tagged"])
     @topologies
     def test_a_step_records_no_history(self, topology, rule):
-        problem = make_problem(formula_of(rule, "soft"), GROUPS[topology])
-        problem.pre_trace.requires_grad_(), problem.post_trace.requires_grad_()
+        problem = make_problem(formula_of(rule, "soft"), GROUPS[topology], per_neuron=True)
+        for name, tensor in problem.tensors.items():
+            tensor.requires_grad_(name not in problem.outputs and tensor.is_floating_point())
         for tensor in run(problem, "reference").outputs.values():
             assert tensor.grad_fn is None and not tensor.requires_grad
 
-    @rules
+    @telling_rules
     @topologies
     def test_signals_may_have_any_strides(self, topology, rule):
-        problem = make_problem(formula_of(rule, "soft"), GROUPS[topology])
-        signals = ("pre_spike", "pre_trace", "post_spike", "post_trace")
-        spread = {name: torch.stack([getattr(problem, name)] * 2, 1)[:, 0] for name in signals}
-        assert_same(run(replace(problem, **spread), "reference"), run(problem, "reference"), "strides")
+        problem = make_problem(formula_of(rule, "soft"), GROUPS[topology], per_neuron=True)
+        read = {name: tensor for name, tensor in problem.tensors.items() if name not in problem.outputs}
+        spread = with_tensors(problem, {name: torch.stack([tensor] * 2, 1)[:, 0] for name, tensor in read.items()})
+        assert_same(run(spread, "reference"), run(problem, "reference"), "strides")
 
     @pytest.mark.parametrize("backend", ["reference", "triton"])
-    @rules
+    @telling_rules
     @topologies
     def test_the_default_device_does_not_matter(self, topology, rule, backend):
-        problem = make_problem(formula_of(rule, "soft-hard-clamp"), GROUPS[topology])
+        problem = make_problem(formula_of(rule, "soft-hard-clamp"), GROUPS[topology], per_neuron=True)
         expected = run(problem, backend)
         result = problem.copy()
         torch.set_default_device("meta")

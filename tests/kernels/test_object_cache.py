@@ -192,7 +192,7 @@ def test_an_installation_without_sources_keeps_nothing(monkeypatch):
     def missing(path):
         raise FileNotFoundError(path)
 
-    monkeypatch.setattr(object_cache, "_source", missing)
+    monkeypatch.setattr(object_cache, "digest_of", missing)
     assert key_of(loop, Recipe((), ())) is None
 
 

@@ -9,10 +9,11 @@ import numba
 import pytest
 import torch
 
+from support import random_sparse
 from tritonstdp import Conv2d, Dense, Local2d, OneToOne
+from tritonstdp.choice import choose
 from tritonstdp.kernels import threads
-from tritonstdp.problems import make_problem, random_sparse
-from tritonstdp.registry import choose
+from tritonstdp.problems import make_problem
 from tritonstdp.rules import Formula, rstdp
 
 SETUP = """

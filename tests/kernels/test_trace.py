@@ -66,7 +66,7 @@ def test_time_constant_may_be_a_tensor():
     expected += spikes
     expected -= (expected / tau) * DT
     assert torch.equal(trace_(trace, spikes, tau=tau, dt=DT), expected)
-    with pytest.raises(ValueError, match="a parameter is a tensor"):
+    with pytest.raises(ValueError, match="tau is a tensor"):
         trace_(trace, spikes, tau=tau, backend="cpu")
 
 

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from tritonstdp.inspection import Launch, compile_launch, launches
 from tritonstdp.kernels.protocol import CannotCompileError
+from tritonstdp.kernels.work import Work
 from tritonstdp.machine_code import TARGETS, Target, occupancy, usage
 from tritonstdp.problems import make_problem
+from tritonstdp.registry import kernels_of
 from tritonstdp.rules import Formula
-from tritonstdp.topology import Conv2d, Dense, Local2d, OneToOne, Sparse, Topology
+from tritonstdp.topology import Topology
 
-__all__ = ["GPUS", "Estimate", "Gpu", "Work", "estimate", "pruned", "rank"]
+__all__ = ["GPUS", "Estimate", "Gpu", "estimate", "pruned", "rank"]
 
 
 class Gpu(NamedTuple):
@@ -63,24 +65,6 @@ KEPT = 32
 """Configurations that are worth a compilation, by the model."""
 
 
-class Work(NamedTuple):
-    """The busy programs of one kind in a launch.
-
-    Attributes
-    ----------
-    programs : float
-        How many there are.
-    nbytes : float
-        What each reads from and writes to DRAM.
-    rounds : float
-        How many loads of each wait for another one, in a row.
-    """
-
-    programs: float
-    nbytes: float
-    rounds: float
-
-
 class Estimate(NamedTuple):
     """What the model says of a configuration.
 
@@ -109,100 +93,6 @@ class Estimate(NamedTuple):
     def mean(self) -> float:
         """The geometric mean over the rates."""
         return statistics.geometric_mean(self.seconds)
-
-
-def _dense_work(topology: Dense, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
-    from tritonstdp.kernels.dense.gpu import FLOAT32_BYTES, SECTOR_BYTES  # which needs Triton
-
-    n_major, n_minor = topology.weights_shape
-    chunks = -(-n_minor * itemsize // (config.columns * FLOAT32_BYTES))
-    if modulated:
-        return [Work(n_major * chunks, 4 * itemsize * n_minor / chunks, 2)]
-    group = max(1, SECTOR_BYTES // itemsize)
-    rows_each = -(-n_major // config.splits)
-    busy_groups = -(-n_minor // group) * (1 - (1 - rate) ** group)
-    return [
-        Work(rate * n_major * chunks, 2 * itemsize * n_minor / chunks, 2),
-        Work(
-            busy_groups * config.splits, 2 * SECTOR_BYTES * (1 - rate) * rows_each, 1 + 2 * -(-rows_each // config.rows)
-        ),
-    ]
-
-
-def _one_to_one_work(topology: OneToOne, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
-    per_sector = max(1, 32 // itemsize)
-    touched = 1.0 if modulated else 1 - (1 - rate) ** (2 * per_sector)
-    nbytes = config.block * (2 + itemsize * touched * (6 if modulated else 4))
-    return [Work(-(-topology.n // config.block), nbytes, 2)]
-
-
-def _sparse_work(topology: Sparse, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
-    (synapses,) = topology.weights_shape
-
-    def side(neurons: int, busy: float, nbytes: float, rounds: int) -> Work:
-        each = synapses / max(neurons, 1)
-        pieces = max(1, math.ceil(each / config.piece))
-        blocks = math.ceil(min(each, config.piece) / config.block)
-        return Work(busy * neurons * pieces, nbytes * each / pieces, 2 + rounds * blocks)
-
-    n_major, n_minor = topology.major_start.numel() - 1, topology.minor_start.numel() - 1
-    if modulated:
-        return [side(n_major, 1.0, 4 + 4 * itemsize, 2)]
-    # a minor neuron's synapses are scattered: each moves a sector, and is found by two indices and a spike
-    return [side(n_major, rate, 4 + 2 * itemsize, 2), side(n_minor, rate, 8 + 2 * 32 * (1 - rate), 3)]
-
-
-def _local2d_work(topology: Local2d, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
-    from tritonstdp.kernels.local2d.gpu import PATCH_BLOCKS  # which needs Triton
-
-    c_out, positions, taps = topology.weights_shape
-    group = max(1, 32 // itemsize)
-    synapses = c_out * positions * taps
-    if modulated:
-        return [Work(synapses / (group * config.groups), 4 * 32 * config.groups, 2)]
-    (n_pre,), (n_post,) = topology.pre_shape, topology.post_shape
-    kh, kw = topology.kernel_size
-    patch = math.ceil(taps / group)
-    neighbours = 1 << (math.ceil(PATCH_BLOCKS * config.groups / patch) - 1).bit_length()
-    busy = math.ceil(n_post / neighbours) * (1 - (1 - rate) ** neighbours)
-    groups = rate * n_post * patch / busy
-    # a candidate's neighbours in its group are looked up one after the other, in the second-level cache
-    found = min(config.candidates, kh * kw * c_out) * synapses / n_pre / (kh * kw * c_out)
-    searches = math.ceil(kh * kw * c_out / config.candidates)
-    return [
-        Work(busy, 2 * 32 * groups, 1 + 2 * math.ceil(groups / config.groups)),
-        Work(
-            rate * n_pre, 2 * 32 * (1 - rate) * synapses / n_pre,
-            1 + searches * (0.5 * group + 2 * math.ceil(found / config.groups)),
-        ),
-    ]  # fmt: skip
-
-
-def _conv2d_work(topology: Conv2d, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
-    from tritonstdp.kernels.conv2d.gpu import APPLY_BLOCK  # which needs Triton
-
-    c_out, synapses = topology.weights_shape[0], math.prod(topology.weights_shape)
-    taps, (_, kw) = synapses // c_out, topology.kernel_size
-    chunks = math.ceil(topology.positions / config.splits / config.chunk)
-    busy_post = 1 - (1 - rate) ** config.chunk
-    busy_pre = 1 - (1 - rate) ** (config.chunk * max(1, min(config.taps, taps) / kw))
-    # spikes and traces stay in the second-level cache, at about half the latency
-    sums = Work(
-        c_out * math.ceil(taps / config.taps) * config.splits, 2 * 4 * config.taps,
-        0.5 * chunks * (2 + busy_post + busy_pre),
-    )  # fmt: skip
-    moved = (4 if modulated else 2) * itemsize + 2 * 4 * config.splits
-    return [sums, Work(math.ceil(synapses / APPLY_BLOCK), APPLY_BLOCK * moved, 1 + 0.5 * config.splits)]
-
-
-WORK: dict[str, Callable[..., list[Work]]] = {
-    "dense": _dense_work,
-    "one_to_one": _one_to_one_work,
-    "sparse": _sparse_work,
-    "local2d": _local2d_work,
-    "conv2d": _conv2d_work,
-}
-"""How the kernels of a topology cut a step into busy programs: ``(topology, config, rate, itemsize, modulated)``."""
 
 
 def estimate(gpu: Gpu, launched: Sequence[int], resident: float, work: Sequence[Work]) -> float:
@@ -273,7 +163,8 @@ def rank(
     ValueError
         If there is no model of the topology's kernels.
     """
-    if topology.name not in WORK:
+    model = kernels_of(topology.name, "work")
+    if model is None:
         raise ValueError(f"there is no cost model of {topology.name} kernels: tune on the GPU itself")
     gpu = gpu or GPUS[target]
     limits = TARGETS[target]
@@ -286,7 +177,7 @@ def rank(
         return tuple(
             estimate(
                 gpu, programs, resident,
-                WORK[topology.name](topology, config, rate, dtype.itemsize, formula.rule.modulated),
+                model.work(topology, config, rate, dtype.itemsize, formula.rule.modulated),
             )
             for rate in rates
         )  # fmt: skip
@@ -319,7 +210,7 @@ def pruned(
 ) -> list[Any]:
     """The configurations that are worth timing on a GPU, the default first; all where there is no model of it."""
     target = _target_of(device)
-    if target is None or topology.name not in WORK:
+    if target is None or kernels_of(topology.name, "work") is None:
         return list(configs)
     found = torch.cuda.get_device_properties(device)
     gpu = GPUS[target]._replace(name=found.name, multiprocessors=found.multi_processor_count)

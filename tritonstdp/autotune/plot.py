@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tritonstdp.autotune.cost import Estimate
 from tritonstdp.autotune.sweep import Outcome
 from tritonstdp.storage import replace_whole
 
-__all__ = ["Panel", "draw", "panel_of"]
+__all__ = ["Panel", "draw", "estimated_panel", "panel_of"]
 
 _ROWS = 40
 _BASE = 2.0
@@ -49,6 +50,16 @@ def panel_of(outcome: Outcome) -> Panel:
     title = f"{key.rule} {key.topology} {shape}\n{key.positive_bound}, {key.dtype}"
     ordered = sorted(rows, key=lambda config: math.prod(rows[config]))
     return Panel(title, rates, {config: rows[config] for config in ordered}, outcome.default, outcome.best)
+
+
+def estimated_panel(title: str, rates: tuple[float, ...], estimates: Sequence[Estimate], default: Any) -> Panel:
+    """The landscape as the model foresees it, whose estimates come with the fastest first."""
+    reference = next(each for each in estimates if each.config == default)
+    rows = {
+        each.config: [mine / other for mine, other in zip(each.seconds, reference.seconds, strict=True)]
+        for each in estimates
+    }
+    return Panel(title, rates, rows, default, estimates[0].config)
 
 
 def draw(panels: Sequence[Panel], path: Path, title: str) -> None:

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.util
-import itertools
 import json
 import math
-import platform
-import re
-from functools import cache
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from tritonstdp.autotune.cache import Key
+from tritonstdp.kernels.digest import digest_of
 from tritonstdp.kernels.protocol import Case
+from tritonstdp.machine import device_name, driver, version_of
 from tritonstdp.registry import Space
 from tritonstdp.source import content_of, name_of
 from tritonstdp.topology import Topology
 
-__all__ = ["candidates", "key_of", "rate_bucket", "size_bucket", "synapses_of"]
+__all__ = ["candidates", "key_of", "rate_bucket", "size_bucket"]
 
-_SHARED_SOURCES = ("compose", "native", "device", "protocol")
 _ONLY_IN_PARALLEL = ("rows_per_task", "tasks")
 
 
@@ -56,38 +50,20 @@ def candidates(space: Space, synapses: int | None, threads: int) -> list[Any]:
     3
     """
     default = space.default
-    names = list(space.values)
-    product = [default._replace(**dict(zip(names, values, strict=True))) for values in _product(space)]
-    if "parallel_work" not in names:
-        return list(dict.fromkeys([default, *product]))
+    if "parallel_work" not in space.values:
+        return list(dict.fromkeys([default, *space.configs]))
 
     def runs_in_parallel(config: Any) -> bool:
         return threads > 1 and (synapses is None or synapses > config.parallel_work)
 
     by_effect: dict[Any, None] = {}
-    for config in (default, *product):
+    for config in (default, *space.configs):
         parallel = runs_in_parallel(config)
         unused = () if parallel else _ONLY_IN_PARALLEL
         if parallel == runs_in_parallel(default) and (synapses is not None or threads == 1):
             unused = (*unused, "parallel_work")
-        by_effect[config._replace(**{name: getattr(default, name) for name in unused if name in names})] = None
+        by_effect[config._replace(**{name: getattr(default, name) for name in unused if name in space.values})] = None
     return list(by_effect)
-
-
-def _product(space: Space) -> itertools.product[tuple[Any, ...]]:
-    return itertools.product(*space.values.values())
-
-
-def synapses_of(topology: Topology) -> int:
-    """The number of pairs of neurons that a step updates; a convolution has one at each position.
-
-    Examples
-    --------
-    >>> from tritonstdp import Conv2d, Dense
-    >>> synapses_of(Dense(3, 5)), synapses_of(Conv2d((1, 8, 8), (4, 6, 6), 3))
-    (15, 1296)
-    """
-    return math.prod(topology.weights_shape) * getattr(topology, "positions", 1)
 
 
 def size_bucket(topology: Topology) -> int:
@@ -99,7 +75,7 @@ def size_bucket(topology: Topology) -> int:
     >>> size_bucket(Dense(4096, 4096)) == size_bucket(Dense(4000, 4000)) == 4096**2
     True
     """
-    return 4 ** (synapses_of(topology).bit_length() // 2)
+    return 4 ** (topology.synapses.bit_length() // 2)
 
 
 def rate_bucket(rate: float) -> float:
@@ -133,10 +109,10 @@ def key_of(space: Space, case: Case, backend: str, synapses: int, rate: float | 
         synapses=synapses,
         rate=rate,
         device=device_name(case.device),
-        driver=_driver(case.device),
+        driver=driver(case.device),
         torch=torch.__version__,
-        triton=_version("triton"),
-        numba=_version("numba"),
+        triton=version_of("triton"),
+        numba=version_of("numba"),
         source=source,
         space=_hash(json.dumps([space.default._asdict(), dict(space.values)], default=repr)),
     )
@@ -147,64 +123,21 @@ def _label(name: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in name)[:100]
 
 
-def device_name(kind: str) -> str:
-    """The device as its maker calls it; a CPU with the number of threads that torch uses.
-
-    Examples
-    --------
-    >>> device_name("cpu").endswith((" thread", " threads"))
-    True
-    """
-    if kind != "cpu":
-        backend = getattr(torch, kind)
-        return backend.get_device_name() if backend.is_available() else f"no {kind} device"
-    threads = torch.get_num_threads()
-    return f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-@cache
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else []
-    return models[0] if models else platform.processor() or platform.machine()
-
-
-@cache
-def _driver(kind: str) -> str:
-    if kind == "cpu":
-        return f"llvmlite {_version('llvmlite')}"
-    if kind == "xpu":
-        return torch.xpu.get_device_properties().driver_version
-    if torch.version.hip:
-        return f"ROCm {torch.version.hip}"
-    loaded = Path("/proc/driver/nvidia/version")
-    found = re.search(r"\d+\.\d+(\.\d+)?", loaded.read_text()) if loaded.exists() else None
-    return f"NVIDIA {found.group()}" if found else f"CUDA {torch.version.cuda}"
-
-
-@cache
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def _source_hash(space: Space, case: Case) -> str | None:
     formula = case.formula
-    contents = [content_of(function) for function in (*formula.rule.functions, formula.positive, formula.negative)]
+    contents = [content_of(function) for function in formula.functions]
     if None in contents:
         return None
-    shared = [_file_of(f"tritonstdp.kernels.{name}") for name in _SHARED_SOURCES]
-    return _hash(*map(str, contents), _file_of(space.module), *shared)
+    return _hash(*map(str, contents), _digest(space.module))
 
 
-@cache
-def _file_of(module: str) -> str:
-    """The source of a module, which is found without being imported: not every machine has Triton."""
+def _digest(module: str) -> str:
+    """What a module is made from; it is found without being imported: not every machine has Triton."""
     spec = importlib.util.find_spec(module)
-    origin = Path(spec.origin) if spec and spec.origin else None
-    return origin.read_text(encoding="utf-8") if origin and origin.suffix == ".py" and origin.exists() else module
+    try:
+        return digest_of(str(spec.origin)) if spec else module
+    except OSError:  # an installation without sources
+        return module
 
 
 def _hash(*texts: str) -> str:

@@ -16,20 +16,18 @@ import torch
 
 from tritonstdp.autotune import cache
 from tritonstdp.autotune.busy import check_idle, wait_until_idle
-from tritonstdp.autotune.space import candidates, key_of, rate_bucket, size_bucket, synapses_of
-from tritonstdp.autotune.timing import Scratch, Timing, error, paired_ratio, take_turns
+from tritonstdp.autotune.space import candidates, key_of, rate_bucket, size_bucket
+from tritonstdp.autotune.timing import Scratch, Timing, paired_ratio, take_turns
 from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.problems import RATES, disagreement
 from tritonstdp.registry import BACKENDS, KernelEntry, Space, forget_choices, serving_entry
 from tritonstdp.rules import Formula
-from tritonstdp.source import content_of, name_of
+from tritonstdp.source import CannotCompileError, content_of, name_of
 from tritonstdp.topology import Topology
 
 __all__ = ["RATES", "Outcome", "all_candidates", "backend_of", "find", "keep", "tune", "tuning_case"]
 
 logger = logging.getLogger("tritonstdp")
-
-RATES = (0.005, 0.02, 0.1)
-"""The fractions of spiking neurons that settings are tuned for, unless others are asked for."""
 
 _SCREENING_TURNS = range(3, 10)
 _FINAL_TURNS = range(9, 32)
@@ -123,17 +121,18 @@ def tuning_case(formula: Formula, topology: Topology, dtype: torch.dtype, device
     ValueError
         If the device's backend can't take the case, its kernel has no configurations, or it can't be known again.
     """
-    kind = torch.device(device).type
-    layout = "pre" if topology.name == "dense" else "contiguous"
-    case = Case(formula, topology.name, topology.kernel_key, layout, dtype, kind)
+    case = Case.plain(formula, topology, dtype, torch.device(device).type)
     name = backend_of(device)
     reason = next(backend for backend in BACKENDS if backend.name == name).refuse(case)
     if reason is not None:
         raise ValueError(f"{formula.rule.name} on {topology.name} can't be tuned: {reason}")
-    entry = serving_entry(case, name)
-    if not _space_of(entry).values:
+    try:
+        entry = serving_entry(case, name)
+    except CannotCompileError as error:
+        raise ValueError(f"{formula.rule.name} on {topology.name} can't be tuned: {error}") from None
+    if not space_of(entry).values:
         raise ValueError(f"{formula.rule.name} on {topology.name}: the {name} kernel has nothing to tune")
-    unknown = [f for f in (*formula.rule.functions, formula.positive, formula.negative) if content_of(f) is None]
+    unknown = [f for f in formula.functions if content_of(f) is None]
     if unknown:
         raise ValueError(
             f"{formula.rule.name} on {topology.name} can't be tuned: {name_of(unknown[0])} uses more than its "
@@ -142,7 +141,8 @@ def tuning_case(formula: Formula, topology: Topology, dtype: torch.dtype, device
     return entry, case
 
 
-def _space_of(entry: KernelEntry) -> Space:
+def space_of(entry: KernelEntry) -> Space:
+    """A kernel's configurations; none where there is nothing to choose."""
     return Space(None, {}, "") if entry.space is None else entry.space()
 
 
@@ -242,7 +242,7 @@ def find(
     if not rates or not all(0 < rate <= 1 for rate in rates):
         raise ValueError(f"rates are {rates!r}: give fractions of spiking neurons, above 0 and up to 1")
     entry, case = tuning_case(formula, topology, dtype, device)
-    space = _space_of(entry)
+    space = space_of(entry)
     configs = all_candidates(entry, topology)
     if backend_of(device) == "triton":
         from tritonstdp.autotune import cost  # and with it all that compiles for other machines
@@ -274,8 +274,8 @@ def find(
 def all_candidates(entry: KernelEntry, topology: Topology) -> list[Any]:
     """The configurations of a kernel that differ in effect on a group, the default first."""
     # the number of weights is what a kernel compares with parallel_work, unless positions share weights
-    synapses = None if hasattr(topology, "positions") else synapses_of(topology)
-    return candidates(_space_of(entry), synapses, torch.get_num_threads())
+    synapses = None if topology.shares_weights else topology.synapses
+    return candidates(space_of(entry), synapses, torch.get_num_threads())
 
 
 def _key(space: Space, case: Case, topology: Topology, device: str, rates: Sequence[float]) -> cache.Key:
@@ -312,7 +312,9 @@ def _checked(
             for name, tensor in trial.outputs.items():
                 tensor.copy_(start.outputs[name])
             try:
-                reason = error(trial.run(step), expected, start)
+                trial.run(step)
+                wrong = (disagreement(n, trial.outputs[n], t, start.outputs[n]) for n, t in expected.outputs.items())
+                reason = next(filter(None, wrong), "")
             except Exception as problem:
                 reason = f"fails: {problem}"
             if reason:

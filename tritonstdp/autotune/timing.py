@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from tritonstdp.kernels.protocol import Step
-from tritonstdp.problems import Problem, make_problem
+from tritonstdp.problems import Problem, make_problem, random_spikes
 from tritonstdp.rules import Formula
 from tritonstdp.topology import Topology
 
-__all__ = ["Scratch", "Timing", "error", "paired_ratio", "take_turns"]
+__all__ = ["Scratch", "Timing", "clock", "paired_ratio", "take_turns"]
 
 PATTERNS = 8
 """Spike patterns of each rate that the steps go through."""
@@ -114,21 +114,21 @@ class Scratch:
         generator = torch.Generator().manual_seed(1)
         self._signals = {
             rate: [
-                tuple(
-                    _spikes(shape[0], rate, k, generator).to(device)
-                    for shape in (topology.pre_shape, topology.post_shape)
-                )
+                {
+                    name: _spikes(shape[0], rate, k, generator).to(device)
+                    for name, shape in (("pre_spike", topology.pre_shape), ("post_spike", topology.post_shape))
+                }
                 for k in range(PATTERNS)
             ]
             for rate in self.rates
         }
         # changes so small that weights stay where they are over thousands of steps
-        self._quiet = tuple(1e-4 * value for value in self.problem.parameters)
-        self._copies = [self.problem.copy() for _ in range(self._copies_needed(device))]
+        quiet = {name: 1e-4 * self.problem.parameters[name] for name in formula.rule.parameters}
+        self._copies = [self.problem.copy().replaced(**quiet) for _ in range(self._copies_needed(device))]
         self._used = 0
         self._steps: dict[float, int] = {}
         self._last: dict[tuple[Step, float], float] = {}
-        self._clock = _host_seconds if device == "cpu" else _device_seconds(device)
+        self._clock = clock(device, one_thread=torch.get_num_threads() == 1)
 
     def _copies_needed(self, device: str) -> int:
         size = sum(tensor.nbytes for tensor in self.problem.outputs.values())
@@ -137,8 +137,7 @@ class Scratch:
 
     def at(self, rate: float, pattern: int = 0) -> Problem:
         """The group with the spikes of a rate; its weights are the ones not to write to."""
-        pre_spike, post_spike = self._signals[rate][pattern % PATTERNS]
-        return replace(self.problem, pre_spike=pre_spike, post_spike=post_spike)
+        return self.problem.replaced(**self._signals[rate][pattern % PATTERNS])
 
     def calibrate(self, step: Step) -> None:
         """Choose how many steps make up a sample of each rate, from how long a step takes."""
@@ -161,12 +160,7 @@ class Scratch:
 
     def _arguments(self, rate: float, pattern: int) -> tuple[Any, ...]:
         self._used = (self._used + 1) % len(self._copies)
-        group = self._copies[self._used]
-        pre_spike, post_spike = self._signals[rate][pattern % PATTERNS]
-        return (
-            group.topology, group.weights, pre_spike, group.pre_trace, post_spike, group.post_trace,
-            self._quiet, *group.limits, group.c, group.decay, group.dopamine,
-        )  # fmt: skip
+        return self._copies[self._used].replaced(**self._signals[rate][pattern % PATTERNS]).arguments
 
 
 def take_turns(
@@ -181,30 +175,9 @@ def take_turns(
                 seconds.setdefault((name, rate), []).append(scratch.seconds(steps[name], rate, turn))
 
 
-def error(found: Problem, expected: Problem, start: Problem) -> str:
-    """What is wrong with a step's result; empty where nothing is.
-
-    Sums may be taken in another order: the result may be off by two units in the last place and by 1e-5 of the largest
-    change.
-    """
-    for name, value in expected.outputs.items():
-        result = found.outputs[name]
-        if torch.equal(result, value):
-            continue
-        change = (value.double() - start.outputs[name].double()).abs().max().item()
-        allowed = 2 * torch.finfo(value.dtype).eps * value.abs().max().item() + 1e-5 * change
-        off = (result.double() - value.double()).abs().max().item()
-        if not off <= allowed:
-            return f"{name} off by {off:.2g} where the largest change is {change:.2g}"
-    return ""
-
-
 def _spikes(n: int, rate: float, pattern: int, generator: torch.Generator) -> Tensor:
     """Exactly the wanted share of neurons; where that is no whole number, patterns take turns at one more."""
-    count = int(rate * n + (pattern + 0.5) / PATTERNS)
-    spikes = torch.zeros(n, dtype=torch.bool)
-    spikes[torch.randperm(n, generator=generator)[:count]] = True
-    return spikes
+    return random_spikes(n, int(rate * n + (pattern + 0.5) / PATTERNS), generator)
 
 
 def _last_cache_bytes(device: str) -> int:
@@ -216,15 +189,36 @@ def _last_cache_bytes(device: str) -> int:
     return 1024 * int(kilobytes.group(1)) if kilobytes else 2**25
 
 
-def _host_seconds(step: Step, calls: list[tuple[Any, ...]]) -> float:
+def clock(device: str, one_thread: bool = False) -> Callable[[Callable[..., Any], list[tuple[Any, ...]]], float]:
+    """What times calls on a device, in seconds for all of them.
+
+    Parameters
+    ----------
+    device : str
+        Where they run.
+    one_thread : bool
+        Whether all that they do is done by this thread, so that what another process took of its core can be told.
+
+    Returns
+    -------
+    callable
+        ``seconds(step, calls)``: how long ``step`` takes with the arguments of each call, one after the other.
+
+    Examples
+    --------
+    >>> clock("cpu")(time.sleep, [(0.01,), (0.01,)]) > 0.02
+    True
+    """
+    return partial(_host_seconds, one_thread) if device == "cpu" else partial(_device_seconds, device)
+
+
+def _host_seconds(one_thread: bool, step: Callable[..., Any], calls: list[tuple[Any, ...]]) -> float:
     preempted = _preemptions()
     begin, own_begin = time.perf_counter_ns(), time.thread_time_ns()
     for arguments in calls:
         step(*arguments)
     own, passed = time.thread_time_ns() - own_begin, time.perf_counter_ns() - begin
-    # what another process has taken of the core is not the step's; with more threads it can't be told apart
-    taken = _preemptions() > preempted and torch.get_num_threads() == 1
-    return (own if taken else passed) / 1e9
+    return (own if one_thread and _preemptions() > preempted else passed) / 1e9
 
 
 def _preemptions() -> int:
@@ -236,16 +230,12 @@ def _preemptions() -> int:
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
-def _device_seconds(device: str) -> Callable[[Step, list[tuple[Any, ...]]], float]:
+def _device_seconds(device: str, step: Callable[..., Any], calls: list[tuple[Any, ...]]) -> float:
     module = getattr(torch, torch.device(device).type)
-
-    def seconds(step: Step, calls: list[tuple[Any, ...]]) -> float:
-        begin, end = module.Event(enable_timing=True), module.Event(enable_timing=True)
-        begin.record()
-        for arguments in calls:
-            step(*arguments)
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) / 1e3
-
-    return seconds
+    begin, end = module.Event(enable_timing=True), module.Event(enable_timing=True)
+    begin.record()
+    for arguments in calls:
+        step(*arguments)
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3

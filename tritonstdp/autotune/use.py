@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-from argparse import ArgumentTypeError
 from typing import Any
 
 import torch
 
-from tritonstdp.arguments import rate
+from tritonstdp.arguments import ArgumentTypeError, rate
 from tritonstdp.autotune import cache
-from tritonstdp.autotune.space import device_name, key_of, size_bucket
+from tritonstdp.autotune.space import key_of, size_bucket
+from tritonstdp.autotune.sweep import RATES, find, keep, space_of, tuning_case
 from tritonstdp.kernels.compilation import undisturbed
 from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.machine import device_name
 from tritonstdp.registry import KernelEntry, Space
-from tritonstdp.topology import Topology
+from tritonstdp.rules import BOUNDS, RULES, Formula
+from tritonstdp.topology import DTYPES, TOPOLOGIES, Topology, example_topology
 
-__all__ = ["configured_step", "look_up"]
+__all__ = ["configured_step", "look_up", "why_not_here"]
 
 logger = logging.getLogger("tritonstdp")
 
@@ -37,7 +39,7 @@ def configured_step(entry: KernelEntry, space: Space, case: Case, autotune: bool
     case : Case
         The case.
     autotune : bool
-        Whether a size that has not been tuned is tuned at its first step; see :func:`tritonstdp.registry.choose`.
+        Whether a size that has not been tuned is tuned at its first step; see :func:`tritonstdp.choice.choose`.
 
     Returns
     -------
@@ -60,6 +62,25 @@ def look_up(entry: KernelEntry, space: Space, case: Case) -> dict[int, Any]:
     # the nearest rate comes last and stays
     matching.sort(key=lambda found: -abs((found.key.rate or declared) - declared))
     return {found.key.synapses: config for found in matching if (config := _restored(space, found)) is not None}
+
+
+def why_not_here(key: cache.Key) -> str:
+    """What keeps a setting from being used on this machine now; empty where it is used."""
+    if key.rule not in RULES or not {key.positive_bound, key.negative_bound} <= set(BOUNDS):
+        return "no: the rule or a bound is not registered"
+    if key.topology not in TOPOLOGIES or key.dtype not in DTYPES:
+        return "no: the topology or the dtype is unknown"
+    device = "cpu" if key.backend == "cpu" else "cuda"
+    if device == "cuda" and not torch.cuda.is_available():
+        return "no: another device"
+    formula = Formula.of(RULES[key.rule], BOUNDS[key.positive_bound], BOUNDS[key.negative_bound], key.clamp)
+    try:
+        entry, case = tuning_case(formula, example_topology(key.topology), DTYPES[key.dtype], device)
+    except ValueError as error:
+        return f"no: {error}"
+    here = key_of(space_of(entry), case, key.backend, key.synapses, key.rate) or key
+    different = [name for name in key._fields if getattr(key, name) != getattr(here, name)]
+    return f"no: another {', '.join(different)}" if different else ""
 
 
 def declared_rate() -> float:
@@ -138,8 +159,6 @@ def _build_or_default(entry: KernelEntry, case: Case, config: Any, default: Any)
 
 
 def _tuned_now(case: Case, topology: Topology, space: Space) -> Any:
-    from tritonstdp.autotune.sweep import RATES, find, keep  # much that is only needed here
-
     logger.info("tuning %s on %s for groups like %s", case.formula.rule.name, case.topology, topology)
     rates = RATES if case.device == "cpu" else (declared_rate(),)
     try:

@@ -21,6 +21,7 @@ from tritonstdp.rules import (
     istdp,
     no_bound,
     resolve_bound,
+    resolve_rule,
     rstdp,
     soft_bound,
     stdp,
@@ -34,6 +35,7 @@ __all__ = [
     "Conv2dRSTDP",
     "Conv2dSTDP",
     "Conv2diSTDP",
+    "Learning",
     "Local2dRSTDP",
     "Local2dSTDP",
     "Local2diSTDP",
@@ -52,11 +54,15 @@ __all__ = [
 ]
 
 
+_OF_EVERY_BEHAVIOR = ("tag", "device", "behavior_enabled")
+"""What PymoNNtorch reads of any behavior's arguments."""
+
+
 class BaseLearning(Behavior):
     """What every learning behavior shares: one step of its rule on its topology.
 
-    A subclass names its ``rule`` and gives :meth:`topology` and :meth:`coefficients`; or, as in CoNeX, it overrides
-    :meth:`compute_dw`, and then that is what is applied.
+    A subclass names its ``rule`` and gives :meth:`topology`, and sets the rule's parameters as attributes; or, as in
+    CoNeX, it overrides :meth:`compute_dw`, and then that is what is applied.
 
     Attributes
     ----------
@@ -90,22 +96,34 @@ class BaseLearning(Behavior):
         self.clamp = self.parameter("clamp", False)
         self.backend = self.parameter("backend", None)
         self.def_dtype = getattr(synapse.network, "def_dtype", torch.float32)
+        if hasattr(self, "rule"):
+            for name in self._formula().bound_parameters:
+                setattr(self, name, self._required(name))
+        if self._is_modulated():
+            weights = groups.weights_of(synapse)
+            shape = weights.shape if weights.layout is torch.strided else (weights._nnz(),)
+            synapse.c = synapse.tensor(mode=self.parameter("init_c_mode", 0), dim=shape)
+
+    def _is_modulated(self) -> bool:
+        return getattr(self, "rule", stdp).modulated
 
     def topology(self, synapse: Any, weights: Tensor) -> Topology:
         """How the synapses of a group lie."""
         raise NotImplementedError
 
-    def coefficients(self, synapse: Any) -> tuple[Any, ...]:
-        """The values of the rule's parameters, in order; read at every step."""
-        raise NotImplementedError
-
-    def modulation(self, synapse: Any) -> tuple[Tensor | None, tuple[Any, ...], Any]:
-        """The eligibility trace, the values of its parameters, and the dopamine; of no use to a plain rule."""
-        return None, (), None
+    def coefficients(self, synapse: Any) -> list[Any]:
+        """The values of the formula's parameters, in order, as the attributes of their names are at this step."""
+        names = self._formula().parameters
+        return [groups.dopamine_of(synapse) if name == "dopamine" else getattr(self, name) for name in names]
 
     def get_spike_and_trace(self, synapse: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The signals that a step reads: pre spikes, post spikes, pre trace, post trace."""
+        """The signals of a pair of neurons: pre spikes, post spikes, pre trace, post trace."""
         return groups.signals(synapse)
+
+    def sides(self, synapse: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The signals that a step reads of the pre and of the post neurons, in the rule's order."""
+        pre_spike, post_spike, pre_trace, post_trace = self.get_spike_and_trace(synapse)
+        return (pre_spike, pre_trace), (post_spike, post_trace)
 
     def compute_dw(self, synapse: Any) -> Tensor:
         """The change that :meth:`forward` would make (a modulated rule: add to ``synapse.c``); nothing is written.
@@ -120,11 +138,10 @@ class BaseLearning(Behavior):
         Tensor
             The change, of the shape of the weights (sparse: of their values).
         """
-        pre_spike, post_spike, pre_trace, post_trace = self.get_spike_and_trace(synapse)
         weights = groups.weights_of(synapse)
         return weight_change(
-            self._formula(), self.topology(synapse, weights), weights,
-            pre_spike, pre_trace, post_spike, post_trace, self.coefficients(synapse), self.w_min, self.w_max,
+            self._formula(), self.topology(synapse, weights), weights, *self.sides(synapse),
+            self.coefficients(synapse), self.w_min, self.w_max,
         )  # fmt: skip
 
     def forward(self, synapse: Any) -> None:
@@ -143,12 +160,12 @@ class BaseLearning(Behavior):
         if getattr(self.compute_dw, "__func__", None) is not BaseLearning.compute_dw:
             self._apply(synapse, self.compute_dw(synapse))
             return
-        pre_spike, post_spike, pre_trace, post_trace = self.get_spike_and_trace(synapse)
+        pre, post = self.sides(synapse)
         weights = groups.weights_of(synapse)
         step_(
-            self._formula(), self.topology(synapse, weights), weights,
-            pre_spike, pre_trace, post_spike, post_trace, self.coefficients(synapse), self.w_min, self.w_max,
-            *self.modulation(synapse), self.backend,
+            self._formula(), self.topology(synapse, weights), weights, pre, post,
+            self.coefficients(synapse), self.w_min, self.w_max,
+            synapse.c if self.rule.eligibility is not None else None, self.backend,
         )  # fmt: skip
 
     def _formula(self) -> Formula:
@@ -158,7 +175,7 @@ class BaseLearning(Behavior):
         """Apply a change that a user's :meth:`compute_dw` has computed."""
         weights = groups.weights_of(synapse)
         values = weights if weights.layout is torch.strided else weights.values()
-        c, decay, dopamine = self.modulation(synapse)
+        c = synapse.c if self._is_modulated() else None
         name = type(self).__name__
         if weights.requires_grad:
             raise ValueError(f"the weights of {synapse.tag} require grad: {name} writes in place; detach them")
@@ -169,9 +186,14 @@ class BaseLearning(Behavior):
         if dw.layout is not torch.strided or dw.is_complex():
             raise TypeError(f"{name}.compute_dw gives {dw.layout} of {dw.dtype}: it must give strided real numbers")
         with torch.no_grad():
-            new_c = None if c is None else self.rule.eligibility(c, dw, *decay)  # type: ignore[misc]
-            if new_c is not None:
-                dw = new_c * dopamine
+            new_c = None
+            if c is not None:
+                given = dict(zip(self._formula().parameters, self.coefficients(synapse), strict=True))
+                given |= {"c": c, "dw": dw, "w": values, "w_min": self.w_min, "w_max": self.w_max}
+                eligibility = self.rule.signatures["eligibility"]
+                reads, parameters = ([given[name] for name in names] for names in eligibility[1:])
+                new_c = eligibility.call(reads, parameters)
+                dw = new_c * given["dopamine"]
             new = values + dw
             for what, tensor, old in (("weights", new, values), ("c", new_c, c)):
                 if tensor is not None and old is not None and tensor.shape != old.shape:
@@ -190,6 +212,93 @@ class BaseLearning(Behavior):
         if value is None:
             raise ValueError(f"{type(self).__name__} needs {name}: pass {name}=...")
         return value
+
+
+class Learning(BaseLearning):
+    """Any rule on any connections: the topology is read off the synapse group, and so are the rule's signals.
+
+    A signal that the rule calls ``pre_trace`` is ``synapse.pre_trace``, as ``PreTrace`` sets it
+    (``PreTrace(tau_s=100.0, signal="pre_slow")`` sets another); or, where the group has none of that name, ``trace`` of
+    the neurons behind it, as ``synapse.src.trace``. Spikes and traces behind CoNeX's axons are found as well. Whether a
+    trace counts the spike of this step is said by its key: before learning it does, after it does not.
+
+    Parameters
+    ----------
+    rule : str or Rule
+        The rule, or its name.
+    w_min, w_max, positive_bound, negative_bound, clamp, backend
+        As for :class:`SimpleSTDP`.
+    init_c_mode : int or str
+        How ``synapse.c``, the eligibility trace of a modulated rule, starts, as PymoNNtorch's ``tensor`` has it.
+    **parameters
+        The rule's parameters and those of its bounds, each kept as an attribute and read at every step; numbers,
+        tensors that broadcast to the weights, or one value a neuron (:func:`tritonstdp.per_pre`,
+        :func:`tritonstdp.per_post`). The dopamine of a modulated rule is ``synapse.network.dopamine_concentration``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is missing or not known, or, at a step, the synapse group lacks weights, signals or geometry.
+
+    Examples
+    --------
+    >>> behavior = Learning("stdp", a_plus=0.01, a_minus=0.012, positive_bound="soft_bound")
+    >>> behavior.tags
+    ['Learning', 'weight_learning']
+    """
+
+    topology = groups.any_topology
+    rule: Rule  # type: ignore[misc]
+
+    def __init__(
+        self,
+        rule: str | Rule,
+        *args: Any,
+        w_min: Any = 0.0,
+        w_max: Any = 1.0,
+        positive_bound: Any = None,
+        negative_bound: Any = None,
+        clamp: bool = False,
+        backend: str | None = None,
+        init_c_mode: Any = 0,
+        **parameters: Any,
+    ) -> None:
+        resolved = resolve_rule(rule)
+        if resolved.modulated:
+            parameters["init_c_mode"] = init_c_mode
+        super().__init__(
+            *args,
+            rule=rule,
+            w_min=w_min,
+            w_max=w_max,
+            positive_bound=positive_bound,
+            negative_bound=negative_bound,
+            clamp=clamp,
+            backend=backend,
+            **parameters,
+        )
+        self.rule = resolved
+        self.p_bound, self.n_bound, self.clamp = resolve_bound(positive_bound), resolve_bound(negative_bound), clamp
+        wanted = [name for name in self._formula().parameters if name != "dopamine"]
+        taken = [name for name in wanted if hasattr(self, name) or name == "weight_divisor"]
+        if taken:
+            raise TypeError(f"rule {resolved.name!r} has a parameter {', '.join(taken)}: a behavior has that already")
+        given = set(parameters) - {"init_c_mode", *_OF_EVERY_BEHAVIOR}
+        missing, unknown = (sorted(set(a) - set(b)) for a, b in ((wanted, given), (given, wanted)))
+        if missing or unknown:
+            wrong = f"needs {', '.join(missing)}" if missing else f"takes no {', '.join(unknown)}"
+            raise TypeError(f"Learning by {self.rule.name} {wrong}: its parameters are {', '.join(wanted)}")
+
+    def initialize(self, synapse: Any) -> None:
+        super().initialize(synapse)
+        self.parameter("rule", None)
+        for name in (*self.rule.parameters, *self.rule.eligibility_parameters):
+            setattr(self, name, self._required(name))
+        if groups.weights_of(synapse).dim() == 4:
+            self.weight_divisor = groups.positions(synapse)
+
+    def sides(self, synapse: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        return groups.named_signals(synapse, self.rule.pre, self.rule.post)
 
 
 class SimpleSTDP(BaseLearning):
@@ -256,9 +365,6 @@ class SimpleSTDP(BaseLearning):
         super().initialize(synapse)
         self.a_plus = self._required("a_plus")
         self.a_minus = self._required("a_minus")
-
-    def coefficients(self, synapse: Any) -> tuple[Any, ...]:
-        return self.a_plus, self.a_minus
 
 
 class SparseSTDP(SimpleSTDP):
@@ -459,8 +565,10 @@ class SimpleiSTDP(BaseLearning):
             raise ValueError(f"{name} has rho={self.rho}: pass a firing rate of 0 Hz or more")
         return target_trace(self.rho, pre_tau)
 
-    def coefficients(self, synapse: Any) -> tuple[Any, ...]:
-        return self.lr, self.alpha, self.change_sign
+    @property
+    def sign(self) -> Any:
+        """What the rule calls ``change_sign``."""
+        return self.change_sign
 
 
 class SparseiSTDP(SimpleiSTDP):
@@ -590,12 +698,6 @@ class SimpleRSTDP(SimpleSTDP):
     def initialize(self, synapse: Any) -> None:
         super().initialize(synapse)
         self.tau_c = self._required("tau_c")
-        weights = groups.weights_of(synapse)
-        shape = weights.shape if weights.layout is torch.strided else (weights._nnz(),)
-        synapse.c = synapse.tensor(mode=self.parameter("init_c_mode", 0), dim=shape)
-
-    def modulation(self, synapse: Any) -> tuple[Tensor | None, tuple[Any, ...], Any]:
-        return synapse.c, (self.tau_c,), groups.dopamine_of(synapse)
 
 
 class SparseRSTDP(SparseSTDP, SimpleRSTDP):

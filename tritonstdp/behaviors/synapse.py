@@ -7,6 +7,7 @@ axon that delays them. Which one a group follows shows in what it has.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from operator import index
 from typing import Any
@@ -17,12 +18,14 @@ from torch import Tensor
 from tritonstdp.topology import WEIGHT_DTYPES, Conv2d, Local2d, Sparse, Topology, check_weights, infer_topology
 
 __all__ = [
+    "any_topology",
     "attribute",
     "caught_spikes",
     "conv2d",
     "dense",
     "dopamine_of",
     "local2d",
+    "named_signals",
     "one_to_one",
     "positions",
     "signals",
@@ -89,6 +92,58 @@ def signals(synapse: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         )
     except KeyError:
         return _signals_of_axons(synapse)
+
+
+def named_signals(
+    synapse: Any, pre: Sequence[str], post: Sequence[str]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The signals of a rule, by name.
+
+    Parameters
+    ----------
+    synapse : SynapseGroup
+        The group.
+    pre, post : sequence of str
+        The names, as ``pre_trace``: an attribute of the group, or else ``trace`` of its neurons.
+
+    Returns
+    -------
+    tuple of tuple of Tensor
+        The signals of the pre and of the post neurons.
+
+    Raises
+    ------
+    ValueError
+        If one is found nowhere.
+    """
+    on_synapse = synapse.__dict__
+    try:
+        return tuple([on_synapse[name] for name in pre]), tuple([on_synapse[name] for name in post])
+    except KeyError:
+        pass
+    caught: dict[str, Tensor] = {}
+    if not _CAUGHT_BY.keys() <= on_synapse.keys() and _tracing_axon(synapse.src) and _tracing_axon(synapse.dst):
+        names = ("pre_spike", "post_spike", "pre_trace", "post_trace")
+        caught = dict(zip(names, _signals_of_axons(synapse), strict=True))
+    sides = ((synapse.src, "pre_", pre), (synapse.dst, "post_", post))
+    found = (
+        tuple(_signal(name, on_synapse, caught, neurons, name.removeprefix(prefix)) for name in names)
+        for neurons, prefix, names in sides
+    )
+    return next(found), next(found)
+
+
+def _signal(name: str, on_synapse: dict[str, Any], caught: dict[str, Tensor], neurons: Any, own_name: str) -> Tensor:
+    found = on_synapse.get(name, caught.get(name))
+    if found is None:
+        found = getattr(neurons, "spikes" if own_name == "spike" else own_name, None)
+    if not isinstance(found, Tensor):
+        setter = _CAUGHT_BY.get(name, f"a {name.split('_')[0].title()}Trace(tau_s=..., signal={name!r})")
+        raise ValueError(
+            f"no {name} is found: add {setter} to the synapse group, or set {neurons.tag}.{own_name} to a tensor with "
+            "one value a neuron"
+        )
+    return found
 
 
 def _signals_of_axons(synapse: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -166,8 +221,8 @@ def trace_time_constants(synapse: Any) -> tuple[Any, Any]:
     CoNeX's or this package's.
     """
     return (
-        _first_not_none(_tau_of(synapse, "PreTrace"), _tau_of(synapse.src, "SpikeTrace")),
-        _first_not_none(_tau_of(synapse, "PostTrace"), _tau_of(synapse.dst, "SpikeTrace")),
+        _first_not_none(_tau_of(synapse, "PreTrace", "pre_trace"), _tau_of(synapse.src, "SpikeTrace")),
+        _first_not_none(_tau_of(synapse, "PostTrace", "post_trace"), _tau_of(synapse.dst, "SpikeTrace")),
     )
 
 
@@ -175,9 +230,10 @@ def _first_not_none(first: Any, second: Any) -> Any:
     return second if first is None else first
 
 
-def _tau_of(owner: Any, class_name: str) -> Any:
+def _tau_of(owner: Any, class_name: str, signal: str | None = None) -> Any:
     for behavior in owner.behavior.values():
-        if any(kind.__name__ == class_name for kind in type(behavior).__mro__):
+        of_kind = any(kind.__name__ == class_name for kind in type(behavior).__mro__)
+        if of_kind and behavior.init_kwargs.get("signal", signal) == signal:
             return getattr(behavior, "tau_s", behavior.init_kwargs.get("tau_s"))
     return None
 
@@ -231,6 +287,20 @@ def one_to_one(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
 def sparse(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
     """The stored synapses of a sparse tensor; strided weights, as CoNeX makes of ``density=1``, count as all to all."""
     return dense(behavior, synapse, weights) if weights.layout is torch.strided else Sparse.of(weights)
+
+
+def any_topology(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
+    """What the weights' layout and number of dimensions tell, the geometry as of its own topology.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As of its own topology.
+    """
+    of_dimensions = {1: one_to_one, 2: sparse, 3: local2d, 4: conv2d}
+    if weights.dim() not in of_dimensions:
+        raise ValueError(f"{synapse.tag} has weights of shape {tuple(weights.shape)}: no topology has such")
+    return of_dimensions[weights.dim()](behavior, synapse, weights)
 
 
 def conv2d(behavior: Any, synapse: Any, weights: Tensor) -> Topology:

@@ -63,21 +63,48 @@ class PostSpikeCatcher(Behavior):
 
 
 class _Trace(Behavior):
+    """One trace of one side of a synapse group."""
+
+    side = ""
+    neurons = ""
+
     def __init__(
-        self, tau_s: Any, *args: Any, spike_scale: Any = 1.0, backend: str | None = None, **kwargs: Any
+        self,
+        tau_s: Any,
+        *args: Any,
+        spike_scale: Any = 1.0,
+        nearest: bool = False,
+        signal: str | None = None,
+        backend: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(*args, tau_s=tau_s, spike_scale=spike_scale, backend=backend, **kwargs)
+        signal = f"{self.side}_trace" if signal is None else signal
+        if not isinstance(signal, str) or not signal.startswith(f"{self.side}_") or signal == f"{self.side}_spike":
+            raise ValueError(f"signal is {signal!r}: name a trace of these neurons, as {self.side}_slow")
+        super().__init__(
+            *args, tau_s=tau_s, spike_scale=spike_scale, nearest=nearest, signal=signal, backend=backend, **kwargs
+        )
 
     def initialize(self, synapse: Any) -> None:
         self.tau_s = self.parameter("tau_s", None)
         if self.tau_s is None:
             raise ValueError(f"{type(self).__name__} needs tau_s, the time constant of the trace: pass tau_s=...")
         self.spike_scale = self.parameter("spike_scale", 1.0)
+        self.nearest = self.parameter("nearest", False)
+        self.signal = self.parameter("signal", f"{self.side}_trace")
         self.backend = self.parameter("backend", None)
+        setattr(synapse, self.signal, getattr(synapse, self.neurons).vector(0.0))
 
-    def _update(self, synapse: Any, trace: Any, spikes: Any) -> None:
-        dt = getattr(synapse.network, "dt", 1.0)
-        trace_(trace, spikes, tau=self.tau_s, dt=dt, scale=self.spike_scale, backend=self.backend)
+    def forward(self, synapse: Any) -> None:
+        trace_(
+            getattr(synapse, self.signal),
+            getattr(synapse, f"{self.side}_spike"),
+            tau=self.tau_s,
+            dt=getattr(synapse.network, "dt", 1.0),
+            scale=self.spike_scale,
+            nearest=self.nearest,
+            backend=self.backend,
+        )
 
 
 class PreTrace(_Trace):
@@ -90,13 +117,17 @@ class PreTrace(_Trace):
         PymoNNtorch's own, has steps of 1.
     spike_scale : float
         What one spike adds.
+    nearest : bool
+        Whether a spike sets the trace instead of adding to it, so that spikes pair with the nearest earlier one alone.
+    signal : str
+        The name of the trace on the group, for rules that read several: ``pre_trace``, or another that starts alike.
     backend : str, optional
         "triton", "cpu" or "reference", and no other.
 
     Raises
     ------
     ValueError
-        At ``initialize``, if ``tau_s`` is None.
+        If ``signal`` is no name of a pre trace; at ``initialize``, if ``tau_s`` is None.
 
     Examples
     --------
@@ -104,12 +135,7 @@ class PreTrace(_Trace):
     'PreTrace'
     """
 
-    def initialize(self, synapse: Any) -> None:
-        super().initialize(synapse)
-        synapse.pre_trace = synapse.src.vector(0.0)
-
-    def forward(self, synapse: Any) -> None:
-        self._update(synapse, synapse.pre_trace, synapse.pre_spike)
+    side, neurons = "pre", "src"
 
 
 class PostTrace(_Trace):
@@ -117,13 +143,13 @@ class PostTrace(_Trace):
 
     Parameters
     ----------
-    tau_s, spike_scale, backend
+    tau_s, spike_scale, nearest, signal, backend
         As for :class:`PreTrace`.
 
     Raises
     ------
     ValueError
-        At ``initialize``, if ``tau_s`` is None.
+        As :class:`PreTrace`.
 
     Examples
     --------
@@ -131,9 +157,4 @@ class PostTrace(_Trace):
     'PostTrace'
     """
 
-    def initialize(self, synapse: Any) -> None:
-        super().initialize(synapse)
-        synapse.post_trace = synapse.dst.vector(0.0)
-
-    def forward(self, synapse: Any) -> None:
-        self._update(synapse, synapse.post_trace, synapse.post_spike)
+    side, neurons = "post", "dst"

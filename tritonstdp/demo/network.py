@@ -15,8 +15,9 @@ from pymonntorch import Behavior, Network, NeuronGroup, SynapseGroup
 from torch import Tensor
 
 from tritonstdp.behaviors import BaseLearning, PostSpikeCatcher, PostTrace, PreSpikeCatcher, PreTrace
+from tritonstdp.functional import explain
 
-__all__ = ["STEPS", "DigitNetwork"]
+__all__ = ["STEPS", "DigitNetwork", "backend_for"]
 
 STEPS = 25
 PEAK_RATE = 0.8
@@ -273,3 +274,19 @@ class DigitNetwork(Network):
             for behavior in plasticity:
                 behavior.behavior_enabled = True
             self.neurons.threshold = threshold
+
+
+def backend_for(rule: str, device: str, backend: str | None = None) -> str:
+    """Which backend learns by a rule in the network: the one that is asked for, or the fastest.
+
+    Raises
+    ------
+    ValueError
+        If none can, or not that one.
+
+    Examples
+    --------
+    >>> backend_for("stdp", "cpu")
+    'cpu'
+    """
+    return explain(rule, "dense", device=device, clamp=True, backend=backend).backend

@@ -1,379 +1,21 @@
-"""How the synapses of a group lie: the shape of their weights, what fits it, and where each neuron's synapses are."""
+"""The stored synapses of a sparse tensor, and the plan by which each neuron finds its own."""
 
 from __future__ import annotations
 
-import math
-import operator
+import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from functools import lru_cache
-from numbers import Integral, Real
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tritonstdp.kernels.memory import address
+from tritonstdp.topology.base import MOST_NEURONS, WEIGHT_DTYPES, Examples, Needs, Topology, check_weights, checked_size
 
-__all__ = [
-    "TOPOLOGIES",
-    "Conv2d",
-    "Dense",
-    "Local2d",
-    "OneToOne",
-    "Sparse",
-    "Topology",
-    "example_topology",
-    "infer_topology",
-]
-
-
-WEIGHT_DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
-"""The dtypes that weights may have."""
-
-MOST_ELEMENTS = 2**62
-"""No more elements than that can be counted with the bytes that they take."""
-
-MOST_NEURONS = 2**31 - 1
-"""No more neurons than that can be told apart by the int32 indices of sparse synapses."""
-
-
-def check_weights(name: str, weights: Any) -> None:
-    """Refuse what can't be weights: anything but a tensor of a floating dtype.
-
-    Parameters
-    ----------
-    name : str
-        What the weights are to whoever passed them, for the message.
-    weights : Tensor
-        The weights, of any layout.
-
-    Raises
-    ------
-    TypeError
-        If they are no tensor, or of a dtype that is not in :data:`WEIGHT_DTYPES`.
-
-    Examples
-    --------
-    >>> check_weights("weights", torch.zeros(2, 3))
-    """
-    if not isinstance(weights, Tensor):
-        raise TypeError(f"{name} are {type(weights).__name__}, not a Tensor: pass torch.as_tensor({name})")
-    if weights.dtype not in WEIGHT_DTYPES:
-        wanted = "float16, bfloat16, float32 or float64"
-        raise TypeError(f"{name} are {weights.dtype}: weights are {wanted}; pass {name}.to(torch.float32)")
-
-
-def _int(value: Any) -> int:
-    # a bool is an int to Python, and a tensor of one bool as well
-    if isinstance(value, (bool, Tensor)):
-        raise TypeError
-    return operator.index(value)
-
-
-def _size(name: str, value: Any, least: int = 0, most: int = MOST_ELEMENTS) -> int:
-    try:
-        size = _int(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}: give an int") from None
-    if not least <= size <= most:
-        raise ValueError(f"{name} is {size}: give an int from {least} to {most}")
-    return size
-
-
-def _sizes(name: str, value: Any, least: int, lengths: tuple[int, ...], wanted: str) -> tuple[int, ...]:
-    many = isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes))
-    try:
-        sizes = tuple(_int(entry) for entry in (value if many else (value,)))
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}: give {wanted}") from None
-    if len(sizes) not in lengths:
-        raise ValueError(f"{name} is {value!r}: give {wanted}")
-    if min(sizes) < least:
-        raise ValueError(f"{name} is {value!r}: every size must be at least {least}")
-    return sizes
-
-
-def _pair(name: str, value: Any, least: int) -> tuple[int, int]:
-    sizes = _sizes(name, value, least, (1, 2), "an int or (vertical, horizontal), two ints")
-    return sizes[0], sizes[-1]
-
-
-def _shape(name: str, value: Any) -> tuple[int, int, int]:
-    channels, height, width = _sizes(name, value, 1, (3,), "(channels, height, width), three ints")
-    return channels, height, width
-
-
-def _divisor(value: Any) -> float | None:
-    if value is None:
-        return None
-    wanted = "give a finite number other than 0, or None for the number of output positions"
-    said = f"divisor (a behavior's weight_divisor) is {value!r}: {wanted}"
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(said)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if number == 0 or not math.isfinite(number):
-        raise ValueError(said)
-    return int(value) if isinstance(value, Integral) else number
-
-
-class _WeaklyReferable:
-    # what dataclass(weakref_slot=True) does from Python 3.11 on
-    __slots__ = ("__weakref__",)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Topology(_WeaklyReferable):
-    """What every topology offers to the kernels.
-
-    Kernels trust what a topology says, so it can't be changed once it is made: sizes are checked and shapes derived
-    then, attributes can't be set, and there is no ``__dict__``. What ``object.__setattr__`` does to it all the same is
-    not noticed, and leads kernels outside their tensors.
-
-    Attributes
-    ----------
-    name : str
-        The name under which the registry knows it.
-    weights_shape : tuple of int
-        The shape of the values that a kernel updates.
-    pre_shape, post_shape : tuple of int
-        The shapes of the vectors of spikes and traces on either side.
-    """
-
-    name: ClassVar[str] = ""
-    weights_shape: tuple[int, ...] = field(init=False, repr=False)
-    pre_shape: tuple[int] = field(init=False, repr=False)
-    post_shape: tuple[int] = field(init=False, repr=False)
-
-    def _set_shapes(self, weights: tuple[int, ...], n_pre: int, n_post: int) -> None:
-        self._refuse_beyond("weights", *weights)
-        self._refuse_beyond("pre neurons", n_pre)
-        self._refuse_beyond("post neurons", n_post)
-        self._set(weights_shape=weights, pre_shape=(n_pre,), post_shape=(n_post,))
-
-    def _refuse_beyond(self, what: str, *shape: int) -> None:
-        if math.prod(shape) > MOST_ELEMENTS:
-            raise ValueError(f"{self} has {math.prod(shape)} {what}, more than 2**62: give smaller sizes")
-
-    def _set(self, **attributes: Any) -> None:
-        for name, value in attributes.items():
-            object.__setattr__(self, name, value)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # copies and pickles go through the constructor, so that they are checked as well
-        return type(self), tuple(getattr(self, f.name) for f in fields(self) if f.init)
-
-    @property
-    def kernel_key(self) -> Any:
-        """What a kernel is specialised on beyond the topology's kind; None where one kernel serves all sizes."""
-        return None
-
-    def check(self) -> None:
-        """Make sure that nothing was written into the topology's tensors since it was made; a step asks every time.
-
-        Raises
-        ------
-        ValueError
-            If something was (only :class:`Sparse` has tensors).
-        """
-
-    def values(self, weights: Tensor) -> Tensor:
-        """The tensor of values that a kernel updates: the weights themselves, unless they are sparse.
-
-        Raises
-        ------
-        TypeError
-            If they are no tensor of a floating dtype, or of another layout.
-        """
-        if getattr(weights, "dtype", None) not in WEIGHT_DTYPES or weights.layout is not torch.strided:
-            check_weights("weights", weights)
-            raise TypeError(
-                f"weights are {weights.layout}, {self.name} takes torch.strided: leave out topology=, or pass "
-                "weights.to_dense()"
-            )
-        return weights
-
-    def layout(self, values: Tensor) -> str:
-        """How the values lie in memory, as far as kernels are specialised on it."""
-        return "contiguous" if values.is_contiguous() else "strided"
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Dense(Topology):
-    """Every pre neuron meets every post neuron (CoNeX: "Simple"); weights ``(n_pre, n_post)``, any strides.
-
-    Parameters
-    ----------
-    n_pre, n_post : int
-        The numbers of neurons.
-
-    Examples
-    --------
-    >>> Dense(3, 5).weights_shape
-    (3, 5)
-    """
-
-    name: ClassVar[str] = "dense"
-    n_pre: int
-    n_post: int
-
-    def __post_init__(self) -> None:
-        n_pre, n_post = _size("n_pre", self.n_pre), _size("n_post", self.n_post)
-        self._set(n_pre=n_pre, n_post=n_post)
-        self._set_shapes((n_pre, n_post), n_pre, n_post)
-
-    def layout(self, values: Tensor) -> str:
-        """Which side's neurons have their synapses next to each other: "pre", "post", or neither ("strided")."""
-        if values.is_contiguous():
-            return "pre"
-        pre_stride, post_stride = values.stride()
-        return "pre" if post_stride == 1 else "post" if pre_stride == 1 else "strided"
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class OneToOne(Topology):
-    """Neuron k meets neuron k; weights ``(n,)``.
-
-    Parameters
-    ----------
-    n : int
-        The number of neurons on either side.
-
-    Examples
-    --------
-    >>> OneToOne(4).weights_shape
-    (4,)
-    """
-
-    name: ClassVar[str] = "one_to_one"
-    n: int
-
-    def __post_init__(self) -> None:
-        n = _size("n", self.n)
-        self._set(n=n)
-        self._set_shapes((n,), n, n)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Patches(Topology):
-    """The geometry that convolutional and local connections share."""
-
-    src_shape: tuple[int, int, int]
-    dst_shape: tuple[int, int, int]
-    kernel_size: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-
-    def __post_init__(self) -> None:
-        self._set(
-            src_shape=_shape("src_shape", self.src_shape),
-            dst_shape=_shape("dst_shape", self.dst_shape),
-            kernel_size=_pair("kernel_size", self.kernel_size, 1),
-            stride=_pair("stride", self.stride, 1),
-            padding=_pair("padding", self.padding, 0),
-        )
-        c_in, *sizes = self.src_shape
-        padded = tuple(size + 2 * padding for size, padding in zip(sizes, self.padding, strict=True))
-        fitting = tuple((padded[k] - self.kernel_size[k]) // self.stride[k] + 1 for k in (0, 1))
-        if fitting != self.dst_shape[1:]:
-            raise ValueError(
-                f"dst_shape {self.dst_shape} does not fit: src_shape {self.src_shape} with kernel_size "
-                f"{self.kernel_size}, stride {self.stride} and padding {self.padding} gives height and width {fitting}"
-            )
-        self._refuse_beyond("pre neurons with padding", c_in, *padded)
-        self._set_shapes(self._shape_of_weights(), math.prod(self.src_shape), math.prod(self.dst_shape))
-
-    def _shape_of_weights(self) -> tuple[int, ...]:
-        raise NotImplementedError
-
-    @property
-    def kernel_key(self) -> Any:
-        return self.kernel_size, self.stride
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Conv2d(_Patches):
-    """Convolution: one kernel for all positions; weights ``(C_out, C_in, kh, kw)``, changes averaged over positions.
-
-    Parameters
-    ----------
-    src_shape, dst_shape : tuple of int
-        ``(channels, height, width)`` of the pre and of the post neurons.
-    kernel_size : int or tuple of int
-        ``(kh, kw)``.
-    stride, padding : int or tuple of int
-        As for :class:`torch.nn.Conv2d`.
-    divisor : float, optional
-        What the changes summed over positions are divided by; the number of positions by default.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If a size is no int or too small, the geometry does not give ``dst_shape``, or the divisor is no finite number
-        other than 0.
-
-    Examples
-    --------
-    >>> Conv2d((1, 8, 8), (4, 6, 6), 3).weights_shape
-    (4, 1, 3, 3)
-    """
-
-    name: ClassVar[str] = "conv2d"
-    divisor: float | None = None
-
-    def __post_init__(self) -> None:
-        self._set(divisor=_divisor(self.divisor))
-        _Patches.__post_init__(self)
-
-    def _shape_of_weights(self) -> tuple[int, ...]:
-        return (self.dst_shape[0], self.src_shape[0], *self.kernel_size)
-
-    @property
-    def positions(self) -> int:
-        """The number of output positions, ``H_out * W_out``."""
-        return self.dst_shape[1] * self.dst_shape[2]
-
-    @property
-    def weight_divisor(self) -> float:
-        """What a summed change is divided by, under CoNeX's name for it: ``divisor``, or else ``positions``."""
-        return float(self.positions if self.divisor is None else self.divisor)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Local2d(_Patches):
-    """Local receptive fields, each position its own; weights ``(C_out, H_out * W_out, C_in * kh * kw)``.
-
-    Parameters
-    ----------
-    src_shape, dst_shape : tuple of int
-        ``(channels, height, width)`` of the pre and of the post neurons.
-    kernel_size : int or tuple of int
-        ``(kh, kw)``.
-    stride, padding : int or tuple of int
-        As for :class:`torch.nn.Unfold`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If a size is no int or too small, or the geometry does not give ``dst_shape``.
-
-    Examples
-    --------
-    >>> Local2d((2, 8, 8), (4, 6, 6), 3).weights_shape
-    (4, 36, 18)
-    """
-
-    name: ClassVar[str] = "local2d"
-
-    def _shape_of_weights(self) -> tuple[int, ...]:
-        positions = self.dst_shape[1] * self.dst_shape[2]
-        return (self.dst_shape[0], positions, self.src_shape[0] * self.kernel_size[0] * self.kernel_size[1])
+__all__ = ["Sparse"]
 
 
 def _index_vector(name: str, indices: Any, device: torch.device | None = None) -> Tensor:
@@ -531,6 +173,13 @@ class Sparse(Topology):
     """
 
     name: ClassVar[str] = "sparse"
+    sizes: ClassVar[str] = "N_PRExN_POSTxSYNAPSES"
+    examples: ClassVar[Examples] = Examples(
+        compiled=(64, 64, 1024),
+        metered=(512, 512, 26214),
+        timed=((1000, 1000, 50_000), (10_000, 10_000, 1_000_000)),
+        tuned=((1000, 1000, 65536), (4000, 4000, 262144), (10000, 10000, 1048576)),
+    )
     n_pre: int
     n_post: int
     post_is_major: bool
@@ -543,7 +192,7 @@ class Sparse(Topology):
     _writes: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        n_pre, n_post = (_size(name, getattr(self, name), most=MOST_NEURONS) for name in ("n_pre", "n_post"))
+        n_pre, n_post = (checked_size(name, getattr(self, name), most=MOST_NEURONS) for name in ("n_pre", "n_post"))
         if not isinstance(self.post_is_major, bool):
             raise TypeError(f"post_is_major is {self.post_is_major!r}: give True or False")
         n_major, n_minor = (n_post, n_pre) if self.post_is_major else (n_pre, n_post)
@@ -565,6 +214,59 @@ class Sparse(Topology):
         self._set(n_pre=n_pre, n_post=n_post, **dict(zip(names, parts, strict=True)))
         self._set(_source=None, _writes=parts[0]._version)
         self._set_shapes((nnz,), n_pre, n_post)
+
+    @classmethod
+    def example(cls) -> Sparse:
+        return cls.from_weights(torch.eye(4, device="cpu").to_sparse_csr())
+
+    @classmethod
+    def uneven_example(cls) -> Sparse:
+        return cls.random(150, 130, 5850)
+
+    @classmethod
+    def of_sizes(cls, sizes: Sequence[int]) -> Sparse:
+        cls.needs(sizes)
+        n_pre, n_post, synapses = sizes
+        return cls.random(n_pre, n_post, synapses)
+
+    @classmethod
+    def needs(cls, sizes: Sequence[int]) -> Needs:
+        cls.check_sizes(sizes)
+        n_pre, n_post, synapses = sizes
+        if synapses > n_pre * n_post:
+            pairs = f"{n_pre} and {n_post} neurons have {n_pre * n_post} pairs"
+            raise ValueError(f"{pairs}, too few for {synapses} synapses: give fewer")
+        return Needs(synapses, n_pre + n_post, 80 * synapses)
+
+    @staticmethod
+    def random(n_pre: int, n_post: int, synapses: int, layout: torch.layout = torch.sparse_csc) -> Sparse:
+        """Plan a random connectivity, the same for the same arguments.
+
+        Parameters
+        ----------
+        n_pre, n_post : int
+            The numbers of neurons.
+        synapses : int
+            How many of their pairs have a synapse.
+        layout : torch.layout
+            ``torch.sparse_csc``, whose synapses are ordered by post neuron, or one that orders them by pre neuron.
+
+        Returns
+        -------
+        Sparse
+            The plan, on the CPU.
+
+        Examples
+        --------
+        >>> plan = Sparse.random(20, 30, 60)
+        >>> plan.pre_shape, plan.post_shape, plan.weights_shape
+        ((20,), (30,), (60,))
+        """
+        post_is_major = layout is torch.sparse_csc
+        n_major, n_minor = (n_post, n_pre) if post_is_major else (n_pre, n_post)
+        pairs = _distinct(synapses, n_major * n_minor)
+        starts = torch.searchsorted(pairs, n_minor * torch.arange(n_major + 1))
+        return Sparse(n_pre, n_post, post_is_major, starts, pairs % max(n_minor, 1))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # a part alone, without the buffer that it lies in; a copy was made from no weights
@@ -698,10 +400,40 @@ class Sparse(Topology):
             and self.minor_of._version == self._writes
         )
 
+    def weights_of(self, values: Tensor) -> Tensor:
+        layout = torch.sparse_csc if self.post_is_major else torch.sparse_csr
+        shape = self.n_pre, self.n_post
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CS")  # torch announces that they are new
+            return torch.sparse_compressed_tensor(
+                self.major_start, self.minor_of.long(), values, shape,
+                layout=layout, device=values.device, check_invariants=False,
+            )  # fmt: skip
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        counts = self.major_start.diff()
+        major = torch.arange(len(counts), dtype=torch.int32, device=counts.device).repeat_interleave(counts)
+        return (self.minor_of, major) if self.post_is_major else (major, self.minor_of)
+
+    def entries_read(self, pre_spike: Tensor, post_spike: Tensor) -> dict[str, Tensor]:
+        major, minor = (post_spike, pre_spike) if self.post_is_major else (pre_spike, post_spike)
+        of_minor = torch.repeat_interleave(minor, self.minor_start.diff())
+        of_major = torch.repeat_interleave(major, self.major_start.diff())
+        return {"minor_of": of_major, "by_minor": of_minor, "major_by_minor": of_minor}
+
     def values(self, weights: Tensor) -> Tensor:
         if getattr(weights, "dtype", None) not in WEIGHT_DTYPES or weights.layout not in _SPARSE_LAYOUTS:
             _check_sparse(weights)
         return weights._values() if weights.layout is torch.sparse_coo else weights.values()
+
+
+def _distinct(count: int, below: int) -> Tensor:
+    """So many different numbers below one, in order."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(max(below, 1), (count + count // 8 + 16,), generator=generator).unique()
+    if len(drawn) < count:  # so many that most were drawn twice
+        return torch.randperm(below, generator=generator)[:count].sort().values
+    return drawn[torch.randperm(len(drawn), generator=generator)[:count].sort().values]
 
 
 def _refuse_twins(minor: Tensor, major: Tensor, post_is_major: bool) -> None:
@@ -722,82 +454,3 @@ PLANS_A_STORAGE = 64
 """How many plans are kept for tensors whose indices lie in one storage; those that were used last."""
 
 _PLANS: weakref.WeakKeyDictionary[Any, OrderedDict[tuple[Any, ...], Sparse]] = weakref.WeakKeyDictionary()
-
-
-TOPOLOGIES: dict[str, type[Topology]] = {kind.name: kind for kind in (Dense, OneToOne, Sparse, Conv2d, Local2d)}
-"""The topologies by name."""
-
-
-def infer_topology(weights: Tensor) -> Topology:
-    """The topology that a tensor of weights has by itself: dense, one-to-one or sparse.
-
-    Parameters
-    ----------
-    weights : Tensor
-        2-d for dense, 1-d for one-to-one, sparse for sparse.
-
-    Returns
-    -------
-    Topology
-        The topology.
-
-    Raises
-    ------
-    TypeError
-        If they are no tensor of a floating dtype.
-    ValueError
-        If the weights alone do not tell, as for convolutions.
-
-    Examples
-    --------
-    >>> infer_topology(torch.zeros(2, 3))
-    Dense(n_pre=2, n_post=3)
-    """
-    if getattr(weights, "dtype", None) not in WEIGHT_DTYPES:
-        check_weights("weights", weights)
-    if weights.layout is not torch.strided:
-        return Sparse.of(weights)
-    return _topology_of_shape(weights.shape)
-
-
-@lru_cache(maxsize=1024)
-def _topology_of_shape(shape: tuple[int, ...]) -> Topology:
-    if len(shape) == 2:
-        return Dense(*shape)
-    if len(shape) == 1:
-        return OneToOne(*shape)
-    raise ValueError(
-        f"weights of shape {tuple(shape)} do not tell their topology: pass topology=Conv2d(...) or Local2d(...)"
-    )
-
-
-def example_topology(name: str) -> Topology:
-    """A small topology of the kind that a name stands for, to ask about kernels without weights at hand.
-
-    Parameters
-    ----------
-    name : str
-        A name in :data:`TOPOLOGIES`.
-
-    Returns
-    -------
-    Topology
-        The topology.
-
-    Raises
-    ------
-    ValueError
-        If the name is not known; the message lists those that are.
-
-    Examples
-    --------
-    >>> example_topology("dense")
-    Dense(n_pre=4, n_post=4)
-    """
-    if name not in TOPOLOGIES:
-        raise ValueError(f"unknown topology {name!r}: use one of {', '.join(sorted(TOPOLOGIES))}")
-    if name == "sparse":
-        return Sparse.from_weights(torch.eye(4, device="cpu").to_sparse_csr())
-    if name in ("conv2d", "local2d"):
-        return (Conv2d if name == "conv2d" else Local2d)((2, 6, 6), (2, 4, 4), (3, 3))
-    return Dense(4, 4) if name == "dense" else OneToOne(4)

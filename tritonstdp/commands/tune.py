@@ -8,8 +8,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from rich import box
@@ -20,43 +21,20 @@ from rich.table import Table
 from tritonstdp import arguments as given
 from tritonstdp.autotune import cache, cost
 from tritonstdp.autotune.busy import BusyError
-from tritonstdp.autotune.plot import Panel, draw, panel_of
-from tritonstdp.autotune.shapes import SHAPES, make_topology, needed_bytes
-from tritonstdp.autotune.space import key_of
+from tritonstdp.autotune.plan import Job, fitting, planned
+from tritonstdp.autotune.plot import Panel, draw, estimated_panel, panel_of
 from tritonstdp.autotune.sweep import RATES, Outcome, all_candidates, backend_of, tune, tuning_case
+from tritonstdp.autotune.use import why_not_here
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.registry import forget_choices
 from tritonstdp.rules import BOUNDS, RULES, Formula
-from tritonstdp.source import name_of
 from tritonstdp.storage import make_private
-from tritonstdp.terminal import free_bytes
-from tritonstdp.topology import TOPOLOGIES, Topology, example_topology
+from tritonstdp.terminal import UserError
+from tritonstdp.topology import DTYPES, TOPOLOGIES
 
 __all__ = ["add_arguments", "run"]
 
-DTYPES = ("float32", "float64", "float16", "bfloat16")
 _BEST_SHOWN = 5
-
-
-class RequestError(Exception):
-    """What was asked for can't be done; the message says why."""
-
-
-class Job(NamedTuple):
-    """One case to tune, or to rank."""
-
-    formula: Formula
-    topology: Topology
-    shape: str
-    dtype: torch.dtype
-    device: str
-    rates: tuple[float, ...]
-
-    @property
-    def name(self) -> str:
-        """The case in words."""
-        dtype = "" if self.dtype == torch.float32 else f" {self.dtype}".replace("torch.", "")
-        return f"{self.formula.rule.name} {self.topology.name} {self.shape} {name_of(self.formula.positive)}{dtype}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,8 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--bound", nargs="+", choices=sorted(BOUNDS), help="both bounds")
     what.add_argument(
         "--shape", nargs="+", metavar="SHAPE", type=given.shape,
-        help="N or N_PRExN_POST (dense), N (one_to_one), N_PRExN_POSTxSYNAPSES (sparse), "
-        "C_INxHEIGHTxWIDTHxC_OUTxKERNEL (conv2d, local2d)",
+        help="; ".join(f"{name} {kind.sizes}" for name, kind in TOPOLOGIES.items() if kind.sizes),
     )  # fmt: skip
     what.add_argument("--dtype", nargs="+", choices=DTYPES)
     what.add_argument("--rate", nargs="+", type=given.rate, metavar="FRACTION", default=list(RATES),
@@ -93,27 +70,21 @@ def run(arguments: argparse.Namespace) -> int:
     """Tune, rank, or look after the cache."""
     try:
         return _run(arguments, Console(markup=False, emoji=False))
-    except RequestError as refusal:
-        return _complain(refusal, 2)
     except (BusyError, OSError) as error:
-        return _complain(error, 1)
-
-
-def _complain(problem: Exception, status: int) -> int:
-    print(f"tritonstdp tune: {problem}", file=sys.stderr)
-    return status
+        print(f"tritonstdp tune: {error}", file=sys.stderr)
+        return 1
 
 
 def _run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.show or arguments.export or arguments.import_ or arguments.clear:
         return _look_after(arguments, console)
     if arguments.offline != bool(arguments.target):
-        raise RequestError("--offline and --target go together, as --offline --target sm_90")
+        raise UserError("--offline and --target go together, as --offline --target sm_90")
     if arguments.plot and importlib.util.find_spec("matplotlib") is None:
-        raise RequestError("--plot needs matplotlib: pip install 'tritonstdp[plot]'")
+        raise UserError("--plot needs matplotlib: pip install 'tritonstdp[plot]'")
     jobs = list(_jobs(arguments))
     if not jobs:
-        raise RequestError("no shape fits a topology: see --help for their forms")
+        raise UserError("no shape fits a topology: see --help for their forms")
     return _rank(jobs, arguments, console) if arguments.offline else _sweep(jobs, arguments, console)
 
 
@@ -121,38 +92,22 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[Job]:
     # a GPU kernel does not know how much spikes: each rate has a setting of its own
     together = arguments.offline or backend_of(arguments.device) == "cpu"
     rate_groups = [tuple(arguments.rate)] if together else [(rate,) for rate in arguments.rate]
-    dtypes = [getattr(torch, name) for name in arguments.dtype or DTYPES[:1]]
-    for name, sizes in _shapes(arguments, max(dtype.itemsize for dtype in dtypes)):
-        topology = make_topology(name, sizes)
-        if topology is None:
-            continue
-        for rule in arguments.rule or sorted(RULES):
-            for bound in arguments.bound or sorted(BOUNDS):
-                formula = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound])
-                for dtype in dtypes:
-                    for rates in rate_groups:
-                        yield Job(formula, topology, "x".join(map(str, sizes)), dtype, arguments.device, rates)
-
-
-def _shapes(arguments: argparse.Namespace, itemsize: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The topologies and shapes that memory has room for; one that was asked for must have room."""
+    dtypes = [DTYPES[name] for name in arguments.dtype or ["float32"]]
     device = "cpu" if arguments.offline else arguments.device
-    free = min(free_bytes(device), free_bytes("cpu"))
-    for name in arguments.topology or sorted(TOPOLOGIES):
-        for sizes in arguments.shape or SHAPES[name]:
-            needed = needed_bytes(name, sizes, itemsize)
-            if needed <= free:
-                yield name, sizes
-            elif arguments.shape:
-                raise RequestError(
-                    f"{name} {'x'.join(map(str, sizes))} takes about {needed / 2**30:,.1f} GiB of memory, of which "
-                    f"{free / 2**30:,.1f} are free: give a smaller shape"
-                )
+    itemsize = max(dtype.itemsize for dtype in dtypes)
+    for name, sizes in fitting(arguments.topology or sorted(TOPOLOGIES), arguments.shape, itemsize, device):
+        topology = TOPOLOGIES[name].of_sizes(sizes)
+        formulas = [
+            Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound])
+            for rule, bound in product(arguments.rule or sorted(RULES), arguments.bound or sorted(BOUNDS))
+        ]
+        for formula, dtype, rates in product(formulas, dtypes, rate_groups):
+            yield Job(formula, topology, "x".join(map(str, sizes)), dtype, arguments.device, rates)
 
 
 def _sweep(jobs: list[Job], arguments: argparse.Namespace, console: Console) -> int:
     make_private(cache.directory())
-    plan, skipped = _planned(jobs)
+    plan, skipped = planned(jobs)
     for reason in skipped:
         console.print(f"skipped: {reason}", highlight=False)
     outcomes: list[Outcome] = []
@@ -173,20 +128,6 @@ def _sweep(jobs: list[Job], arguments: argparse.Namespace, console: Console) -> 
             arguments.plot, [panel_of(each) for each in outcomes], f"time of a step, {outcomes[0].key.device}", console
         )
     return 0 if outcomes and not failed and all(outcome.kept for outcome in outcomes) else 1
-
-
-def _planned(jobs: list[Job]) -> tuple[list[tuple[Job, int]], list[str]]:
-    """The jobs that can be tuned with their numbers of configurations, and why the others can't."""
-    plan: list[tuple[Job, int]] = []
-    skipped: dict[str, None] = {}
-    for job in jobs:
-        try:
-            entry, _ = tuning_case(job.formula, job.topology, job.dtype, job.device)
-        except ValueError as error:
-            skipped[str(error)] = None
-            continue
-        plan.append((job, len(all_candidates(entry, job.topology))))
-    return plan, list(skipped)
 
 
 def _progress(console: Console) -> Progress:
@@ -277,7 +218,7 @@ def _rank(jobs: list[Job], arguments: argparse.Namespace, console: Console) -> i
         _print_estimates(job, estimates, configs[0], arguments.target, console)
         for reason, count in Counter(left_out.values()).items():
             console.print(f"left out: {count} configurations: {reason}", soft_wrap=True, highlight=False)
-        panels.append(_estimated_panel(job, estimates, configs[0]))
+        panels.append(estimated_panel(job.name, job.rates, estimates, configs[0]))
     if panels and arguments.plot:
         _draw(arguments.plot, panels, f"ESTIMATED time of a step, {cost.GPUS[arguments.target].name}", console)
     return 0 if panels else 1
@@ -299,15 +240,6 @@ def _print_estimates(job: Job, estimates: Sequence[cost.Estimate], default: Any,
             f"{each.programs:,}", str(each.registers), str(each.spills), f"{100 * each.occupancy:.0f} %",
         )  # fmt: skip
     console.print(table)
-
-
-def _estimated_panel(job: Job, estimates: Sequence[cost.Estimate], default: Any) -> Panel:
-    reference = next(each for each in estimates if each.config == default)
-    rows = {
-        each.config: [mine / other for mine, other in zip(each.seconds, reference.seconds, strict=True)]
-        for each in estimates
-    }
-    return Panel(job.name, job.rates, rows, default, estimates[0].config)
 
 
 def _look_after(arguments: argparse.Namespace, console: Console) -> int:
@@ -338,7 +270,7 @@ def _import(path: Path, console: Console) -> int:
     try:
         added = cache.import_(path)
     except ValueError as error:
-        raise RequestError(str(error)) from None
+        raise UserError(str(error)) from None
     forget_choices()
     console.print(f"{len(added)} settings added to {cache.directory()}", soft_wrap=True, highlight=False)
     return 0
@@ -356,26 +288,6 @@ def _show(entries: Sequence[cache.Entry], console: Console) -> None:
             "\n".join(f"{name}={value}" for name, value in entry.config.items()),
             f"x{measured.get('speedup', 1):.2f}",
             f"{100 * measured.get('spread', 0):.0f} %",
-            _why_not_here(key) or "yes",
+            why_not_here(key) or "yes",
         )
     console.print(table)
-
-
-def _why_not_here(key: cache.Key) -> str:
-    """What differs on this machine now; empty where the setting is used."""
-    if key.rule not in RULES or not {key.positive_bound, key.negative_bound} <= set(BOUNDS):
-        return "no: the rule or a bound is not registered"
-    if key.topology not in TOPOLOGIES or key.dtype not in DTYPES:
-        return "no: the topology or the dtype is unknown"
-    device = "cpu" if key.backend == "cpu" else "cuda"
-    if device == "cuda" and not torch.cuda.is_available():
-        return "no: another device"
-    formula = Formula.of(RULES[key.rule], BOUNDS[key.positive_bound], BOUNDS[key.negative_bound], key.clamp)
-    try:
-        entry, case = tuning_case(formula, example_topology(key.topology), getattr(torch, key.dtype), device)
-    except ValueError as error:
-        return f"no: {error}"
-    space = entry.space() if entry.space else None
-    here = (key_of(space, case, key.backend, key.synapses, key.rate) if space else None) or key
-    different = [name for name in key._fields if getattr(key, name) != getattr(here, name)]
-    return f"no: another {', '.join(different)}" if different else ""

@@ -1,4 +1,4 @@
-"""The options of ``tritonstdp demo``, and what it prints."""
+"""``tritonstdp demo``: a spiking network learns real digits by STDP, or two-choice tasks from reward alone."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tritonstdp.arguments import device
+from tritonstdp.arguments import device, whole
 from tritonstdp.demo import reward, unsupervised
 from tritonstdp.demo.digits import N_DIGITS, Digits, load
-from tritonstdp.functional import explain
+from tritonstdp.demo.network import backend_for
 from tritonstdp.registry import BACKENDS
-from tritonstdp.terminal import UserError, require_memory, whole
+from tritonstdp.terminal import UserError, require_memory
 
 __all__ = ["add_arguments", "run"]
 
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _backend(arguments: argparse.Namespace) -> str:
     rule = "rstdp" if arguments.reward else "stdp"
     try:
-        return explain(rule, "dense", device=arguments.device, clamp=True, backend=arguments.backend).backend
+        return backend_for(rule, arguments.device, arguments.backend)
     except ValueError as error:
         raise UserError(str(error)) from error
 

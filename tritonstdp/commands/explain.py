@@ -9,17 +9,16 @@ import torch
 from tritonstdp.functional import explain
 from tritonstdp.rules import BOUNDS, RULES
 from tritonstdp.terminal import UserError
-from tritonstdp.topology import TOPOLOGIES
+from tritonstdp.topology import DTYPES, TOPOLOGIES
 
 __all__ = ["add_arguments", "run"]
-
-DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--rule", choices=sorted(RULES), default="stdp", help="default: stdp")
-    parser.add_argument("--topology", choices=sorted(TOPOLOGIES), default="dense", help="default: dense")
+    topology = next(iter(TOPOLOGIES))
+    parser.add_argument("--topology", choices=sorted(TOPOLOGIES), default=topology, help="default: %(default)s")
     parser.add_argument("--bound", choices=sorted(BOUNDS), default="no_bound", help="both bounds (default: no_bound)")
     for sign, change in (("positive", "potentiation"), ("negative", "depression")):
         parser.add_argument(

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     for heading in ("rule", "parameters", *(f"on {backend.name}" for backend in BACKENDS)):
         table.add_column(heading)
     for rule in RULES.values():
-        parameters = ", ".join((*rule.parameters, *rule.eligibility_parameters))
+        parameters = ", ".join(Formula.of(rule).parameters)
         table.add_row(rule.name, parameters, *(_served(rule, backend.name) for backend in BACKENDS))
     console = Console(highlight=False)
     console.print(table)
@@ -47,9 +47,7 @@ def _served(rule: Rule, backend: str) -> str:
     """The topologies on which a backend has a rule."""
 
     def serves(topology: str) -> bool:
-        case = Case(
-            Formula.of(rule), topology, example_topology(topology).kernel_key, "contiguous", torch.float32, "cpu"
-        )
+        case = Case.plain(Formula.of(rule), example_topology(topology), torch.float32, "cpu")
         return any(entry.serves(case, backend) for entry in entries())
 
     served = [topology for topology in TOPOLOGIES if serves(topology)]

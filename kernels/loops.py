@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, wraps
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import numba
@@ -21,8 +21,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tritonstdp.kernels import object_cache
-from tritonstdp.kernels.protocol import CannotCompileError
-from tritonstdp.rules import Formula
+from tritonstdp.kernels.protocol import CannotCompileError, Case
+from tritonstdp.source import define
 
 REAL = {torch.float32: np.float32, torch.float64: np.float64}
 
@@ -84,6 +84,22 @@ def _count_bits(typing_context, word):  # type: ignore[no-untyped-def]
 count_bits: Any = _count_bits
 
 
+@intrinsic
+def _choose(typing_context, condition, a, b):  # type: ignore[no-untyped-def]
+    """``a if condition else b`` as one instruction; of a branch, LLVM may turn the condition around, which then costs
+    a second comparison of vectors where it is also needed as it was."""
+    chosen = typing_context.unify_types(types.unliteral(a), types.unliteral(b))
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        condition, a, b = arguments
+        return builder.select(condition, a, b)
+
+    return chosen(types.boolean, chosen, chosen), codegen
+
+
+choose: Any = _choose
+
+
 _asked_for_checks = False
 
 
@@ -141,8 +157,8 @@ def njit(function: Callable[..., Any], **options: Any) -> Any:
 
 
 def njit_part(function: Callable[..., Any]) -> Any:
-    """Compile a function that is inlined into a loop."""
-    return njit(function, forceinline=True)
+    """Compile a function that is inlined into a loop, and can't be called from Python: wrappers cost compile time."""
+    return njit(function, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 @cached
@@ -320,9 +336,56 @@ def entry(
     return compiled.entry_point
 
 
-def scalars(formula: Formula, dtype: torch.dtype) -> tuple[Any, ...]:
-    """The numba types of ``parameters, w_min, w_max, decay, dopamine``, unboxed with one rounding."""
-    real = numba.from_dtype(np.dtype(REAL[dtype]))
-    rule = formula.rule
-    tuples = [types.UniTuple(real, len(names)) for names in (rule.parameters, rule.eligibility_parameters)]
-    return tuples[0], real, real, tuples[1], real
+class Signals(NamedTuple):
+    """How loops see the signals of one side.
+
+    Attributes
+    ----------
+    addresses : numba type
+        That of a tuple of the signals' addresses.
+    arrays : callable
+        ``arrays(addresses, n)``: the signals of ``n`` neurons, spikes first, as a tuple of arrays.
+    traces : callable
+        ``traces(arrays, k)``: the values of all but the spike at one neuron, as a tuple.
+    part : callable
+        ``part(arrays, first, end)``: the signals of some neighbours, as a tuple of arrays.
+    """
+
+    addresses: Any
+    arrays: Any
+    traces: Any
+    part: Any
+
+
+@cached
+def signals(dtype: torch.dtype, bool_spikes: bool, n_signals: int) -> Signals:
+    """How loops see so many signals of a side; numba's tuples take no loop, so that each entry is written out."""
+    real = REAL[dtype]
+    spike_type = np.bool_ if bool_spikes else real
+    words = {"carray": numba.carray, "pointer": as_pointer, "real": real, "spike_type": spike_type}
+    types_of = ("spike_type", *["real"] * (n_signals - 1))
+    arrays = ", ".join(f"carray(pointer(addresses[{k}]), n, {kind})" for k, kind in enumerate(types_of))
+    traces = ", ".join(f"arrays[{k}][k]" for k in range(1, n_signals))
+    part = ", ".join(f"arrays[{k}][first:end]" for k in range(n_signals))
+    return Signals(
+        types.UniTuple(types.int64, n_signals),
+        njit_part(define(f"def arrays(addresses, n):\n    return ({arrays},)", "arrays", dict(words))),
+        njit_part(define(f"def traces(arrays, k):\n    return ({traces}{',' if traces else ''})", "traces", {})),
+        njit_part(define(f"def part(arrays, first, end):\n    return ({part},)", "part", {})),
+    )
+
+
+def signals_of(case: Case) -> tuple[Signals, Signals]:
+    """How loops see the signals of the pre and of the post neurons."""
+    pre, post = (signals(case.dtype, case.bool_spikes, len(names)) for names in case.names[:2])
+    return pre, post
+
+
+address_of = torch.Tensor.data_ptr
+"""Where a tensor's first element lies, for ``map``."""
+
+
+def scalars(case: Case) -> tuple[Any, ...]:
+    """The numba types of ``numbers, w_min, w_max``, unboxed with one rounding."""
+    real = numba.from_dtype(np.dtype(REAL[case.dtype]))
+    return types.UniTuple(real, len(case.names.numbers)), real, real

@@ -10,22 +10,32 @@ import pytest
 import torch
 
 from tritonstdp import Dense
-from tritonstdp.kernels import native, object_cache
+from tritonstdp.choice import choose
+from tritonstdp.kernels import loops, object_cache
 from tritonstdp.kernels.dense import cpu as dense
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.problems import make_problem
-from tritonstdp.registry import choose, forget_choices
+from tritonstdp.registry import forget_choices
 from tritonstdp.rules import Formula, hard_bound, soft_bound, stdp
 
 
-def case_of(bound, dtype=torch.float32):
-    return Case(Formula.of(stdp, bound, bound), "dense", None, "pre", dtype, "cpu")
+def case_of(bound, dtype=torch.float32, given=None):
+    formula = Formula.of(stdp, bound, bound)
+    return Case(formula, "dense", None, "pre", dtype, "cpu", True, given or formula.all_numbers)
+
+
+def callable_from_python(part):
+    @loops.njit
+    def call(*arguments):
+        return part(*arguments)
+
+    return call
 
 
 @pytest.mark.parametrize("bool_spikes", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_spikes_are_found_in_groups_of_every_size(dtype, bool_spikes):
-    find_events = native.event_finder(dtype, bool_spikes)
+    find_events = callable_from_python(loops.event_finder(dtype, bool_spikes))
     for n in (0, 1, 7, 8, 63, 64, 65, 200):
         for rate in (0.0, 0.1, 1.0):
             # between other spikes, which must not be found
@@ -38,12 +48,12 @@ def test_spikes_are_found_in_groups_of_every_size(dtype, bool_spikes):
 
 @pytest.mark.parametrize("bool_spikes", [True, False])
 def test_of_the_spikes_in_reach_only_those_of_the_row_are_listed(bool_spikes):
-    list_row = native.row_lister(torch.float32, bool_spikes)
+    list_row = callable_from_python(loops.row_lister(torch.float32, bool_spikes))
     spikes = torch.rand(300) < 0.3
     stored = spikes if bool_spikes else spikes.float()
     for n in (1, 28, 60, 63, 64, 65, 130):
         for readable in (n, 300):
-            events = np.empty(301 + native.AT_ONCE, np.uint32)
+            events = np.empty(301 + loops.AT_ONCE, np.uint32)
             events[0] = 7
             count = list_row(stored[:readable].numpy(), 0, n, events, 1)
             assert events[:count].tolist() == [7, *spikes[:n].nonzero().flatten().tolist()]
@@ -51,7 +61,8 @@ def test_of_the_spikes_in_reach_only_those_of_the_row_are_listed(bool_spikes):
 
 def test_a_nan_counts_as_a_spike_as_it_does_for_torch():
     spikes = torch.tensor([0.0, -0.0, float("nan"), -1.0])
-    assert native.event_finder(torch.float32, False)(spikes.numpy()).tolist() == [2, 3]
+    find_events = callable_from_python(loops.event_finder(torch.float32, False))
+    assert find_events(spikes.numpy()).tolist() == [2, 3]
 
 
 def loop():
@@ -65,8 +76,6 @@ def test_a_loop_is_found_again_only_by_the_same_content():
 
         return bound
 
-    cases = [case_of(bound) for bound in (soft_bound, made_with(1.0), made_with(2.0))]
-    cases.append(case_of(soft_bound, torch.float64))
     keys = {
         object_cache.key_of(loop, object_cache.recipe_of(case, *values))
         for case in (
@@ -74,10 +83,13 @@ def test_a_loop_is_found_again_only_by_the_same_content():
             case_of(made_with(1.0)),
             case_of(made_with(2.0)),
             case_of(soft_bound, torch.float64),
+            case_of(soft_bound, given=("pre", "number")),
+            case_of(soft_bound, given=("number", "pre")),
+            case_of(soft_bound, given=("post", "number")),
         )
         for values in ((), (3,))
     }
-    assert len(keys) == 8
+    assert len(keys) == 14
     same = [object_cache.key_of(loop, object_cache.recipe_of(case_of(made_with(2.0)))) for _ in range(2)]
     assert same[0] == same[1]
 

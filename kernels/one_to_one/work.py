@@ -1,0 +1,15 @@
+"""The busy programs of a step on a GPU: blocks of synapses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tritonstdp.kernels.work import Work
+
+
+def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
+    """The busy programs of a step; see :class:`tritonstdp.kernels.work.Work`."""
+    per_sector = max(1, 32 // itemsize)
+    touched = 1.0 if modulated else 1 - (1 - rate) ** (2 * per_sector)
+    nbytes = config.block * (2 + itemsize * touched * (6 if modulated else 4))
+    return [Work(-(-topology.n // config.block), nbytes, 2)]

@@ -1,0 +1,51 @@
+"""A kernel of its own for each position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tritonstdp.topology.base import Examples
+from tritonstdp.topology.patches import Patches
+
+__all__ = ["Local2d"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Local2d(Patches):
+    """Local receptive fields, each position its own; weights ``(C_out, H_out * W_out, C_in * kh * kw)``.
+
+    Parameters
+    ----------
+    src_shape, dst_shape : tuple of int
+        ``(channels, height, width)`` of the pre and of the post neurons.
+    kernel_size : int or tuple of int
+        ``(kh, kw)``.
+    stride, padding : int or tuple of int
+        As for :class:`torch.nn.Unfold`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a size is no int or too small, or the geometry does not give ``dst_shape``.
+
+    Examples
+    --------
+    >>> Local2d((2, 8, 8), (4, 6, 6), 3).weights_shape
+    (4, 36, 18)
+    """
+
+    name: ClassVar[str] = "local2d"
+    examples: ClassVar[Examples] = Examples(
+        compiled=(16, 6, 6, 16, 3),
+        metered=(4, 18, 18, 8, 3),
+        timed=((1, 28, 28, 8, 5), (8, 32, 32, 8, 5)),
+        tuned=((1, 28, 28, 16, 5), (16, 28, 28, 32, 5)),
+    )
+
+    def _shape_of_weights(self) -> tuple[int, ...]:
+        return (self.dst_shape[0], self.positions, self.src_shape[0] * self.kernel_size[0] * self.kernel_size[1])
+
+    def side_of(self, shape: Sequence[int]) -> str | None:
+        return "post" if tuple(shape) == (*self.weights_shape[:2], 1) else None
