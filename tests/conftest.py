@@ -43,7 +43,7 @@ LONGER = {
     "kernels/test_gpu_proofs.py": (
         r"_modulated|(local2d|conv2d).*(istdp|rstdp|tagged|alone|oja|weighted|rate-clamp|half|bfloat16|float16)"
         r"|(istdp|rstdp|tagged|alone|oja|weighted|stdp)-local2d|order.*(tagged|weighted|alone|oja)"
-        r"|(istdp|rstdp|triplet|oja)-(power|upper|lower)|local2d-stdp-(no|hard|upper|lower|power)"
+        r"|local2d-stdp-(no|hard|upper|lower|power)"
     ),
     "kernels/test_local2d.py": r"give(s)?_the_bits_of_the_reference|in_double_precision.*(rstdp|triplet)",
     "kernels/test_named_signals.py": r"cpu-(?!triplet\])|[12]-cpu|(conv|local|one).*cpu|local2d.*triton-(?!triplet\])",
@@ -58,7 +58,7 @@ LONGER = {
     "test_functional.py": r"were_scaled\[(.*cpu|conv2d|local2d|sparse)|of_either_side\[cpu|along_one_side.*(loc|one)",
     "test_modules.py": r"every_command",
     "test_options.py": (
-        r"iSTDP|RSTDP|(One|arse|Local|Conv).*-(Learning|STDP)|compiled_loops|every_backend\[(conv|local|one|sparse)"
+        r"iSTDP|RSTDP|(One|arse|Local|Conv).*-(Learning|STDP)|compiled_loops"
         r"|left_to_the_reference\[.*-cpu|once.*\[local2d"
     ),
     "test_traffic.py": r"each_bounds_something\[(local2d|sparse)",

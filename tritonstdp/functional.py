@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from difflib import get_close_matches
 from functools import cache, partial
 from importlib import import_module
-from importlib.util import find_spec
 from itertools import compress
 from math import inf
 from typing import Any, NamedTuple, TypedDict
@@ -29,7 +28,7 @@ from tritonstdp.kernels.compose import rounded
 from tritonstdp.kernels.memory import address, check_apart
 from tritonstdp.kernels.protocol import Case, Names, PerNeuron
 from tritonstdp.kernels.trace import TraceCase, TraceStep
-from tritonstdp.registry import BACKENDS, Backend, meeting_of
+from tritonstdp.registry import BACKENDS, Backend, has_module, meeting_of
 from tritonstdp.rules import Bound, Formula, Rule, istdp, resolve_bound, resolve_rule, rstdp, stdp, target_trace
 from tritonstdp.topology import WEIGHT_DTYPES, Topology, example_topology, infer_topology
 
@@ -838,7 +837,7 @@ def trace_backends(case: TraceCase) -> list[str]:
 
 def _of_traces() -> list[Backend]:
     """The backends that have kernels of traces, as none of a user's own does."""
-    return [b for b in BACKENDS if isinstance(b.kernels, str) and find_spec(f"tritonstdp.kernels.trace.{b.kernels}")]
+    return [b for b in BACKENDS if isinstance(b.kernels, str) and has_module("tritonstdp.kernels.trace", b.kernels)]
 
 
 @cache

@@ -17,8 +17,18 @@ import torch
 from tritonstdp.kernels import reference
 from tritonstdp.kernels.protocol import Case, Step
 from tritonstdp.kernels.reference import Meeting
-from tritonstdp.rules import BOUNDS, RULES, Bound, Formula, Rule, checked_bound, resolve_bound
-from tritonstdp.source import CannotCompileError, content_of, name_of
+from tritonstdp.rules import (
+    BOUNDS,
+    RULES,
+    Bound,
+    Formula,
+    Rule,
+    checked_bound,
+    meaning_of,
+    meaning_of_rule,
+    resolve_bound,
+)
+from tritonstdp.source import CannotCompileError, name_of
 from tritonstdp.topology import TOPOLOGIES, WEIGHT_DTYPES, Topology
 
 __all__ = [
@@ -136,10 +146,6 @@ class Space(NamedTuple):
         return [self.default._replace(**dict(zip(self.values, values, strict=True))) for values in products]
 
 
-def _alike(bound: Bound, other: Bound) -> bool:
-    return bound is other or (content_of(bound) is not None and content_of(bound) == content_of(other))
-
-
 @dataclass(frozen=True)
 class KernelEntry:
     """A kernel in the registry; None stands for any.
@@ -170,7 +176,10 @@ class KernelEntry:
             return False
         if self.rule not in (None, formula.rule.name):
             return False
-        return self.bound is None or all(_alike(BOUNDS[self.bound], b) for b in (formula.positive, formula.negative))
+        if self.bound is None:
+            return True
+        bounds = formula.positive, formula.negative
+        return all(meaning_of(bound) == meaning_of(BOUNDS[self.bound]) for bound in bounds)
 
     @property
     def specificity(self) -> int:
@@ -189,8 +198,8 @@ def kernels_of(topology: str, file: str) -> Any:
     >>> kernels_of("dense", "reference").__name__
     'tritonstdp.kernels.dense.reference'
     """
-    module = f"{_FOLDERS[topology]}.{file}"
-    return None if importlib.util.find_spec(module) is None else importlib.import_module(module)
+    folder = _FOLDERS[topology]
+    return importlib.import_module(f"{folder}.{file}") if has_module(folder, file) else None
 
 
 def meeting_of(topology: str) -> Meeting:
@@ -209,7 +218,7 @@ def _enter(topology: str, backend: Backend) -> None:
     elif file == "reference":
         build = partial(_build_reference, topology)
         _ENTRIES.append(KernelEntry(topology, backend.name, build))
-    elif importlib.util.find_spec(f"{_FOLDERS[topology]}.{file}") is not None:
+    elif has_module(_FOLDERS[topology], file):
         build, space = partial(_build_from, topology, file), partial(_space_of, topology, file)
         _ENTRIES.append(KernelEntry(topology, backend.name, build, space=space))
 
@@ -227,7 +236,8 @@ def _space_of(topology: str, file: str) -> Space:
     return Space(module.DEFAULT, module.SPACE, module.__name__)
 
 
-def _has_module(package: str, name: str) -> bool:
+def has_module(package: str, name: str) -> bool:
+    """Whether a package has a module, which is not imported."""
     try:
         return importlib.util.find_spec(f"{package}.{name}") is not None
     except (ImportError, ValueError):
@@ -265,7 +275,7 @@ def register_topology(kind: type[Topology], folder: str) -> None:
     known = _FOLDERS.get(kind.name, folder)
     if known != folder:
         raise ValueError(f"the kernels of {kind.name} are in {known} already: give another topology, of another name")
-    if not _has_module(folder, "reference"):
+    if not has_module(folder, "reference"):
         raise ValueError(
             f"{folder!r} is no package with a reference.py, which says by MEETING how neurons meet at the weights: "
             "give the name by which it can be imported"
@@ -413,7 +423,7 @@ def register_bound(name: str, bound: Bound) -> None:
     if not isinstance(name, str) or not name:
         raise TypeError(f"a bound's name is {name!r}: give it a text")
     bound = checked_bound(resolve_bound(bound))
-    if not _alike(BOUNDS.get(name, bound), bound):
+    if meaning_of(BOUNDS.get(name, bound)) != meaning_of(bound):
         raise ValueError(f"a bound named {name!r} is already registered: choose another name")
     BOUNDS[name] = bound
 
@@ -439,9 +449,7 @@ def register_rule(rule: Rule) -> None:
     """
     if not isinstance(rule, Rule):
         raise TypeError(f"{rule!r} is no Rule: make one by tritonstdp.Rule(name, on_pre, on_post, change)")
-    known = RULES.get(rule.name, rule)
-    same = tuple(known.positive) == tuple(rule.positive) and len(known.functions) == len(rule.functions)
-    if not same or not all(map(_alike, known.functions, rule.functions)):
+    if meaning_of_rule(RULES.get(rule.name, rule)) != meaning_of_rule(rule):
         raise ValueError(f"a rule named {rule.name!r} is already registered: choose another name")
     RULES[rule.name] = rule
 

@@ -761,7 +761,7 @@ def _formula_of(rule: Rule, positive: Bound, negative: Bound, clamp: bool) -> Fo
     captured = _captured((*rule.functions, positive, negative))
     bounds = checked_bound(positive), checked_bound(negative)
     _check_bound_parameters(rule, bounds)
-    meaning = (rule.name, tuple(rule.positive), *map(_meaning, rule.functions), *map(_meaning, bounds), clamp)
+    meaning = (*meaning_of_rule(rule), *map(meaning_of, bounds), clamp)
     with _LOCK:
         formula = _BY_MEANING.get(meaning)
         if formula is None:
@@ -796,8 +796,14 @@ class _Itself(NamedTuple):
     captured: tuple[Any, ...]
 
 
-def _meaning(function: Callable[..., Any]) -> Any:
+def meaning_of(function: Callable[..., Any]) -> Any:
+    """What tells a function from others: its text and what it captured where these can be read, or else itself."""
     return content_of(function) or _Itself(id(function), captured_values(function))
+
+
+def meaning_of_rule(rule: Rule) -> tuple[Any, ...]:
+    """What tells a rule from others."""
+    return rule.name, tuple(rule.positive), *map(meaning_of, rule.functions)
 
 
 def checked_bound(bound: Bound) -> Bound:

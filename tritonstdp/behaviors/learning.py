@@ -264,8 +264,7 @@ class Learning(BaseLearning):
         **parameters: Any,
     ) -> None:
         resolved = resolve_rule(rule)
-        if resolved.modulated:
-            parameters["init_c_mode"] = init_c_mode
+        of_eligibility = {"init_c_mode": init_c_mode} if resolved.modulated else {}
         super().__init__(
             *args,
             rule=rule,
@@ -275,6 +274,7 @@ class Learning(BaseLearning):
             negative_bound=negative_bound,
             clamp=clamp,
             backend=backend,
+            **of_eligibility,
             **parameters,
         )
         self.rule = resolved
@@ -283,7 +283,7 @@ class Learning(BaseLearning):
         taken = [name for name in wanted if hasattr(self, name) or name == "weight_divisor"]
         if taken:
             raise TypeError(f"rule {resolved.name!r} has a parameter {', '.join(taken)}: a behavior has that already")
-        given = set(parameters) - {"init_c_mode", *_OF_EVERY_BEHAVIOR}
+        given = set(parameters) - set(_OF_EVERY_BEHAVIOR)
         missing, unknown = (sorted(set(a) - set(b)) for a, b in ((wanted, given), (given, wanted)))
         if missing or unknown:
             wrong = f"needs {', '.join(missing)}" if missing else f"takes no {', '.join(unknown)}"
