@@ -10,10 +10,14 @@ import random
 import re
 
 import numpy as np
+import hypothesis
 import pytest
 import torch
 
 from support import import_conex
+
+hypothesis.settings.register_profile("the same cases", derandomize=True)
+hypothesis.settings.load_profile("the same cases")  # a failure is a commit's own; other cases: --hypothesis-profile=default
 
 torch.set_num_threads(1)  # shapes are small, and a thread that waits for work spins on a core that others need
 

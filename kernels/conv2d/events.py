@@ -81,11 +81,12 @@ def _loop(builder: Any, n: Any) -> Iterator[Any]:
     builder.position_at_end(after)
 
 
-def _run_adder(case: Case, side: Side, n_laid: int, term: Any) -> Any:
-    """``add(sums, at, w, seen, k, window, ring, inside, places, own, neurons, count, state)``, compiled.
+def _run_adder(case: Case, side: Side, n_laid: int, term: Any, channels: int) -> Any:
+    """``add(sums, at, step, w, seen, k, window, ring, inside, places, own, neurons, count, state)``, compiled.
 
     The rows of sums from ``at`` on get what the spikes of ``neurons`` contribute at the runs that start at ``places``
     in the rows from ``ring`` on of the ``k``-th channel laid out, of which ``inside`` says how many neurons they have.
+    So do those of the following channels, ``step`` sums apart, up to as many as ``channels``.
     """
     real, bool_spikes, own_traces = loops.REAL[case.dtype], case.bool_spikes, side.own.traces
     number, itemsize = numba.from_dtype(np.dtype(real)), np.dtype(real).itemsize
@@ -98,7 +99,7 @@ def _run_adder(case: Case, side: Side, n_laid: int, term: Any) -> Any:
 
     @intrinsic
     def add_addresses(
-        typing_context, target, weights, source, sizes, ring, inside, margin, places, neurons, count, own, state
+        typing_context, targets, sources, sizes, ring, inside, margin, places, neurons, count, own, state
     ):  # type: ignore[no-untyped-def]
         def called(function: Any, *arguments: Any) -> tuple[Any, Any]:
             resolved = typing_context.resolve_value_type(function)
@@ -109,62 +110,99 @@ def _run_adder(case: Case, side: Side, n_laid: int, term: Any) -> Any:
         of_term = called(term, of_own[1].return_type, laid_type, types.boolean, number, state)
 
         def codegen(context, builder, _, arguments):  # type: ignore[no-untyped-def]
-            target, weights, source, sizes, ring, inside, margin, places, neurons, count, own, state = arguments
+            targets, sources, sizes, ring, inside, margin, places, neurons, count, own, state = arguments
             scalar, index, integer = context.get_value_type(number), ir.IntType(32), ir.IntType(64)
             lanes = ir.VectorType(scalar, vector)
             own_at, contribution = context.get_function(*of_own), context.get_function(*of_term)
+            target, weights, step = cgutils.unpack_tuple(builder, targets, 3)
+            source, extent = cgutils.unpack_tuple(builder, sources, 2)
             row_size, size = cgutils.unpack_tuple(builder, sizes, 2)
+
+            def apart(address, distance, n):  # type: ignore[no-untyped-def]
+                return [builder.add(address, builder.mul(distance, integer(k))) for k in range(n)]
 
             def load(address, kind, place):  # type: ignore[no-untyped-def]
                 return builder.load(builder.gep(builder.inttoptr(address, kind.as_pointer()), [place]))
 
             ring_rows = [builder.urem(builder.add(ring, integer(k)), integer(rows)) for k in range(rows)]
             n_inside = [load(inside, index, row) for row in ring_rows]
-            row_starts = [builder.add(source, builder.mul(row, row_size)) for row in ring_rows]
-            starts = [[builder.add(at, builder.mul(size, integer(p))) for p in range(n_laid)] for at in row_starts]
-            totals = [cgutils.alloca_once_value(builder, ir.Constant(lanes, None)) for _ in starts]
+            runs = [(channel, k) for channel in range(channels) for k in range(rows)]
+            channel_starts = apart(source, extent, channels)
+            starts = [
+                apart(builder.add(channel_starts[channel], builder.mul(ring_rows[k], row_size)), size, n_laid)
+                for channel, k in runs
+            ]
+            of_channel, w_of_channel = apart(target, step, channels), apart(weights, step, channels)
+            totals = [cgutils.alloca_once_value(builder, ir.Constant(lanes, None)) for _ in runs]
             with _loop(builder, count) as e:
                 place = builder.zext(load(places, index, e), integer)
                 spike = own_at(builder, [own, load(neurons, index, e)])
-                for k, total in enumerate(totals):
+                for (channel, k), laid_at, total in zip(runs, starts, totals, strict=True):
                     with _loop(builder, integer(vector)) as lane:
                         at = builder.add(place, lane)
                         column = builder.trunc(builder.sub(at, margin), index)
                         there = builder.icmp_unsigned("<", column, n_inside[k])
-                        laid = context.make_tuple(builder, laid_type, [load(start, scalar, at) for start in starts[k]])
+                        laid = context.make_tuple(builder, laid_type, [load(start, scalar, at) for start in laid_at])
                         tap = builder.add(lane, integer(k * vector))
-                        w = load(weights, scalar, tap) if reads_w else scalar(0)
+                        w = load(w_of_channel[channel], scalar, tap) if reads_w else scalar(0)
                         value = contribution(builder, [spike, laid, there, w, state])
                         sum_at = builder.gep(builder.bitcast(total, scalar.as_pointer()), [lane])
                         builder.store(builder.fadd(builder.load(sum_at), value), sum_at)
-            for k, total in enumerate(totals):
-                sums = builder.gep(builder.inttoptr(target, lanes.as_pointer()), [integer(k)])
+            for (channel, k), total in zip(runs, totals, strict=True):
+                sums = builder.gep(builder.inttoptr(of_channel[channel], lanes.as_pointer()), [integer(k)])
                 added = builder.fadd(builder.load(sums, align=itemsize), builder.load(total))
                 builder.store(added, sums, align=itemsize)
             return context.get_dummy_value()
 
-        sizes = types.UniTuple(types.int64, 2)
-        return types.void(*[types.int64] * 3, sizes, *[types.int64] * 6, own, state), codegen
+        two, three = types.UniTuple(types.int64, 2), types.UniTuple(types.int64, 3)
+        return types.void(three, two, two, *[types.int64] * 6, own, state), codegen
 
     add_up: Any = add_addresses
 
     @loops.njit_part
-    def add(sums, at, w, seen, k, window, ring, inside, places, own, neurons, count, state):  # type: ignore[no-untyped-def]
-        start, row_size = k * window.extent, window.channels * window.extent
+    def add(sums, at, step, w, seen, k, window, ring, inside, places, own, neurons, count, state):  # type: ignore[no-untyped-def]
+        start, extent, row_size = k * window.extent, window.extent, window.channels * window.extent
         size = rows * row_size
         if checked:
-            check(sums, at, rows * vector)
-            check(w, at, rows * vector)
             check(places, 0, count)
             check(neurons, 0, count)
             check(inside, 0, rows)
-            for e in range(count):
-                check(seen, start + np.int64(places[e]), (n_laid - 1) * size + (rows - 1) * row_size + vector)
+            for channel in range(channels):
+                check(sums, at + channel * step, rows * vector)
+                check(w, at + channel * step, rows * vector)
+                for e in range(count):
+                    first = start + channel * extent + np.int64(places[e])
+                    check(seen, first, (n_laid - 1) * size + (rows - 1) * row_size + vector)
         add_up(
-            sums.ctypes.data + at * itemsize, w.ctypes.data + at * itemsize, seen.ctypes.data + start * itemsize,
-            (row_size * itemsize, size * itemsize), ring, inside.ctypes.data, window.margin,
-            places.ctypes.data, neurons.ctypes.data, count, own, state,
+            (sums.ctypes.data + at * itemsize, w.ctypes.data + at * itemsize, step * itemsize),
+            (seen.ctypes.data + start * itemsize, extent * itemsize), (row_size * itemsize, size * itemsize),
+            ring, inside.ctypes.data, window.margin, places.ctypes.data, neurons.ctypes.data, count, own, state,
         )  # fmt: skip
+
+    return add
+
+
+def _channels_adder(case: Case, side: Side, n_laid: int, term: Any) -> Any:
+    """``add(sums, at, step, w, seen, n, window, ring, inside, places, own, neurons, count, state)``, compiled.
+
+    As :func:`_run_adder` has it, for each of the ``n`` channels laid out.
+    """
+    reach, itemsize = side.reach, np.dtype(loops.REAL[case.dtype]).itemsize
+    # where a spike's own signals count, two channels share what they cost; not beyond 16 registers of 32 bytes
+    pairs = not side.alone and 2 * reach.rows * reach.vector * itemsize <= 512
+    add_one, add_pair = (_run_adder(case, side, n_laid, term, channels) for channels in (1, 2))
+
+    @loops.njit_part
+    def add(sums, at, step, w, seen, n, window, ring, inside, places, own, neurons, count, state):  # type: ignore[no-untyped-def]
+        first = 0
+        if pairs:
+            for k in range(0, n - 1, 2):
+                add_pair(
+                    sums, at + k * step, step, w, seen, k, window, ring, inside, places, own, neurons, count, state
+                )
+            first = n - n % 2
+        for k in range(first, n):
+            add_one(sums, at + k * step, step, w, seen, k, window, ring, inside, places, own, neurons, count, state)
 
     return add
 
@@ -195,7 +233,8 @@ def adder(case: Case, side: Side) -> Any:
     """
     laid, term = laid_out(case, side)
     n_laid, nothing, lay_out = len(laid), laid[0].outside, _row_layer(laid)
-    add, select, window_of = _run_adder(case, side, n_laid, term), _selecter(case, side), _windows(case, side, n_laid)
+    add, select = _channels_adder(case, side, n_laid, term), _selecter(case, side)
+    window_of = _windows(case, side, n_laid)
     real, is_post, reads_w, tap = loops.REAL[case.dtype], side.is_post, side.reads_w, tap_of(case, side)
     list_row, at_once = loops.row_lister(case.dtype, case.bool_spikes), loops.AT_ONCE
     (_, kw), (sh, _) = case.kernel_key
@@ -263,12 +302,11 @@ def adder(case: Case, side: Side) -> Any:
                         if count == 0:
                             continue
                         taps = ((row + pad_h) % row_sets * column_sets + column_set) * rows * vector
-                        for k in range(n_channels):
-                            pair = channel * channel_step + (first_channel + k) * other_step
-                            add(
-                                sums, pair * n_sums + taps, laid_w, seen, k, window, (begin - window.first_row) % rows,
-                                inside, places, own, neurons, count, state,
-                            )  # fmt: skip
+                        pair = channel * channel_step + first_channel * other_step
+                        add(
+                            sums, pair * n_sums + taps, other_step * n_sums, laid_w, seen, n_channels, window,
+                            (begin - window.first_row) % rows, inside, places, own, neurons, count, state,
+                        )  # fmt: skip
         return sums
 
     return add_up
