@@ -9,15 +9,16 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # read when kernels are decorate
 import random
 import re
 
-import numpy as np
 import hypothesis
+import numpy as np
 import pytest
 import torch
 
 from support import import_conex
 
+# the same cases on every run, so that a failure is a commit's own; --hypothesis-profile=default draws others
 hypothesis.settings.register_profile("the same cases", derandomize=True)
-hypothesis.settings.load_profile("the same cases")  # a failure is a commit's own; other cases: --hypothesis-profile=default
+hypothesis.settings.load_profile("the same cases")
 
 torch.set_num_threads(1)  # shapes are small, and a thread that waits for work spins on a core that others need
 

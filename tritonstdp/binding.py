@@ -37,7 +37,7 @@ class Binding:
         What a step reads and writes, each once; proved to fit, and not kept alive. Which of them stand for several
         of a step's arguments is for the caller to tell.
     n_written : int
-        How many of the first are written.
+        How many of the first are written: 1, or 2.
     """
 
     __slots__ = ("_alike", "_itemsizes", "_n_written", "_needed", "_topology", "choice")
@@ -76,23 +76,15 @@ class Binding:
 
     def _is_free(self, tensors: tuple[Tensor, ...]) -> bool:
         """Whether tensors have their memory, and share none that is written."""
-        written = tensors[0]
-        begin = written.data_ptr()
-        end = begin + self._needed[0]
+        written, also = tensors[0], tensors[1]
+        begin, also_begin = written.data_ptr(), also.data_ptr()
+        end, also_end = begin + self._needed[0], also_begin + self._needed[1] if self._n_written == 2 else 0
         for tensor, itemsize, size in zip(tensors, self._itemsizes, self._needed):  # noqa: B905 (strict takes longer)
             if tensor.storage_offset() * itemsize + size > tensor.untyped_storage().nbytes():
                 return False
             at = tensor.data_ptr()
             if at < end and begin < at + size and tensor is not written:
                 return False
-        return self._n_written == 1 or self._is_apart(tensors, 1)
-
-    def _is_apart(self, tensors: tuple[Tensor, ...], k: int) -> bool:
-        """Whether none behind the one at ``k`` shares its memory."""
-        begin = tensors[k].data_ptr()
-        end = begin + self._needed[k]
-        for m in range(k + 1, len(tensors)):
-            at = tensors[m].data_ptr()
-            if at < end and begin < at + self._needed[m]:
+            if at < also_end and also_begin < at + size and tensor is not also:
                 return False
         return True

@@ -688,8 +688,12 @@ class Formula:
 
         Dopamine is the last, where the rule is modulated.
         """
-        dopamine = ("dopamine",) if self.rule.modulated else ()
-        return (*self.rule.parameters, *self.bound_parameters, *self.rule.eligibility_parameters, *dopamine)
+        return (*self.own_parameters, "dopamine") if self.rule.modulated else self.own_parameters
+
+    @cached_property
+    def own_parameters(self) -> tuple[str, ...]:
+        """The parameters less the dopamine, which is a network's."""
+        return (*self.rule.parameters, *self.bound_parameters, *self.rule.eligibility_parameters)
 
     @cached_property
     def bound_parameters(self) -> tuple[str, ...]:

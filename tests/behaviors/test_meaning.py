@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
 import tritonstdp.behaviors as ours
 from support import SMALL, Wiring, side_by_side, values_of
+from tritonstdp.behaviors.synapse import conv2d
 
 DENSE = SMALL["Simple"]
 STDP = {"a_plus": 0.006, "a_minus": 0.008, "positive_bound": "soft_bound", "negative_bound": "soft_bound"}
@@ -276,3 +280,21 @@ def test_local_learning_takes_the_post_spike_even_where_sizes_agree():
     group.behavior[60](group)
     changed = (group.weights != before).nonzero()[:, :2].unique(dim=0)
     assert changed.tolist() == [[0, 5]]
+
+
+@pytest.mark.parametrize("made", [list, np.array], ids=["list", "array"])
+def test_a_geometry_that_is_changed_in_place_is_read_anew(made):
+    stride = made([2, 1])
+    group = SimpleNamespace(tag="group", src_shape=(2, 7, 6), dst_shape=(3, 4, 5), stride=stride, padding=(1, 0))
+    behavior, weights = SimpleNamespace(weight_divisor=20), torch.zeros(3, 2, 3, 2)
+    assert conv2d(behavior, group, weights).stride == (2, 1)
+    stride[0], group.dst_shape = 1, (3, 7, 5)
+    assert conv2d(behavior, group, weights).stride == (1, 1)
+
+
+def test_a_topology_is_found_again_by_what_described_it():
+    group = SimpleNamespace(tag="group", src_shape=(2, 7, 6), dst_shape=(3, 4, 5), stride=(2, 1), padding=(1, 0))
+    behavior, weights = SimpleNamespace(weight_divisor=20), torch.zeros(3, 2, 3, 2)
+    assert conv2d(behavior, group, weights) is conv2d(behavior, group, weights.clone())
+    behavior.weight_divisor = 20.5
+    assert conv2d(behavior, group, weights).divisor == 20.5

@@ -5,6 +5,9 @@ A class says its rule, its topology and the values of its rule's parameters; :cl
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import torch
@@ -56,6 +59,14 @@ __all__ = [
 
 _OF_EVERY_BEHAVIOR = ("tag", "device", "behavior_enabled")
 """What PymoNNtorch reads of any behavior's arguments."""
+
+
+@lru_cache
+def _reader(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    """What reads so many attributes, as a tuple."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda behavior: tuple([getattr(behavior, name) for name in names])
 
 
 class BaseLearning(Behavior):
@@ -111,10 +122,10 @@ class BaseLearning(Behavior):
         """How the synapses of a group lie."""
         raise NotImplementedError
 
-    def coefficients(self, synapse: Any) -> list[Any]:
-        """The values of the formula's parameters, in order, as the attributes of their names are at this step."""
-        names = self._formula().parameters
-        return [groups.dopamine_of(synapse) if name == "dopamine" else getattr(self, name) for name in names]
+    def coefficients(self, synapse: Any, formula: Formula) -> tuple[Any, ...]:
+        """The values of a formula's parameters, in order, as the attributes of their names are at this step."""
+        own = _reader(formula.own_parameters)(self)
+        return (*own, groups.dopamine_of(synapse)) if formula.rule.eligibility is not None else own
 
     def get_spike_and_trace(self, synapse: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The signals of a pair of neurons: pre spikes, post spikes, pre trace, post trace."""
@@ -138,10 +149,10 @@ class BaseLearning(Behavior):
         Tensor
             The change, of the shape of the weights (sparse: of their values).
         """
-        weights = groups.weights_of(synapse)
+        formula, weights = self._formula(), groups.weights_of(synapse)
         return weight_change(
-            self._formula(), self.topology(synapse, weights), weights, *self.sides(synapse),
-            self.coefficients(synapse), self.w_min, self.w_max,
+            formula, self.topology(synapse, weights), weights, *self.sides(synapse),
+            self.coefficients(synapse, formula), self.w_min, self.w_max,
         )  # fmt: skip
 
     def forward(self, synapse: Any) -> None:
@@ -161,11 +172,11 @@ class BaseLearning(Behavior):
             self._apply(synapse, self.compute_dw(synapse))
             return
         pre, post = self.sides(synapse)
-        weights = groups.weights_of(synapse)
+        formula, weights = self._formula(), groups.weights_of(synapse)
         step_(
-            self._formula(), self.topology(synapse, weights), weights, pre, post,
-            self.coefficients(synapse), self.w_min, self.w_max,
-            synapse.c if self.rule.eligibility is not None else None, self.backend,
+            formula, self.topology(synapse, weights), weights, pre, post,
+            self.coefficients(synapse, formula), self.w_min, self.w_max,
+            synapse.c if formula.rule.eligibility is not None else None, self.backend,
         )  # fmt: skip
 
     def _formula(self) -> Formula:
@@ -188,7 +199,8 @@ class BaseLearning(Behavior):
         with torch.no_grad():
             new_c = None
             if c is not None:
-                given = dict(zip(self._formula().parameters, self.coefficients(synapse), strict=True))
+                formula = self._formula()
+                given = dict(zip(formula.parameters, self.coefficients(synapse, formula), strict=True))
                 given |= {"c": c, "dw": dw, "w": values, "w_min": self.w_min, "w_max": self.w_max}
                 eligibility = self.rule.signatures["eligibility"]
                 reads, parameters = ([given[name] for name in names] for names in eligibility[1:])

@@ -147,7 +147,7 @@ def _signal(name: str, on_synapse: dict[str, Any], caught: dict[str, Tensor], ne
 
 
 def _signals_of_axons(synapse: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    src, dst = synapse.src, synapse.dst
+    src, dst = module_of(synapse, "src"), module_of(synapse, "dst")
     src_axon, dst_axon = _tracing_axon(src), _tracing_axon(dst)
     if src_axon is None or dst_axon is None:
         missing = [name for name in _CAUGHT_BY if name not in synapse.__dict__]
@@ -162,14 +162,14 @@ def _signals_of_axons(synapse: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def _from_axon(axon: Any, neurons: Any, synapse: Any, side: str) -> tuple[Tensor, Tensor]:
     if type(axon).get_spike.__module__ == _CONEX_AXON and axon.max_delay == 1:
-        # one step of history leaves no other delay than 0: its row is what the axon would gather, at half the cost
-        return axon.spike_history[0], axon.trace_history[0]
+        # one step of history leaves no other delay than 0: its row is what the axon would gather, at less cost
+        return axon.spike_history.squeeze(0), axon.trace_history.squeeze(0)
     delay = _delay(synapse, side)
     return axon.get_spike(neurons, delay), axon.get_spike_trace(neurons, delay)
 
 
 def _tracing_axon(neurons: Any) -> Any:
-    axon = getattr(neurons, "axon", None)
+    axon = module_of(neurons, "axon")
     return axon if hasattr(axon, "get_spike_trace") and getattr(axon, "have_trace", True) else None
 
 
@@ -238,6 +238,12 @@ def _tau_of(owner: Any, class_name: str, signal: str | None = None) -> Any:
     return None
 
 
+def module_of(owner: Any, name: str) -> Any:
+    """The attribute of a name, or None; at a tenth of its cost where torch keeps it among an owner's modules."""
+    found = owner.__dict__.get("_modules", {}).get(name)
+    return getattr(owner, name, None) if found is None else found
+
+
 def dopamine_of(synapse: Any) -> Any:
     """The dopamine concentration of the network that a synapse group belongs to.
 
@@ -246,7 +252,7 @@ def dopamine_of(synapse: Any) -> Any:
     ValueError
         If the network has none.
     """
-    dopamine = getattr(synapse.network, "dopamine_concentration", None)
+    dopamine = getattr(module_of(synapse, "network"), "dopamine_concentration", None)
     if dopamine is None:
         raise ValueError(
             f"the network of {synapse.tag} has no dopamine: set network.dopamine_concentration, "
@@ -370,28 +376,52 @@ def attribute(synapse: Any, name: str) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+_KNOWN: dict[tuple[int, ...], tuple[Topology, tuple[Any, ...]]] = {}
+"""Topologies by the identities of what describes them. That is kept, so that the identities stay its own."""
+MOST_KNOWN = 1024
+
+
 def _patches(kind: Any, synapse: Any, kernel_size: Any, *divisor: Any) -> Topology:
     src_shape, dst_shape = attribute(synapse, "src_shape"), attribute(synapse, "dst_shape")
     stride, padding = attribute(synapse, "stride"), attribute(synapse, "padding")
-    given = (src_shape, dst_shape, kernel_size, stride, padding, *divisor)
+    # a weights' shape is a new tuple each time, of ints that are the same
+    given = (kind, src_shape, dst_shape, *kernel_size, stride, padding, *divisor)
+    known = _KNOWN.get(identities := tuple(map(id, given)))
+    if known is not None:
+        return known[0]
     try:
-        return _topology(kind, given, _types(given))
+        types = _types(given)
+        topology = _topology(given, types)
+        if {*types[1:]} <= {int, float}:  # which never change, while an array may
+            _remember(identities, topology, given)
+        return topology
     except (TypeError, ValueError):
-        return _uncached(kind, given, synapse)
+        return _uncached(given, synapse)
 
 
-def _uncached(kind: Any, given: tuple[Any, ...], synapse: Any) -> Topology:
+def _remember(identities: tuple[int, ...], topology: Topology, given: tuple[Any, ...]) -> None:
+    if len(_KNOWN) >= MOST_KNOWN:
+        _KNOWN.clear()
+    _KNOWN[identities] = topology, given
+
+
+def _uncached(given: tuple[Any, ...], synapse: Any) -> Topology:
     """What the cache can't keep: arrays, which can't be hashed; and the reason why something is no geometry."""
     try:
-        return kind(*given)
+        return _described(*given)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{synapse.tag}: {error}") from None
 
 
-@lru_cache(maxsize=1024)
-def _topology(kind: Any, given: tuple[Any, ...], types: tuple[type, ...]) -> Topology:
+@lru_cache(maxsize=MOST_KNOWN)
+def _topology(given: tuple[Any, ...], types: tuple[type, ...]) -> Topology:
     # 1, True and 1.0 are one key to a cache, so that their types are part of it
-    return kind(*given)
+    return _described(*given)
+
+
+def _described(kind: Any, src_shape: Any, dst_shape: Any, kh: Any, kw: Any, *others: Any) -> Topology:
+    topology: Topology = kind(src_shape, dst_shape, (kh, kw), *others)
+    return topology
 
 
 def _types(given: tuple[Any, ...]) -> tuple[type, ...]:
