@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from functools import cache, lru_cache
 from math import isfinite
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ import torch
 
 from tritonstdp.kernels.protocol import Names
 from tritonstdp.rules import Formula, Signature
-from tritonstdp.source import define
+from tritonstdp.source import define, parsed, parsed_expression
 
 ON_PRE: Any = None
 ON_POST = CHANGE = POSITIVE = NEGATIVE = ELIGIBILITY = DOPAMINE = ON_PRE
@@ -121,7 +122,7 @@ class Composed(NamedTuple):
 
 @cache
 def _parsed(template: Callable[..., Any]) -> ast.FunctionDef:
-    node = ast.parse(textwrap.dedent(inspect.getsource(template))).body[0]
+    node = parsed(textwrap.dedent(inspect.getsource(template))).body[0]
     assert isinstance(node, ast.FunctionDef)
     node.body = node.body[1:]  # less its docstring
     return node
@@ -157,13 +158,13 @@ class _Specialising(ast.NodeTransformer):
             return self._call_of(role)
         name = self.names.get(node.func.id, node.func.id)
         arguments = [self.visit(argument) for argument in node.args]
-        return arguments[0] if name is None else ast.Call(ast.parse(name, mode="eval").body, arguments, [])
+        return arguments[0] if name is None else ast.Call(parsed_expression(name), arguments, [])
 
     def _call_of(self, role: str) -> ast.expr:
         signature, name = self.calls[role]
         # a bool spike counts 1 where it counts, without being multiplied
         ones = {"on_pre": "pre_spike", "on_post": "post_spike"} if self.one_spike else {}
-        one = ast.parse("real(1)", mode="eval").body
+        one = parsed_expression("real(1)")
         reads = [self.visit(one) if ones.get(role) == n else self._place(n) for n in signature.reads]
         parameters = [self._place(n) for n in signature.parameters]
         if not self.by_keyword:
@@ -172,7 +173,7 @@ class _Specialising(ast.NodeTransformer):
         return ast.Call(ast.Name(name, ast.Load()), reads, keywords)
 
     def _place(self, name: str) -> ast.expr:
-        return ast.parse(self.places.get(name, name), mode="eval").body
+        return parsed_expression(self.places.get(name, name))
 
 
 def compose(
@@ -231,17 +232,13 @@ def compose(
         specialising = _Specialising(calls, places, settled, known, one_spike, by_keyword)
         node = _parsed(template)
         arguments = ast.arguments([], node.args.args, None, [], [], None, [])
-        body = [s for statement in node.body for s in _listed(specialising.visit(_copied(statement)))]
+        body = [s for statement in node.body for s in _listed(specialising.visit(deepcopy(statement)))]
         text = ast.unparse(ast.fix_missing_locations(_definition(template.__name__, arguments, body)))
         unique = f"{template.__name__}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         known[template.__name__] = unique
         text = text.replace(f"def {template.__name__}(", f"def {unique}(", 1)
         parts[template.__name__] = namespace[unique] = compile_part(define(text, unique, namespace))
     return Composed(**parts)
-
-
-def _copied(statement: ast.stmt) -> ast.stmt:
-    return ast.parse(ast.unparse(statement)).body[0]
 
 
 def _listed(visited: Any) -> list[ast.stmt]:

@@ -14,7 +14,15 @@ from tritonstdp.kernels.compose import Composed, compose
 from tritonstdp.kernels.loops import REAL, choose, njit, njit_part
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.rules import Signature, is_own
-from tritonstdp.source import CannotCompileError, NoSourceError, Source, captures_numbers_alone, located, read
+from tritonstdp.source import (
+    CannotCompileError,
+    NoSourceError,
+    Source,
+    captures_numbers_alone,
+    located,
+    parsed,
+    read,
+)
 
 
 class _WeakNumbers(ast.NodeTransformer):
@@ -84,7 +92,7 @@ def _as_numba_reads_it(function: Callable[..., Any], real: type) -> Callable[...
 
 
 def _says_numbers(source: Source) -> bool:
-    return any(isinstance(node, ast.Constant) for node in ast.walk(ast.parse(source.text)))
+    return any(isinstance(node, ast.Constant) for node in ast.walk(parsed(source.text)))
 
 
 def compiled(function: Callable[..., Any], real: type) -> Any:

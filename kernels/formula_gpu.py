@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tritonstdp.rules import Signature, is_own
-from tritonstdp.source import CannotCompileError, Source, located, name_of, read
+from tritonstdp.source import CannotCompileError, Source, located, name_of, parsed_expression, read
 from tritonstdp.vocabulary import WORDS_ON_TENSORS
 
 fp64 = tl.constexpr("fp64")
@@ -167,7 +167,7 @@ _OF_TRUTHS = (ast.BitAnd, ast.BitOr, ast.BitXor)
 
 
 def _call(name: str, *arguments: ast.expr) -> ast.expr:
-    return ast.Call(ast.parse(name, mode="eval").body, list(arguments), [])
+    return ast.Call(parsed_expression(name), list(arguments), [])
 
 
 def device_function(function: Callable[..., Any]) -> Any:

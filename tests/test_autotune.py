@@ -110,10 +110,10 @@ def test_a_candidate_that_sleeps_is_slow_too(plant):
 
         return step
 
-    plant({"delay": (300, 2000)}, build=sleeping)
+    plant({"delay": (300, 10000)}, build=sleeping)
     outcome = tuned()
     assert outcome.best == Config()
-    assert outcome.ratios[Config(delay=2000), 0.05].median > 1.5
+    assert outcome.ratios[Config(delay=10000), 0.05].median > 1.5
 
 
 def test_a_wrong_candidate_is_rejected_named_and_reported_however_fast_it_is(plant, caplog):

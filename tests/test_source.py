@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import gc
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
 import torch
 
 from tritonstdp.rules import BOUNDS, RULES
-from tritonstdp.source import content_of, name_of
+from tritonstdp.source import content_of, name_of, parsed
 
 SCALE = 0.3
 
@@ -83,3 +86,42 @@ def test_what_is_registered_can_be_told_apart():
     functions = {*BOUNDS.values(), *(f for rule in RULES.values() for f in rule.functions)}
     contents = [content_of(f) for f in functions if f.__module__ == "tritonstdp.rules"]
     assert None not in contents
+
+
+@contextmanager
+def another_parser(turns):
+    """Parse something else in the midst of parsing, as another thread that gets its turn there, so many times."""
+    left = list(range(turns))
+
+    def between(phase, info):
+        if left:
+            left.pop()
+            ast.parse("a + b")
+
+    before = gc.get_threshold()
+    gc.callbacks.append(between)
+    gc.set_threshold(5)
+    try:
+        yield left
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(between)
+
+
+TEXT = "\n".join(f"def f{k}(a, b):\n    return [a + (b - (c * {k})) for a in b if a]" for k in range(40))
+
+
+def test_a_text_is_parsed_while_others_parse():
+    expected = ast.dump(ast.parse(TEXT))
+    with another_parser(20) as left:
+        found = ast.dump(parsed(TEXT))
+    assert found == expected and not left
+
+
+def test_a_parser_that_always_fails_says_so(monkeypatch):
+    def parse(text):
+        raise SystemError("deeper than before")
+
+    monkeypatch.setattr(ast, "parse", parse)
+    with pytest.raises(SystemError, match="deeper than before"):
+        parsed("1")

@@ -34,11 +34,15 @@ __all__ = [
     "frozen",
     "located",
     "name_of",
+    "parsed",
+    "parsed_expression",
     "plain_function",
     "read",
 ]
 
 Function = Callable[..., Any]
+
+_ATTEMPTS = 100
 
 
 class CannotCompileError(Exception):
@@ -47,6 +51,38 @@ class CannotCompileError(Exception):
 
 class NoSourceError(CannotCompileError):
     """A function whose source can't be found, as of one that was typed at Python's prompt."""
+
+
+def parsed(text: str) -> ast.Module:
+    """Parse a text, whatever other threads parse meanwhile.
+
+    CPython counts how deep all threads are in one number, and raises where one finds it changed by another (issue
+    106905); its next attempt has nothing to do with that.
+
+    Examples
+    --------
+    >>> ast.unparse(parsed("a+b"))
+    'a + b'
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            return ast.parse(text)
+        except SystemError:
+            continue
+    return ast.parse(text)
+
+
+def parsed_expression(text: str) -> ast.expr:
+    """As :func:`parsed`, of a text that is one expression.
+
+    Examples
+    --------
+    >>> ast.unparse(parsed_expression("a+b"))
+    'a + b'
+    """
+    statement = parsed(text).body[0]
+    assert isinstance(statement, ast.Expr)
+    return statement.value
 
 
 class Source(NamedTuple):
@@ -68,7 +104,7 @@ class Source(NamedTuple):
 
         Its name tells it from every function that says something else: Triton takes functions of one name for one.
         """
-        tree = ast.parse(self.text)
+        tree = parsed(self.text)
         tree = ast.fix_missing_locations(tree if rewrite is None else rewrite.visit(tree))
         definition = tree.body[0]
         assert isinstance(definition, ast.FunctionDef)
@@ -313,7 +349,7 @@ def _given(function: FunctionType, bound: functools.partial[Any] | None) -> dict
 def _functions_of(text: str) -> dict[int, list[ast.FunctionDef | ast.Lambda]]:
     """The functions of a file, by the line on which Python says that they begin."""
     found: dict[int, list[ast.FunctionDef | ast.Lambda]] = {}
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(text)):
         if isinstance(node, ast.FunctionDef):
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             found.setdefault(first, []).append(node)
