@@ -153,9 +153,12 @@ def steps(loop: Loop, case: Case) -> list[Callable[..., Any]]:
     module = importlib.import_module(f"tritonstdp.kernels.{loop.topology}.cpu")
     names = set(module.DEFAULT._fields)
     parallel = {"parallel_work": loop.parallel} if "parallel_work" in names else {}
+    cached = {"cached_bytes": 0} if "cached_bytes" in names else {}
     ways = [{name: share} for name in names & {"dense_pass_rate", "full_pass_share"} for share in (-1.0, 2.0)] or [{}]
     parts = [{name: n} for name in names & {"rows_per_task", "tasks"} for n in (3, 1000)] or [{}]
-    return [module.build(case, module.DEFAULT._replace(**parallel, **w, **p)) for w, p in product(ways, parts)]
+    return [
+        module.build(case, module.DEFAULT._replace(**parallel, **cached, **w, **p)) for w, p in product(ways, parts)
+    ]
 
 
 def between(tensor: torch.Tensor) -> torch.Tensor:

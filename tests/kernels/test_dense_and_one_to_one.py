@@ -11,6 +11,7 @@ from rules_of_their_own import POWER, SPIKES_ALONE, TAGGED, WEIGHTED
 from support import stepped
 from tritonstdp import Dense, OneToOne
 from tritonstdp.functional import per_post, stdp_
+from tritonstdp.kernels.dense import cpu
 from tritonstdp.library import triplet
 from tritonstdp.problems import make_problem
 from tritonstdp.rules import BOUNDS, RULES, Formula, hard_bound, istdp, no_bound, rstdp, soft_bound, stdp
@@ -58,6 +59,19 @@ def options(dtypes=(torch.float32, torch.float64), rates=(0.0, 0.05, 0.3, 1.0)):
 @given(formula=formulas, n_pre=sizes, n_post=sizes, transposed=st.booleans(), options=options())
 def test_compiled_loops_give_the_bits_of_the_reference(formula, n_pre, n_post, transposed, options):
     assert_same_bits(make_problem(formula, Dense(n_pre, n_post), transposed=transposed, **options), "cpu")
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["pre", "post"])
+@pytest.mark.parametrize("rule", [stdp, rstdp], ids=lambda rule: rule.name)
+def test_rows_that_are_fetched_ahead_give_the_bits_of_the_reference(rule, transposed):
+    for n in (cpu.CHUNK - 1, cpu.CHUNK, 2 * cpu.CHUNK + 7):
+        sizes = (n, 5) if transposed else (5, n)
+        formula = Formula.of(rule, soft_bound, soft_bound)
+        problem = make_problem(formula, Dense(*sizes), rate=0.5, transposed=transposed)
+        expected, done = run(problem, "reference"), problem.copy()
+        done.run(cpu.build(done.case, cpu.Config(cached_bytes=0)))
+        for name, tensor in expected.outputs.items():
+            assert torch.equal(done.outputs[name], tensor), (n, name)
 
 
 @settings(max_examples=20, deadline=None)
