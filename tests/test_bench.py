@@ -324,3 +324,12 @@ def test_gated_processes_are_pinned_to_one_thread_and_can_leave_the_allocator_al
         out = subprocess.run(command, env=clean, capture_output=True, text=True, check=True).stdout
         assert out.split() == ["1", "1", tuned]
     assert not set(TUNED_ALLOCATOR) & set(environment(1, tuned_allocator=False))
+
+
+def test_an_optional_provider_that_is_installed_and_broken_says_so(monkeypatch, tmp_path):
+    (tmp_path / "jax.py").write_text("raise RuntimeError('made for another torch')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "jax", raising=False)
+    monkeypatch.delitem(sys.modules, "benchmarks.providers.jax_xla", raising=False)
+    rows = {row.provider: row for row in measure(DENSE, {"JAX": PROVIDERS["JAX"]}, seconds=0.01)}
+    assert rows["JAX"].status == "not available" and rows["JAX"].note == "can't be imported: made for another torch"

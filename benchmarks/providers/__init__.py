@@ -34,6 +34,8 @@ def _from(module: str) -> Provider:
             chosen = importlib.import_module(f"benchmarks.providers.{module}")
         except ModuleNotFoundError as error:
             raise NotAvailableError(f"{error.name} is not installed") from error
+        except Exception as error:  # a library that is there and broken is no reason to measure nothing
+            raise NotAvailableError(f"can't be imported: {error}") from error
         return chosen.prepare(inputs)
 
     return prepare
