@@ -62,6 +62,8 @@ class Config(NamedTuple):
 
 
 SECTOR_BYTES, WIDEST_BYTES, WARP = 32, 16, 32
+REGISTERS = 64
+"""Of a thread, where programs of four warps fill the registers of a processor four times."""
 USUAL_PROCESSORS = 132
 """Of an H100: where no GPU is."""
 DEFAULT = Config()
@@ -88,6 +90,8 @@ class Cut(NamedTuple):
         Columns that an item of silent rows takes.
     row_blocks : int
         Items of such a group.
+    is_wide : bool
+        Whether accesses are as wide as can be.
     """
 
     unit: int
@@ -95,6 +99,8 @@ class Cut(NamedTuple):
     chunks: int
     group: int
     row_blocks: int
+
+    is_wide: bool
 
     @staticmethod
     def of(config: Config, itemsize: int, n_major: int, n_minor: int, *strides: int) -> Cut:
@@ -104,8 +110,9 @@ class Cut(NamedTuple):
         # each reads as much of the minor neurons
         wide = min(max(1, config.blocks // 2), triton.cdiv(n_minor, width))
         return Cut(
-            unit, wide, triton.cdiv(n_minor, wide * width), group, triton.cdiv(n_major, config.blocks * width // group)
-        )
+            unit, wide, triton.cdiv(n_minor, wide * width), group,
+            triton.cdiv(n_major, config.blocks * width // group), unit * itemsize == WIDEST_BYTES,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -273,6 +280,8 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     n_passed = len(case.names.numbers) - case.names.n_scalars
     settled = formula.updated, after_minor, modulated, n_passed, real, pre_is_major
     options = launch_options(case.dtype, case.device, n_signals)
+    # so many are there for the programs of a wave anyway; ptxas would save some by asking for weights one by one
+    usual = "maxnreg" not in options and case.device != "xpu" and torch.version.hip is None
 
     def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         if weights.numel() == 0:
@@ -297,7 +306,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             c_strides[0] // cut.unit, c_strides[1], cut.chunks, config.full_from,
             *launch_numbers(case, numbers, w_min, w_max), *settled,
             cut.unit, cut.wide, config.blocks, threads, lists.majors, lists.minors, lists.segment, cut.group,
-            num_warps=config.num_warps, **options,
+            num_warps=config.num_warps, **options, **({"maxnreg": REGISTERS if cut.is_wide else 128} if usual else {}),
         )  # fmt: skip
 
     return step
