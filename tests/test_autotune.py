@@ -15,6 +15,7 @@ from tritonstdp.autotune import busy, cache, cost, space, sweep, use
 from tritonstdp.autotune.timing import Scratch, Timing, take_turns
 from tritonstdp.choice import choose
 from tritonstdp.kernels.dense import cpu as dense
+from tritonstdp.kernels.dense import gpu as dense_gpu
 from tritonstdp.kernels.dense.work import work as dense_work
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.work import Work
@@ -725,20 +726,18 @@ def test_a_registered_space_must_name_fields_of_the_default():
 
 @pytest.mark.parametrize("rate", [0.01, 0.1])
 def test_the_cost_models_dense_work_is_what_spikes_leave_to_do(rate):
-    topology, config = Dense(512, 384), type("C", (), {"columns": 128, "rows": 32, "splits": 2, "num_warps": 4})
+    topology, config = Dense(512, 384), dense_gpu.Config(blocks=2)
+    cut = dense_gpu.Cut.of(config, 4, 512, 384, 384)
     generator = torch.Generator().manual_seed(0)
-    rows, groups, sectors = [], [], []
+    items, sectors = [], []
     for _ in range(200):
         s, q = torch.rand(512, generator=generator) < rate, torch.rand(384, generator=generator) < rate
         busy = int(q.view(-1, 8).any(1).sum())
-        rows.append(int(s.sum()) * 3)
-        groups.append(busy * 2)
+        items.append(int(s.sum()) * cut.chunks + busy * cut.row_blocks)
         sectors.append(int(s.sum()) * 384 // 8 + int((~s).sum()) * busy)
-    row_work, column_work = dense_work(topology, config, rate, 4, False)
-    assert row_work.programs == pytest.approx(sum(rows) / 200, rel=0.1)
-    assert column_work.programs == pytest.approx(sum(groups) / 200, rel=0.1)
-    moved = sum(work.programs * work.nbytes for work in (row_work, column_work))
-    assert moved == pytest.approx(64 * sum(sectors) / 200, rel=0.1)
+    _listing, work = dense_work(topology, config, rate, 4, False)
+    assert work.programs == pytest.approx(min(config.programs, sum(items) / 200), rel=0.1)
+    assert work.programs * work.nbytes == pytest.approx(64 * sum(sectors) / 200, rel=0.1)
 
 
 @pytest.mark.parametrize("name", sorted(TOPOLOGIES))

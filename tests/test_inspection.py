@@ -45,7 +45,7 @@ def check(rows: list[dict]) -> None:
     for row in rows:
         assert "?" not in row["loads"] and "?" not in row["stores"], row["key"]
         assert row["stores"], row["key"]
-    dense = [row for row in rows if row["topology"] == "dense"]
+    dense = [row for row in rows if row["kernel"] == "dense_kernel"]
     for row in dense:
         assert sorted(row["stores"]) == (["c", "w"] if RULES[row["rule"]].modulated else ["w"])
 
@@ -119,13 +119,13 @@ def test_worse_compares_rows_that_both_reports_have():
 
 
 def test_a_configuration_is_changed_by_name():
-    [row] = rows_of("--rule", "stdp", "--topology", "dense", "--config", "columns=1024,num_warps=2")
-    assert row["config"] == "columns=1024,num_warps=2"
+    [row] = rows_of("--rule", "rstdp", "--topology", "dense", "--config", "blocks=2,num_warps=2")
+    assert row["config"] == "blocks=2,num_warps=2"
 
 
 def test_a_field_that_a_configuration_lacks_is_named(capsys):
     assert main(["inspect", "--topology", "dense", "--config", "colums=4"]) == 2
-    assert "dense has no colums; it has columns, rows" in capsys.readouterr().err
+    assert "dense has no colums; it has blocks, waves" in capsys.readouterr().err
 
 
 def test_an_interpreter_in_the_way_is_named():

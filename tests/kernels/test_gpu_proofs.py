@@ -30,9 +30,15 @@ GROUPS = {
 }
 TOPOLOGY_NAMES = list(TOPOLOGIES)
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-LAUNCHES = {"conv2d": 2}
+LAUNCHES = {"conv2d": 2, "dense": 2}
 SUMMED = ("conv2d",)  # the order of a sum differs from torch's, and so do the last bits
 POWERS = (power_lower_bound, power_upper_bound)  # each compiler has powers of its own
+
+_cut = gpu_module("dense").Cut.of(gpu_module("dense").DEFAULT, 4, 1, 10_001, 10_001)
+CHUNK = _cut.wide * gpu_module("dense").DEFAULT.num_warps * 32 * _cut.unit
+"""Weights of a row that an item takes at an odd width."""
+BLOCK_OF_ROWS = gpu_module("dense").DEFAULT.blocks * gpu_module("dense").DEFAULT.num_warps * 32 // _cut.group
+"""Rows of a group of columns that an item takes then."""
 
 topologies = pytest.mark.parametrize("topology", TOPOLOGY_NAMES)
 rules = pytest.mark.parametrize("rule", RULES)
@@ -132,10 +138,19 @@ def test_dense_takes_either_layout_and_dopamine_per_neuron(rule, clamp, transpos
 
 @rules
 def test_dense_rows_may_take_several_programs(rule):
-    config = gpu_module("dense").DEFAULT
-    group = Dense(3, config.columns + 9), Dense(config.rows * config.splits + 5, 9)
-    for topology in group:
+    for topology in (Dense(3, CHUNK + 9), Dense(BLOCK_OF_ROWS + 5, 9)):
         assert_matches_reference(make_problem(formula_of(rule), topology, rate=0.4))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.4, 1.0])
+@telling_rules
+def test_dense_gives_the_same_by_lists_and_by_a_pass_over_all(rule, rate):
+    module = gpu_module("dense")
+    problem = make_problem(formula_of(rule), Dense(19, 37), rate=rate)
+    expected = problem.copy().run(reference_step(problem))
+    for full_from in (0.0, 9.0):
+        step = module.build(problem.case, module.DEFAULT._replace(full_from=full_from))
+        assert_bits(problem.copy().run(step), expected)
 
 
 def reorder(monkeypatch, order) -> None:
@@ -158,7 +173,7 @@ def reorder(monkeypatch, order) -> None:
 def test_the_order_of_programs_does_not_matter(topology, rule, monkeypatch):
     problem = make_problem(formula_of(rule), GROUPS[topology], rate=0.4)
     if topology == "dense":
-        problem = make_problem(formula_of(rule), Dense(9, gpu_module("dense").DEFAULT.columns + 9), rate=0.4)
+        problem = make_problem(formula_of(rule), Dense(9, CHUNK + 9), rate=0.4)
     in_order = problem.copy().run(triton_step(problem))
     for order in (lambda n: list(range(n))[::-1], lambda n: torch.randperm(n).tolist()):
         with monkeypatch.context() as patch:
@@ -264,7 +279,8 @@ def test_a_step_launches_without_synchronising_or_allocating(topology, rule, dop
     monkeypatch.setattr(torch.cuda, "synchronize", refuse)
     with NoOperators():
         problem.run(step)
-    assert len(launches) == LAUNCHES.get(topology, 1)
+    listed = topology == "dense" and problem.case.modulated  # which takes all synapses: nobody is listed
+    assert len(launches) == LAUNCHES.get(topology, 1) - listed
 
 
 @pytest.mark.parametrize("call", ["item", "nonzero", "cpu", "clone"])
