@@ -121,7 +121,7 @@ class Composed(NamedTuple):
 
 
 @cache
-def _parsed(template: Callable[..., Any]) -> ast.FunctionDef:
+def _tree_of(template: Callable[..., Any]) -> ast.FunctionDef:
     node = parsed(textwrap.dedent(inspect.getsource(template))).body[0]
     assert isinstance(node, ast.FunctionDef)
     node.body = node.body[1:]  # less its docstring
@@ -230,7 +230,7 @@ def compose(
     parts = {}
     for template in _TEMPLATES:
         specialising = _Specialising(calls, places, settled, known, one_spike, by_keyword)
-        node = _parsed(template)
+        node = _tree_of(template)
         arguments = ast.arguments([], node.args.args, None, [], [], None, [])
         body = [s for statement in node.body for s in _listed(specialising.visit(deepcopy(statement)))]
         text = ast.unparse(ast.fix_missing_locations(_definition(template.__name__, arguments, body)))

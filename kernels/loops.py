@@ -57,6 +57,9 @@ def _prefetch(typing_context, address):  # type: ignore[no-untyped-def]
 
 prefetch: Any = _prefetch
 
+LINE = 64
+"""Bytes that one fetch brings."""
+
 
 @intrinsic
 def _lowest_bit(typing_context, word):  # type: ignore[no-untyped-def]
@@ -172,6 +175,13 @@ def range_check() -> Any:
             raise IndexError("a range leaves its array")
 
     return check
+
+
+@njit_part
+def fetch_lines(begin, end):  # type: ignore[no-untyped-def]
+    """Ask for all that lies between two addresses."""
+    for line in range(begin - begin % LINE, end, LINE):
+        prefetch(line)
 
 
 @njit_part

@@ -69,8 +69,8 @@ LONGER = {
     "kernels/test_sparse.py": (
         r"200_steps.*-dtype[13]-|loops_give_the_bits_of_the_ref|threads_give|between_silent.*(csr|cpu)|value.*float32-cpu"
     ),
-    "library/test_modulated.py": r"(oja|triplet)_modulated-cpu",
     "kernels/test_threads.py": r"default_device.*(conv|local)",
+    "library/test_modulated.py": r"(oja|triplet)_modulated-cpu",
     "test_binding.py": r"odd_tensors.*\[(conv2d|local2d|sparse)|shared_later.*(conv|local)",
     "test_command_line.py": r"each_shape_to_the_topologies_of_its_form\[shape[01]",
     "test_contributing.py": r"command_runs\[(bench|explain)|says\[my_(rule|backend)",

@@ -217,11 +217,11 @@ def test_a_rule_that_reads_what_there_is_not_is_refused(changes, message):
     [
         (
             {"on_pre": lambda post_trace: post_trace},
-            "on_pre must be 0 where pre_spike is|does not read pre_spike: it reads post_trace",
+            "on_pre of rule 'wrong' does not read pre_spike: it reads post_trace",
         ),
         (
             {"on_pre": lambda pre_spike, w, *, a: pre_spike * a - w},
-            "on_pre must be 0 where pre_spike is|does not read pre_spike: it reads post_trace",
+            "on_pre must be 0 where pre_spike is",
         ),
         ({"on_post": lambda post_spike, pre_trace: post_spike + pre_trace}, "on_post must be 0 where post_spike is"),
         (

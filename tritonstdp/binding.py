@@ -78,7 +78,8 @@ class Binding:
         """Whether tensors have their memory, and share none that is written."""
         written, also = tensors[0], tensors[1]
         begin, also_begin = written.data_ptr(), also.data_ptr()
-        end, also_end = begin + self._needed[0], also_begin + self._needed[1] if self._n_written == 2 else 0
+        end = begin + self._needed[0]
+        also_end = also_begin + self._needed[1] if self._n_written == 2 else 0
         for tensor, itemsize, size in zip(tensors, self._itemsizes, self._needed):  # noqa: B905 (strict takes longer)
             if tensor.storage_offset() * itemsize + size > tensor.untyped_storage().nbytes():
                 return False

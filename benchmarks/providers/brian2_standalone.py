@@ -67,7 +67,8 @@ def prepare(inputs: Inputs) -> Runner:
         program = Path(__file__).with_name("brian2_program.py")
         done = subprocess.run([sys.executable, program, folder], capture_output=True, text=True)
         if done.returncode:
-            raise NotAvailableError(f"Brian2 fails: {done.stderr.strip().splitlines()[-1]}")
+            said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            raise NotAvailableError(f"Brian2 fails: {said[-1]}")
         found = np.load(path / "w.npy")
         times = json.loads((path / "times.json").read_text())
     weights = torch.empty(len(found), dtype=inputs.values.dtype)

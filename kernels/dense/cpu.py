@@ -22,8 +22,6 @@ PREFETCH_ROWS = 4
 """How many rows ahead weights are fetched: a step is bound by the misses that it waits for."""
 CHUNK = 256
 """Synapses of a row that are fetched at a time, in turns with as many that are visited."""
-LINE = 64
-"""Bytes that one fetch brings."""
 
 
 class Config(NamedTuple):
@@ -154,7 +152,7 @@ def _visits(case: Case, minor_side: loops.Signals) -> tuple[Any, Any]:
     real = loops.REAL[case.dtype]
     bool_spikes, modulated = case.bool_spikes, case.modulated
     unit_stride = case.layout != "strided"
-    minor_traces, prefetch = minor_side.traces, loops.prefetch
+    minor_traces, prefetch, fetch_lines = minor_side.traces, loops.prefetch, loops.fetch_lines
     itemsize = np.dtype(real).itemsize
 
     @loops.njit_part
@@ -169,11 +167,6 @@ def _visits(case: Case, minor_side: loops.Signals) -> tuple[Any, Any]:
             w[k], _ = update(w[k], zero, (zero, *traces), there, numbers, w_min, w_max)
 
     @loops.njit_part
-    def fetch(begin, end):  # type: ignore[no-untyped-def]
-        for line in range(begin, end, LINE):
-            prefetch(line)
-
-    @loops.njit_part
     def visit_row(
         w, c, stride, c_stride, fetched, ahead, c_ahead, spike, traces, minor_spike, minor, numbers, w_min, w_max
     ):  # type: ignore[no-untyped-def]
@@ -183,9 +176,9 @@ def _visits(case: Case, minor_side: loops.Signals) -> tuple[Any, Any]:
             first, end = end, n
             if fetched:
                 end = min(first + CHUNK, n)
-                fetch(ahead + first * itemsize, ahead + end * itemsize)
+                fetch_lines(ahead + first * itemsize, ahead + end * itemsize)
                 if modulated:
-                    fetch(c_ahead + first * itemsize, c_ahead + end * itemsize)
+                    fetch_lines(c_ahead + first * itemsize, c_ahead + end * itemsize)
             for j in range(np.uint64(first), np.uint64(end)):  # which can't be negative, and then count from behind
                 k, m = (j, j) if unit_stride else (j * np.uint64(stride), j * np.uint64(c_stride))
                 there = (minor_spike[j], *minor_traces(minor, j))

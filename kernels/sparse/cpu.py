@@ -59,8 +59,6 @@ GATHERED = 256
 """Synapses whose minor neurons a modulated rule reads before it computes."""
 HELD = 6
 """How much more than visiting a synapse it costs to hold it: a modulated rule turns to the full pass so much sooner."""
-LINE = 64
-"""Bytes that one fetch brings."""
 
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
@@ -116,13 +114,11 @@ def _sides_of(case: Case, post_is_major: bool) -> _Sides:
 
 def _fetchers(itemsize: int, modulated: bool) -> tuple[Any, Any]:
     """Fetch ahead the first of a row's values or indices, and the values at some positions."""
-    prefetch = loops.prefetch
+    prefetch, fetch_lines = loops.prefetch, loops.fetch_lines
 
     @loops.njit_part
     def fetch(address, first, last, size):  # type: ignore[no-untyped-def]
-        begin, end = address + first * size, address + min(last, first + AHEAD) * size
-        for line in range(begin - begin % LINE, end, LINE):
-            prefetch(line)
+        fetch_lines(address + first * size, address + min(last, first + AHEAD) * size)
 
     @loops.njit_part
     def fetch_scattered(w_address, c_address, positions):  # type: ignore[no-untyped-def]
