@@ -42,9 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--quick", action="store_true",
-        help=f"in less than a minute: each rule and topology in float32 with soft_bound only, repeated {QUICK_RUNS} "
-        f"times instead of {RUNS}. It leaves out the other dtypes and bounds, clamps, dopamine that is a tensor, "
-        "spikes that carry values, weights in transposed memory, low rates, and all timings",
+        help="in seconds once its loops are compiled, which takes a minute or two: each rule and topology in float32 "
+        f"with soft_bound only, repeated {QUICK_RUNS} times instead of {RUNS}. It leaves out the other dtypes and "
+        "bounds, clamps, dopamine that is a tensor, spikes that carry values, weights in transposed memory, low rates, "
+        "and all timings",
     )  # fmt: skip
     parser.add_argument(
         "--timings", type=_timing, metavar="SECONDS", default=0.5 if default == "cuda" else 0.0,
