@@ -16,6 +16,11 @@ from tritonstdp.rules import RULES, soft_bound
 from tritonstdp.topology import TOPOLOGIES, Examples, OneToOne
 
 
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch):
+    monkeypatch.setattr(verification, "_cores", lambda: 1)
+
+
 @pytest.fixture
 def small(monkeypatch):
     """One rule, one bound and two dtypes on a few neurons."""
@@ -131,13 +136,30 @@ def test_a_device_that_is_not_there_is_named(report, capsys):
     assert not report.exists()
 
 
-def test_quick_checks_each_rule_and_topology_and_says_in_lines_how_far_it_is(report, monkeypatch, capsys):
+def test_quick_checks_every_formula_on_each_topology_and_says_in_lines_how_far_it_is(report, monkeypatch, capsys):
     monkeypatch.setattr(verification, "_backends", lambda problem, device: ["reference"])
     monkeypatch.setattr("tritonstdp.terminal.LINE_SECONDS", 0.0)
     status, written = verify(report, "--quick", "--timings", "9")
-    cases = [(check["name"], check["case"].get("rule"), check["case"]["topology"]) for check in written["checks"]]
-    made = {case for case in cases if case[0] == "accuracy" and case[-1] != "trace"}
-    assert status == 0 and made == set(itertools.product(("accuracy",), RULES, TOPOLOGIES))
-    assert {check["case"].get("dtype") for check in written["checks"] if check["case"].get("rule")} == {"float32"}
+    cases = [check["case"] for check in written["checks"] if check["name"] == "accuracy" and check["case"].get("rule")]
+    formulas = {
+        (topology, formula)
+        for topology in TOPOLOGIES
+        for rule in RULES.values()
+        for formula in (rule.on_pre, rule.on_post, rule.eligibility)
+    }
+    made = {
+        (case["topology"], formula)
+        for case in cases
+        for rule in (RULES[case["rule"]],)
+        for formula in (rule.on_pre, rule.on_post, rule.eligibility)
+    }
+    assert status == 0 and made == formulas
+    assert {case["dtype"] for case in cases} == {"float32"}
     assert written["timings"] == []
     assert "checking 6 of 6: trace" in capsys.readouterr().err
+
+
+def test_several_processes_find_what_one_finds_in_the_order_that_was_asked(monkeypatch):
+    alone = list(verification.checks_of_all("cpu", ["trace", "one_to_one"], quick=True))
+    monkeypatch.setattr(verification, "_cores", lambda: 2)
+    assert list(verification.checks_of_all("cpu", ["trace", "one_to_one"], quick=True)) == alone

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -18,11 +22,11 @@ from tritonstdp.machine import machine
 from tritonstdp.measurement import OURS, Row, Workload, measure
 from tritonstdp.problems import Problem, make_problem
 from tritonstdp.registry import BACKENDS, describe, entries
-from tritonstdp.rules import BOUNDS, RULES, Formula, soft_bound
+from tritonstdp.rules import BOUNDS, RULES, Formula, Rule, soft_bound
 from tritonstdp.terminal import Progress
 from tritonstdp.topology import DTYPES, TOPOLOGIES
 
-__all__ = ["QUICK_RUNS", "RUNS", "Check", "checks", "report", "timings"]
+__all__ = ["QUICK_RUNS", "RUNS", "Check", "checks", "checks_of_all", "report", "timings"]
 
 RUNS, QUICK_RUNS = 100, 10
 REPLAYS = 3
@@ -67,7 +71,7 @@ def checks(device: str, topology: str, quick: bool = False) -> Iterator[Check]:
     topology : str
         A name in :data:`tritonstdp.topology.TOPOLOGIES`, or "trace".
     quick : bool
-        Whether to check each rule in one case alone, and to repeat it less often.
+        Whether to check rules that have every formula of all, each in one case alone, and to repeat it less often.
 
     Yields
     ------
@@ -82,9 +86,11 @@ def checks(device: str, topology: str, quick: bool = False) -> Iterator[Check]:
     if topology == "trace":
         yield from _trace_checks(device)
         return
-    for problem in _typical(topology) if quick else _problems(topology):
+    rules = _covering() if quick else list(RULES.values())
+    typical = [_typical(rule, topology) for rule in rules]
+    for problem in typical if quick else _problems(topology):
         yield from _parity(problem, device)
-    for problem in _typical(topology):
+    for problem in typical:
         for backend in _backends(problem, device):
             case = {**describe(problem.case), "device": device}
             yield _checked(
@@ -97,10 +103,66 @@ def checks(device: str, topology: str, quick: bool = False) -> Iterator[Check]:
                 yield _checked("graph", backend, case, partial(_replays, problem))
 
 
-def _typical(topology: str) -> Iterator[Problem]:
-    """Each rule as it is mostly used."""
+def checks_of_all(device: str, topologies: Sequence[str], quick: bool = False) -> Iterator[list[Check]]:
+    """Check several topologies; on a CPU side by side, since most of the time goes into compiling.
+
+    Parameters
+    ----------
+    device : str
+        "cpu" or "cuda".
+    topologies : sequence of str
+        Names that :func:`checks` takes.
+    quick : bool
+        As there.
+
+    Yields
+    ------
+    list of Check
+        The results of each topology, in order.
+
+    Examples
+    --------
+    >>> [found] = checks_of_all("cpu", ["trace"])
+    >>> found == list(checks("cpu", "trace"))
+    True
+    """
+    check = partial(_checked_alone, device, quick)
+    processes = min(_cores(), len(topologies)) if device == "cpu" else 1
+    if processes == 1:
+        yield from map(check, topologies)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        yield from pool.map(check, topologies)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _checked_alone(device: str, quick: bool, topology: str) -> list[Check]:
+    with ExitStack() as stack:
+        if device == "cpu" and "triton" in trace_backends(TraceCase(torch.float32, device)):
+            from tritonstdp.interpretation import swift_interpreter
+
+            stack.enter_context(swift_interpreter())
+        return list(checks(device, topology, quick))
+
+
+def _typical(rule: Rule, topology: str) -> Problem:
+    """A rule as it is mostly used."""
+    return make_problem(Formula.of(rule, soft_bound, soft_bound), TOPOLOGIES[topology].uneven_example())
+
+
+def _covering() -> list[Rule]:
+    """Rules that have every formula of all: a modulated rule adds nothing to its own plain one and rstdp."""
+    seen: set[Callable[..., Any] | None] = {None}
+    covering = []
     for rule in RULES.values():
-        yield make_problem(Formula.of(rule, soft_bound, soft_bound), TOPOLOGIES[topology].uneven_example())
+        formulas = {rule.on_pre, rule.on_post, rule.eligibility}
+        if formulas - seen:
+            covering.append(rule)
+        seen |= formulas
+    return covering
 
 
 def _problems(topology: str) -> Iterator[Problem]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -14,11 +13,9 @@ from rich.table import Table
 
 from tritonstdp.arguments import output_file, seconds
 from tritonstdp.bench import tables_of
-from tritonstdp.functional import trace_backends
-from tritonstdp.kernels.trace import TraceCase
 from tritonstdp.terminal import Progress, UserError, write_output
 from tritonstdp.topology import TOPOLOGIES
-from tritonstdp.verification import QUICK_RUNS, RUNS, Check, checks, report, timings
+from tritonstdp.verification import QUICK_RUNS, RUNS, Check, checks_of_all, report, timings
 
 __all__ = ["add_arguments", "run"]
 
@@ -42,10 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--quick", action="store_true",
-        help="in seconds once its loops are compiled, which takes a minute or two: each rule and topology in float32 "
-        f"with soft_bound only, repeated {QUICK_RUNS} times instead of {RUNS}. It leaves out the other dtypes and "
-        "bounds, clamps, dopamine that is a tensor, spikes that carry values, weights in transposed memory, low rates, "
-        "and all timings",
+        help="in less than a minute: each rule's formulas on each topology in float32 with soft_bound only, repeated "
+        f"{QUICK_RUNS} times instead of {RUNS}. It leaves out the other dtypes and bounds, clamps, dopamine that is a "
+        "tensor, spikes that carry values, weights in transposed memory, low rates, and all timings",
     )  # fmt: skip
     parser.add_argument(
         "--timings", type=_timing, metavar="SECONDS", default=0.5 if default == "cuda" else 0.0,
@@ -69,16 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("torch sees no CUDA device here: give --device cpu, or install a torch that was built for CUDA")
     console = Console(width=None if sys.stdout.isatty() else 140)
     done: list[Check] = []
-    with ExitStack() as stack:
-        if device == "cpu" and "triton" in trace_backends(TraceCase(torch.float32, device)):
-            from tritonstdp.interpretation import swift_interpreter
-
-            stack.enter_context(swift_interpreter())
-        progress = Progress("checking", arguments.topology)
-        for topology in progress:
-            for check in checks(device, topology, arguments.quick):
-                done.append(check)
-                progress.note(f"({len(done)} checks)")
+    progress = Progress("checking", arguments.topology)
+    for _, found in zip(progress, checks_of_all(device, arguments.topology, arguments.quick), strict=True):
+        done += found
     rows = timings(device, arguments.timings) if arguments.timings and not arguments.quick else []
     failed = [check for check in done if not check.passed]
     console.print(_table(done, device))
