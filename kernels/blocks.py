@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from tritonstdp.kernels.compose import Composed, compose
-from tritonstdp.kernels.formula_gpu import NUMBERS, device_function, padded, prove
+from tritonstdp.kernels.formula_gpu import NUMBERS, device_function, prove
 from tritonstdp.kernels.protocol import CannotCompileError, Case
 from tritonstdp.rules import Signature
 
@@ -82,6 +82,15 @@ def values_of(spike, pointers, k, mask, REAL: tl.constexpr):
 
 
 @triton.jit
+def spiking_at(pointers, k, mask, REAL: tl.constexpr):
+    """The same of neurons that have spiked, in vectors: a bool spike need not be read again."""
+    if pointers[0].dtype.element_ty == tl.int1:
+        return values_of(tl.full([1], 1.0, REAL), pointers, k, mask, REAL)
+    else:
+        return values_at(pointers, k, mask, REAL)
+
+
+@triton.jit
 def each_at(values, at: tl.constexpr):
     """Scalars, or vectors along one axis, as blocks of two: ``at`` is the axis that they lack."""
     blocks = ()
@@ -95,7 +104,12 @@ def real_type(dtype: torch.dtype) -> Any:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
-def launch_numbers(case: Case, numbers: Sequence[Any], w_min: float, w_max: float) -> tuple[Any, ...]:
-    """What a launch takes for a step's numbers: the padded numbers, those that lie in tensors, and the limits."""
-    split = len(numbers) - case.names.n_scalars
-    return *padded(numbers[:split]), tuple(numbers[split:]), float(w_min), float(w_max)
+def number_passing(case: Case) -> Callable[[Sequence[Any], float, float], tuple[Any, ...]]:
+    """What makes of a step's numbers and limits what a launch takes: padded, those that lie in tensors, the limits."""
+    split = len(case.names.numbers) - case.names.n_scalars
+    padding = (0.0,) * (NUMBERS - split)
+
+    def passed(numbers: Sequence[Any], w_min: float, w_max: float) -> tuple[Any, ...]:
+        return *numbers[:split], *padding, tuple(numbers[split:]), w_min, w_max
+
+    return passed

@@ -106,7 +106,23 @@ def updated(w, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-
         return where(touched, new, w), c
 
 
-_TEMPLATES = (post_term, pre_term, changed, moved, delta, updated)
+def after_post(w, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+    """The new weight where the post neuron has spiked and the pre neuron has not; elsewhere it means nothing."""
+    potentiation = post_term(pre, post, numbers, w, w_min, w_max)
+    dw = changed(w, potentiation, real(0), False, True, pre, post, numbers, w_min, w_max)
+    new, _ = moved(w, dw, w, pre, post, numbers, w_min, w_max)
+    return new
+
+
+def after_pre(w, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+    """The new weight where the pre neuron has spiked and the post neuron has not; elsewhere it means nothing."""
+    depression = pre_term(pre, post, numbers, w, w_min, w_max)
+    dw = changed(w, real(0), depression, True, False, pre, post, numbers, w_min, w_max)
+    new, _ = moved(w, dw, w, pre, post, numbers, w_min, w_max)
+    return new
+
+
+_TEMPLATES = (post_term, pre_term, changed, moved, delta, updated, after_post, after_pre)
 
 
 class Composed(NamedTuple):
@@ -118,6 +134,8 @@ class Composed(NamedTuple):
     moved: Any
     delta: Any
     updated: Any
+    after_post: Any
+    after_pre: Any
 
 
 @cache

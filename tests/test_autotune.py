@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import importlib
 import time
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
 import torch
 
 from tritonstdp import Conv2d, Dense, OneToOne, autotune, registry, storage, update_
-from tritonstdp.autotune import busy, cache, cost, space, sweep, use
+from tritonstdp.autotune import busy, cache, cost, space, sweep, timing, use
 from tritonstdp.autotune.timing import Scratch, Timing, take_turns
 from tritonstdp.choice import choose
 from tritonstdp.kernels.dense import cpu as dense
+from tritonstdp.kernels.dense import gpu as dense_gpu
 from tritonstdp.kernels.dense.work import work as dense_work
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.work import Work
@@ -725,20 +727,18 @@ def test_a_registered_space_must_name_fields_of_the_default():
 
 @pytest.mark.parametrize("rate", [0.01, 0.1])
 def test_the_cost_models_dense_work_is_what_spikes_leave_to_do(rate):
-    topology, config = Dense(512, 384), type("C", (), {"columns": 128, "rows": 32, "splits": 2, "num_warps": 4})
+    topology, config = Dense(512, 384), dense_gpu.Config(blocks=2)
+    cut = dense_gpu.cut_of(config, 4, 512, 384, (384, 1), (384, 1))
     generator = torch.Generator().manual_seed(0)
-    rows, groups, sectors = [], [], []
+    items, sectors = [], []
     for _ in range(200):
         s, q = torch.rand(512, generator=generator) < rate, torch.rand(384, generator=generator) < rate
         busy = int(q.view(-1, 8).any(1).sum())
-        rows.append(int(s.sum()) * 3)
-        groups.append(busy * 2)
+        items.append(int(s.sum()) * cut.row_parts + busy * cut.column_parts)
         sectors.append(int(s.sum()) * 384 // 8 + int((~s).sum()) * busy)
-    row_work, column_work = dense_work(topology, config, rate, 4, False)
-    assert row_work.programs == pytest.approx(sum(rows) / 200, rel=0.1)
-    assert column_work.programs == pytest.approx(sum(groups) / 200, rel=0.1)
-    moved = sum(work.programs * work.nbytes for work in (row_work, column_work))
-    assert moved == pytest.approx(64 * sum(sectors) / 200, rel=0.1)
+    _listing, work = dense_work(topology, config, rate, 4, False)
+    assert work.programs == pytest.approx(min(config.programs, sum(items) / 200), rel=0.1)
+    assert work.programs * work.nbytes == pytest.approx(64 * sum(sectors) / 200, rel=0.1)
 
 
 @pytest.mark.parametrize("name", sorted(TOPOLOGIES))
@@ -750,8 +750,8 @@ def test_every_topologys_work_grows_with_the_rate_and_is_there_for_every_configu
     for config in space.candidates(values, None, 1):
         work = kernels_of(name, "work").work
         seldom, often = (
-            cost.estimate(cost.GPUS["sm_90"], [100], 8, work(topology, config, rate, 4, modulated))
-            for rate in (0.001, 0.3)
+            cost.estimate(cost.GPUS["sm_90"], [100] * len(launched), 8, launched)
+            for launched in (work(topology, config, rate, 4, modulated) for rate in (0.001, 0.3))
         )
         assert 0 < seldom <= often < 1
 
@@ -806,7 +806,9 @@ def test_the_cost_model_orders_what_is_plain():
     assert cost.estimate(gpu, [1_000_000], 16, work) > base, "more programs that leave at once"
     assert cost.estimate(gpu, [1000], 16, [Work(1000, 2**20, 4)]) > base, "more traffic"
     assert cost.estimate(gpu, [1000], 16, [Work(1000, 2048, 400)]) > base, "longer chains"
-    assert cost.estimate(gpu, [1000, 1000], 16, work) > base, "one more launch"
+    assert cost.estimate(gpu, [1000, 1000], 16, [*work, Work(0, 0, 0)]) > base, "one more launch"
+    assert cost.estimate(gpu, [1000], 16, [work[0]._replace(flight=32)]) > base, "fewer bytes in flight"
+    assert cost.estimate(gpu, [1000], 16, [work[0]._replace(near=40)]) > base, "more look-ups in the cache"
     assert cost.estimate(gpu, [100_000], 2, [Work(100_000, 512, 4)]) > cost.estimate(
         gpu, [100_000], 16, [Work(100_000, 512, 4)]
     ), "fewer programs at once"
@@ -821,3 +823,77 @@ def count_tunings(monkeypatch):
 
     monkeypatch.setattr(use, "find", counted)
     return sizes
+
+
+class FakeGpu:
+    """As much of torch.cuda as a clock uses; time is the number of replays and of launches."""
+
+    def __init__(self, captures: bool = True) -> None:
+        self.captures, self.capturing, self.now, self.log = captures, False, 0, []
+        outer = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None:
+                self.at = outer.now
+
+            def synchronize(self) -> None:
+                pass
+
+            def elapsed_time(self, end) -> float:
+                return 1e3 * (end.at - self.at)
+
+        class CUDAGraph:
+            def replay(self) -> None:
+                outer.now += 1
+                outer.log.append("replay")
+
+        self.Event, self.CUDAGraph = Event, CUDAGraph
+
+    def synchronize(self) -> None:
+        self.log.append("synchronize")
+
+    @contextmanager
+    def graph(self, graph):
+        self.capturing = True
+        try:
+            yield
+        finally:
+            self.capturing = False
+
+    def step(self, k: int) -> None:
+        if self.capturing and not self.captures:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore words")
+        self.now += not self.capturing
+        self.log.append(f"{'captured' if self.capturing else 'launched'} {k}")
+
+
+def test_a_step_on_a_gpu_is_captured_once_and_its_replays_are_timed(monkeypatch):
+    gpu = FakeGpu()
+    monkeypatch.setattr(torch, "get_device_module", lambda device: gpu)
+    seconds = timing.clock("cuda")
+    assert seconds(gpu.step, lambda: [(1,), (2,)], "a") == 1
+    assert gpu.log == ["launched 1", "launched 2", "synchronize", "captured 1", "captured 2", "replay", "replay"]
+    gpu.log.clear()
+    assert seconds(gpu.step, lambda: pytest.fail("made again"), "a") == 1
+    assert gpu.log == ["replay"]
+
+
+def test_a_step_that_no_graph_holds_is_timed_launch_by_launch_and_the_log_says_so(monkeypatch, caplog):
+    gpu = FakeGpu(captures=False)
+    monkeypatch.setattr(torch, "get_device_module", lambda device: gpu)
+    seconds = timing.clock("cuda")
+    assert seconds(gpu.step, lambda: [(1,), (2,)], "a") == 2
+    assert seconds(gpu.step, lambda: pytest.fail("made again"), "a") == 2
+    [record] = caplog.records
+    assert "not permitted when stream is capturing)" in record.getMessage() and "more words" not in record.getMessage()
+
+
+def test_what_the_host_takes_is_told_apart(monkeypatch):
+    gpu = FakeGpu()
+    monkeypatch.setattr(torch, "get_device_module", lambda device: gpu)
+    monkeypatch.setattr(timing.time, "perf_counter_ns", iter((0, 3000)).__next__)
+    assert timing.enqueuing_seconds("cuda", gpu.step, [(1,), (2,)]) == pytest.approx(3e-6)
+    assert gpu.log == ["synchronize", "launched 1", "launched 2", "synchronize"]

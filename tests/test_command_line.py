@@ -80,8 +80,8 @@ REFUSED = [
     ("demo --out a_file", "--out a_file can't be a folder"),
     ("demo --out a_file/pictures", "--out a_file/pictures can't be a folder"),
     # what kernels are compiled with
-    ("inspect --config columns", "columns= is no setting"),
-    ("inspect --config columns=-4", "columns=-4 is no setting"),
+    ("inspect --config blocks", "blocks= is no setting"),
+    ("inspect --config blocks=-4", "blocks=-4 is no setting"),
     ("inspect --config colums=4", "has no colums"),
     ("inspect", "TRITON_INTERPRET=1 is set"),
     ("inspect --traffic --topology trace", "give another --topology than trace"),

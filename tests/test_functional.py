@@ -16,13 +16,17 @@ from tritonstdp import (
     modulated,
     per_post,
     per_pre,
+    prepare,
     rstdp_,
     stdp_,
+    trace_,
     update_,
 )
 from tritonstdp.functional import step_, weight_change
+from tritonstdp.interpretation import swift_interpreter
 from tritonstdp.library import triplet
-from tritonstdp.rules import Formula, soft_bound, stdp
+from tritonstdp.problems import make_problem
+from tritonstdp.rules import Formula, rstdp, soft_bound, stdp
 
 BACKENDS = ("cpu", "triton", "reference")
 TOPOLOGIES = {
@@ -440,3 +444,33 @@ def test_a_change_that_is_not_written_is_that_of_a_step(topology):
     assert torch.equal(weights, before) and dw.any()
     step_(formula, topology, topology.weights_of(weights), pre, post, parameters, backend="reference")
     torch.testing.assert_close(before + dw, weights)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu", "triton"])
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_what_is_prepared_ends_as_it_began_and_then_steps_as_ever(topology, backend):
+    formula = Formula.of(rstdp, soft_bound, soft_bound)
+    problem = make_problem(formula, TOPOLOGIES[topology].example())
+    expected, prepared = problem.copy(), problem.copy()
+
+    def step(problem):
+        topology, weights, c, pre, post, numbers, *limits = problem.arguments
+        step_(formula, topology, topology.weights_of(weights), pre, post, numbers, *limits, c, backend)
+
+    with prepare(), swift_interpreter():
+        step(prepared)
+    assert all(torch.equal(tensor, problem.outputs[name]) for name, tensor in prepared.outputs.items())
+    with swift_interpreter():
+        step(prepared), step(expected)
+    assert all(torch.equal(tensor, expected.outputs[name]) for name, tensor in prepared.outputs.items())
+
+
+def test_traces_are_prepared_and_an_error_within_ends_it():
+    for trace in (torch.ones(4), torch.ones(4, 2)[:, 0]):
+        for _ in range(2):
+            with prepare():
+                trace_(trace, torch.ones(4) > 0, tau=10.0)
+            assert torch.equal(trace, torch.ones(4))
+    with pytest.raises(KeyError), prepare():
+        raise KeyError
+    assert not torch.equal(trace_(torch.ones(4), torch.ones(4) > 0, tau=10.0), torch.ones(4))

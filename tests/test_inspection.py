@@ -45,8 +45,7 @@ def check(rows: list[dict]) -> None:
     for row in rows:
         assert "?" not in row["loads"] and "?" not in row["stores"], row["key"]
         assert row["stores"], row["key"]
-    dense = [row for row in rows if row["topology"] == "dense"]
-    for row in dense:
+    for row in (row for row in rows if row["kernel"] == "items_kernel"):
         assert sorted(row["stores"]) == (["c", "w"] if RULES[row["rule"]].modulated else ["w"])
 
 
@@ -62,6 +61,25 @@ def test_each_target_bound_and_dtype_compiles_and_every_limit_is_met_by_some_ker
     dtypes = rows_of(*SWEPT, "--topology", "all", "--dtype", "float64", "float16", "bfloat16", "--target", "sm_80")
     check(targets + bounds + dtypes)
     assert not gpu_bounds.unused(targets + bounds + dtypes)
+
+
+def test_sizes_that_16_does_not_divide_compile_within_bounds():
+    shapes = ("100x1000", "51x1001", "1003", "51x67x1005", "3x19x21x5x3")
+    rows = rows_of(*SWEPT, "--topology", "all", "--shape", *shapes)
+    assert {(row["topology"], row["shape"]) for row in rows} == {
+        ("dense", "100x1000"), ("dense", "51x1001"), ("one_to_one", "1003"), ("sparse", "51x67x1005"),
+        ("conv2d", "3x19x21x5x3"), ("local2d", "3x19x21x5x3"),
+    }  # fmt: skip
+    assert not [
+        line for line in gpu_bounds.violations(rows) if re.search(r": (spills|local|shared|address_bits) ", line)
+    ]
+    [width] = {row["weight_width"] for row in rows if row["shape"] == "100x1000" and row["kernel"] == "items_kernel"}
+    assert width == 128, "sizes that 4 divides have the widest accesses"
+
+
+def test_a_shape_that_no_topology_takes_is_named(capsys):
+    assert main(["inspect", "--topology", "dense", "--shape", "3x4x5"]) == 2
+    assert "--shape 3x4x5 fits none of these topologies" in capsys.readouterr().err
 
 
 def test_a_limit_that_is_broken_is_named():
@@ -95,13 +113,13 @@ def test_one_kernel_is_inspected_within_five_seconds_beside_the_imports():
     imports = time.perf_counter() - begin
     begin = time.perf_counter()
     done = inspect("--rule", "stdp", "--topology", "dense")
-    assert done.returncode == 0 and re.search(r"dense_kernel", done.stdout)
+    assert done.returncode == 0 and re.search(r"items_kernel", done.stdout)
     assert time.perf_counter() - begin < 5 + imports
 
 
 def test_what_got_worse_is_said_and_fails(tmp_path, monkeypatch, capsys):
     rows = [{"key": "stdp/dense", "registers": 30, "occupancy": 0.5}]
-    monkeypatch.setattr("tritonstdp.commands.inspect.rows", lambda cases, targets: rows)
+    monkeypatch.setattr("tritonstdp.commands.inspect.rows", lambda cases, targets, shapes: rows)
     report = tmp_path / "old.json"
     for old, status, named in (
         (rows, 0, []),
@@ -119,13 +137,13 @@ def test_worse_compares_rows_that_both_reports_have():
 
 
 def test_a_configuration_is_changed_by_name():
-    [row] = rows_of("--rule", "stdp", "--topology", "dense", "--config", "columns=1024,num_warps=2")
-    assert row["config"] == "columns=1024,num_warps=2"
+    [row] = rows_of("--rule", "rstdp", "--topology", "dense", "--config", "blocks=2,num_warps=2")
+    assert row["config"] == "blocks=2,num_warps=2"
 
 
 def test_a_field_that_a_configuration_lacks_is_named(capsys):
     assert main(["inspect", "--topology", "dense", "--config", "colums=4"]) == 2
-    assert "dense has no colums; it has columns, rows" in capsys.readouterr().err
+    assert "dense has no colums; it has blocks, waves" in capsys.readouterr().err
 
 
 def test_an_interpreter_in_the_way_is_named():

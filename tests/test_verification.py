@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
+import types
 
 import pytest
 import torch
 
 from tritonstdp import verification
+from tritonstdp.autotune import calibration, cost
 from tritonstdp.choice import Choice
 from tritonstdp.cli import main
+from tritonstdp.commands import verify as verify_command
 from tritonstdp.interpretation import swift_interpreter
+from tritonstdp.measurement import Row
 from tritonstdp.rules import RULES, soft_bound
 from tritonstdp.topology import TOPOLOGIES, Examples, OneToOne
+from tritonstdp.verification import Check
 
 
 @pytest.fixture(autouse=True)
@@ -163,3 +168,125 @@ def test_several_processes_find_what_one_finds_in_the_order_that_was_asked(monke
     alone = list(verification.checks_of_all("cpu", ["trace", "trace"]))
     monkeypatch.setattr(verification, "_cores", lambda: 2)
     assert list(verification.checks_of_all("cpu", ["trace", "trace"])) == alone
+
+
+@pytest.fixture
+def seeming_gpu(monkeypatch):
+    """A GPU, as far as the command can tell; what it would check is made up, and its order is kept."""
+    made = []
+
+    def check(name: str, passed: bool = True) -> Check:
+        made.append(name)
+        return Check(name, "triton", {"topology": "dense", "device": "cuda"}, passed)
+
+    def timings(device, seconds, rules):
+        made.append(("timings", *rules))
+        return []
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(verify_command, "sanitizer_checks", lambda: iter([check("sanitizer")]))
+    monkeypatch.setattr(verify_command, "timings", timings)
+    monkeypatch.setattr(verify_command, "model_beside", lambda rows, device: pytest.fail("there are no times"))
+
+    def checks_of_all(device, topologies, quick):
+        for topology in topologies:
+            yield [check(f"{'quick' if quick else 'whole'} {topology}", topology != "sparse")]
+
+    monkeypatch.setattr(verify_command, "checks_of_all", checks_of_all)
+    return made
+
+
+def test_a_gpu_s_core_comes_first_and_the_report_is_there_after_each_part(seeming_gpu, report, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        verify_command, "write_output", lambda path, content: written.append(len(json.loads(content)["checks"]))
+    )
+    topologies = ["dense", "trace"]
+    arguments = ["verify", "--device", "cuda", "--report", str(report), "--topology", *topologies, "--timings", "0.5"]
+    assert main(arguments) == 0
+    rest = ("timings", *(rule for rule in RULES if rule != "stdp"))
+    assert seeming_gpu == [
+        "quick dense", "quick trace", "sanitizer", ("timings", "stdp"), "whole dense", "whole trace", rest
+    ]  # fmt: skip
+    assert written == [1, 2, 3, 3, 4, 5, 5]
+
+
+def test_a_quick_run_on_a_gpu_is_its_first_part_alone(seeming_gpu, report):
+    assert main(["verify", "--quick", "--device", "cuda", "--report", str(report), "--topology", "sparse"]) == 1
+    assert seeming_gpu == ["quick sparse"]
+
+
+def test_the_sanitizer_is_run_where_it_is_found_and_what_it_says_is_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert list(verification.sanitizer_checks()) == []
+    sanitizer = tmp_path / "compute-sanitizer"
+    sanitizer.write_text('#!/bin/sh\necho "$2: $PYTORCH_NO_CUDA_MEMORY_CACHING"; [ "$2" = memcheck ]\n')
+    sanitizer.chmod(0o755)
+    found = list(verification.sanitizer_checks())
+    assert [(check.case["tool"], check.passed, check.note) for check in found] == [
+        ("memcheck", True, ""), ("racecheck", False, "racecheck: 1\n")
+    ]  # fmt: skip
+
+
+def test_each_formula_is_run_for_whoever_looks_on(monkeypatch):
+    ran = []
+    monkeypatch.setattr(verification, "_after", lambda problem, backend, device: ran.append(problem.topology.name))
+    verification.run_each("cpu")
+    assert set(ran) == set(TOPOLOGIES)
+
+
+def test_the_model_is_calibrated_and_stands_beside_what_was_measured(monkeypatch):
+    gpu = cost.GPUS["sm_90"]._replace(name="measured")
+    asked = []
+
+    def rank(configs, formula, topology, dtype, target, rates, gpu):
+        asked.append((formula.rule.name, topology.weights_shape, dtype, target, rates, gpu.name))
+        return [cost.Estimate(configs[0], (4e-6,), 1, 32, 0, 1.0)], {}
+
+    monkeypatch.setattr(cost, "target_of", lambda device: "sm_90")
+    monkeypatch.setattr(cost, "rank", rank)
+    monkeypatch.setattr(calibration, "calibrated", lambda device: gpu)
+    common = dict(rule="stdp", topology="dense", bound="soft_bound", shape="8x4", rate=0.1, dtype="float32",
+                  device="cuda", threads=1, version="", status="ok")  # fmt: skip
+    rows = [Row("a step", provider=provider, median_us=5.0, **common) for provider in ("tritonstdp", "copy")]
+    found = verification.model_beside(rows, "cuda")
+    assert asked == [("stdp", (8, 4), torch.float32, "sm_90", (0.1,), "measured")]
+    assert found["gpu"]["name"] == "measured"
+    assert found["steps"] == [{"workload": "a step", "measured_us": 5.0, "estimated_us": pytest.approx(4.0)}]
+
+
+def test_a_gpu_s_figures_are_what_its_clock_says(monkeypatch):
+    taken = iter([4e-3] * 5 + [64e-6] * 5 + [256e-6] * 5 + [51.2e-6] * 5)
+    properties = types.SimpleNamespace(name="a GPU", multi_processor_count=7)
+    module = types.SimpleNamespace(get_device_properties=lambda device: properties)
+    monkeypatch.setattr(calibration, "target_of", lambda device: "sm_90")
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    monkeypatch.setattr(calibration, "COPIED", 1024)
+    monkeypatch.setattr(calibration, "FAR", 256)
+    monkeypatch.setattr(calibration, "CLOSE", 64)
+    ran = []
+
+    def seconds(step, calls, key):
+        ran.append([step(*arguments) for arguments in calls()])
+        return next(taken)
+
+    monkeypatch.setattr(calibration, "clock", lambda device: seconds)
+    with swift_interpreter():
+        gpu = calibration.calibrated("cpu")
+    assert (gpu.name, gpu.multiprocessors) == ("a GPU", 7)
+    assert gpu.bandwidth == pytest.approx(2 * 1024 / 1e-3 / cost.REACHED)
+    assert (gpu.latency, gpu.near, gpu.start) == (pytest.approx(1e-6), pytest.approx(2e-7), pytest.approx(1e-6))
+
+
+def test_a_chain_of_loads_comes_by_every_element():
+    step = calibration._chain(8, "cpu")
+    following, out = step.__closure__[0].cell_contents, step.__closure__[1].cell_contents
+    at, seen = 0, []
+    for _ in range(8):
+        at = int(following[at])
+        seen.append(at)
+    assert sorted(seen) == list(range(8)) and out == 0
+    with swift_interpreter():
+        step()
+    assert int(out) == seen[(calibration.HOPS - 1) % 8]

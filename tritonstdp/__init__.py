@@ -8,7 +8,7 @@ from tritonstdp import (
     _checkout,  # noqa: F401  (finds the kernels of a checkout, before anything imports them)
     library,
 )
-from tritonstdp.functional import explain, istdp_, per_post, per_pre, rstdp_, stdp_, trace_, update_
+from tritonstdp.functional import explain, istdp_, per_post, per_pre, prepare, rstdp_, stdp_, trace_, update_
 from tritonstdp.registry import (
     Backend,
     register_backend,
@@ -41,6 +41,7 @@ __all__ = [
     "no_bound",
     "per_post",
     "per_pre",
+    "prepare",
     "register_backend",
     "register_bound",
     "register_kernel",

@@ -134,10 +134,12 @@ def tables_of(rows: Iterable[Row]) -> list[Table]:
     []
     """
     tables: dict[str, Table] = {}
+    rows = list(rows)
+    on_gpu = any(row.host_us is not None for row in rows)
     for row in rows:
         if row.workload not in tables:
             tables[row.workload] = Table(title=row.workload, title_justify="left", box=SIMPLE)
-            for heading in ("provider", "median", "quartiles", "/ tritonstdp", "/ floor"):
+            for heading in ("provider", "median", "quartiles", "/ tritonstdp", "/ floor", *["host"] * on_gpu):
                 justify: Any = "left" if heading == "provider" else "right"
                 tables[row.workload].add_column(heading, justify=justify)
         tables[row.workload].add_row(*_cells(row))
@@ -149,7 +151,11 @@ def _cells(row: Row) -> list[str]:
         return [row.provider, row.status, row.note]
     ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
     floor = "" if row.floor_ratio is None else f"{row.floor_ratio:.1f}"
-    return [row.provider, _time(row.median_us), f"{_time(row.q1_us)} .. {_time(row.q3_us)}", ratio, floor]
+    return [row.provider, _time(row.median_us), f"{_time(row.q1_us)} .. {_time(row.q3_us)}", ratio, floor, *_host(row)]
+
+
+def _host(row: Row) -> list[str]:
+    return [] if row.host_us is None else [_time(row.host_us)]
 
 
 def _time(microseconds: float | None) -> str:

@@ -7,12 +7,12 @@ one call. What is left are memory that has been taken away and tensors that have
 
 from __future__ import annotations
 
-import weakref
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from tritonstdp.choice import Choice
 from tritonstdp.kernels.memory import span
 from tritonstdp.topology import Topology
 
@@ -24,15 +24,18 @@ except ImportError:  # not a public part of torch: without it, every step takes 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-class Binding:
+Kernel = TypeVar("Kernel")
+
+
+class Binding(Generic[Kernel]):
     """A kernel, and the kind of tensors that have been proved to fit it as they are.
 
     Parameters
     ----------
-    choice : Choice
+    choice : Choice or callable
         The kernel.
     topology : weakref of Topology
-        The topology.
+        The topology; what gives None, for a kernel that takes none.
     tensors : tuple of Tensor
         What a step reads and writes, each once; proved to fit, and not kept alive. Which of them stand for several
         of a step's arguments is for the caller to tell.
@@ -43,7 +46,7 @@ class Binding:
     __slots__ = ("_alike", "_itemsizes", "_n_written", "_needed", "_topology", "choice")
 
     def __init__(
-        self, choice: Choice, topology: weakref.ref[Topology], tensors: tuple[Tensor, ...], n_written: int
+        self, choice: Kernel, topology: Callable[[], Topology | None], tensors: tuple[Tensor, ...], n_written: int
     ) -> None:
         self.choice = choice
         self._topology = topology
@@ -61,7 +64,7 @@ class Binding:
         """Whether tensors are of a kind that a binding knows again."""
         return TensorGuards is not None and all(type(tensor) in _PLAIN for tensor in tensors)
 
-    def holds(self, topology: Topology, tensors: tuple[Tensor, ...]) -> bool:
+    def holds(self, topology: Topology | None, tensors: tuple[Tensor, ...]) -> bool:
         """Whether tensors are of the kind that was proved to fit, have their memory, and share none that is written.
 
         Where it is hard to tell, False.

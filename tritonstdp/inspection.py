@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from tritonstdp.registry import entries, kernels_of
 from tritonstdp.rules import BOUNDS, RULES, Formula
 from tritonstdp.terminal import UserError
 from tritonstdp.topology import TOPOLOGIES, Topology
+from tritonstdp.topology.base import Sizes
 
 __all__ = ["Inspection", "Launch", "compile_launch", "inspect_kernel", "launches", "read_report", "rows", "worse"]
 
@@ -102,9 +103,9 @@ def launches(problem: Problem, config: tuple[Any, ...] | None = None) -> list[La
     --------
     >>> from tritonstdp.rules import stdp
     >>> from tritonstdp import Dense
-    >>> [launch] = launches(make_problem(Formula.of(stdp), Dense(64, 64)))  # doctest: +SKIP
+    >>> [_listing, launch] = launches(make_problem(Formula.of(stdp), Dense(64, 64)))  # doctest: +SKIP
     >>> launch.kernel.__name__  # doctest: +SKIP
-    'dense_kernel'
+    'items_kernel'
     """
     module = gpu_module(problem.topology.name)
     step = module.build(problem.case, module.DEFAULT if config is None else config)
@@ -176,7 +177,7 @@ class Inspection:
 
     Attributes
     ----------
-    rule, topology, bound, dtype, config, target, kernel : str
+    rule, topology, shape, bound, dtype, config, target, kernel : str
         What was compiled. Both bounds are the same one.
     registers : int
         Registers a thread.
@@ -200,6 +201,7 @@ class Inspection:
 
     rule: str
     topology: str
+    shape: str
     bound: str
     dtype: str
     config: str
@@ -219,7 +221,9 @@ class Inspection:
     @property
     def key(self) -> str:
         """What was compiled, as one name."""
-        return "/".join((self.rule, self.topology, self.bound, self.dtype, self.config, self.target, self.kernel))
+        return "/".join(
+            (self.rule, self.topology, self.shape, self.bound, self.dtype, self.config, self.target, self.kernel)
+        )
 
 
 def inspect_kernel(
@@ -229,6 +233,7 @@ def inspect_kernel(
     dtype: str = "float32",
     target: str = "sm_90",
     config: tuple[Any, ...] | None = None,
+    sizes: Sizes | None = None,
 ) -> list[Inspection]:
     """Compile the kernels of one case for one target, and read what they cost.
 
@@ -241,6 +246,8 @@ def inspect_kernel(
         A name in :data:`tritonstdp.machine_code.TARGETS`.
     config : tuple, optional
         The kernel's ``Config``; its default one otherwise.
+    sizes : tuple of int, optional
+        The group's, as its topology's ``sizes`` names them; those of its example otherwise.
 
     Returns
     -------
@@ -261,14 +268,14 @@ def inspect_kernel(
     """
     default = gpu_module(topology).DEFAULT
     config = default if config is None else config
-    names = rule, topology, bound, dtype, config_name(config, default), target
+    shape = "example" if sizes is None else "x".join(map(str, sizes))
+    names = rule, topology, shape, bound, dtype, config_name(config, default), target
     if topology == "trace":
         recorded = _trace_launches(getattr(torch, dtype), config)
     else:
         formula = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound])
-        recorded = launches(
-            make_problem(formula, example_for(topology, "compiled"), dtype=getattr(torch, dtype)), config
-        )
+        group = example_for(topology, "compiled") if sizes is None else TOPOLOGIES[topology].of_sizes(sizes)
+        recorded = launches(make_problem(formula, group, dtype=getattr(torch, dtype)), config)
     return [Inspection(*names, **_figures(launch, TARGETS[target])) for launch in recorded]
 
 
@@ -305,7 +312,10 @@ def _figures(launch: Launch, target: Target) -> dict[str, Any]:
     }
 
 
-_COUNTED = ("elements_loaded", "elements_stored", "sectors_loaded", "sectors_stored", "lanes")
+_COUNTED = (
+    "elements_loaded", "elements_stored", "sectors_loaded", "sectors_stored", "lanes",
+    "programs", "idle", "turns", "operations", "longest",
+)  # fmt: skip
 _MORE_IS_WORSE = ("registers", "local", "spills", "shared", "instructions", *_COUNTED)
 _LESS_IS_WORSE = ("occupancy", "weight_width", "address_bits")
 
@@ -363,7 +373,12 @@ def read_report(path: Path) -> list[dict[str, Any]]:
     raise ValueError(f"{path} holds no report of tritonstdp inspect --json ({problem})")
 
 
-def rows(cases: Cases, targets: Iterable[str]) -> list[dict[str, Any]]:
+def _fitting(topology: str, shapes: Sequence[Sizes]) -> Sequence[Sizes | None]:
+    kind = TOPOLOGIES.get(topology)
+    return [sizes for sizes in shapes if kind is not None and kind.takes(sizes)] if shapes else [None]
+
+
+def rows(cases: Cases, targets: Iterable[str], shapes: Sequence[Sizes] = ()) -> list[dict[str, Any]]:
     """Inspect kernels on every target.
 
     Parameters
@@ -372,6 +387,8 @@ def rows(cases: Cases, targets: Iterable[str]) -> list[dict[str, Any]]:
         Pairs of ``(rule, topology, bound, dtype)`` and the kernel's ``Config``.
     targets : iterable of str
         Names in :data:`tritonstdp.machine_code.TARGETS`.
+    shapes : sequence of tuple of int
+        Sizes of groups, each for the topologies that take it; without any, examples.
 
     Returns
     -------
@@ -393,7 +410,8 @@ def rows(cases: Cases, targets: Iterable[str]) -> list[dict[str, Any]]:
     inspections = [
         inspection
         for case, config in cases
+        for sizes in _fitting(case[1], shapes)
         for target in targets
-        for inspection in inspect_kernel(*case, target, config)
+        for inspection in inspect_kernel(*case, target, config, sizes)
     ]
     return [{"key": inspection.key, "triton": release, **asdict(inspection)} for inspection in inspections]

@@ -144,8 +144,8 @@ _ACCESS = re.compile(
     r"|raw\.ptr\.buffer\.(?P<buffer>load|store)\.(?:v(?P<buffer_n>\d+))?(?P<buffer_type>\w+)\("
     r"|(?P<plain>\bload|\bstore) (?:volatile )?(?:<(?P<plain_n>\d+) x )?(?P<plain_type>\w+)>?.*ptr addrspace\(1\)"
 )
-_ADDRESS = re.compile(r"ptr addrspace\([18]\) (%[\w.]+)")
-_REGISTER = re.compile(r"%[\w.]+")
+_ADDRESS = re.compile(r"ptr addrspace\([18]\) (%[-\w.]+)")
+_REGISTER = re.compile(r"%[-\w.]+")
 
 Widths = dict[str, dict[int, int]]
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tritonstdp.autotune.timing import Timing, clock
+from tritonstdp.autotune.timing import Timing, clock, enqueuing_seconds
 from tritonstdp.functional import step_
 from tritonstdp.machine import machine
 from tritonstdp.problems import CHUNK, disagreement, make_problem, random_spikes
@@ -87,6 +87,7 @@ W_MIN, W_MAX = 0.0, 1.0
 _SHARED_BYTES = 2**29
 _COPIED = 2**26
 _COUNTED = 8
+_ENQUEUED = 20
 
 
 class NotAvailableError(Exception):
@@ -337,6 +338,8 @@ class Row:
         The median over that of tritonstdp in the same run: above 1, tritonstdp is faster.
     floor_ratio : float or None
         The median over the time that a copy takes to move the bytes that must move.
+    host_us : float or None
+        On a GPU: microseconds that the host takes to launch a step, which the other times leave out.
     """
 
     workload: str
@@ -359,6 +362,7 @@ class Row:
     samples: int = 0
     ratio: float | None = None
     floor_ratio: float | None = None
+    host_us: float | None = None
 
 
 def _error(inputs: Inputs, runner: Runner) -> str:
@@ -386,16 +390,21 @@ class _Clock:
 
     def __init__(self, runner: Runner, device: str, patterns: int) -> None:
         self.step, self.seconds, self.patterns, self.k = runner.step, clock(device), patterns, 0
-        typical = statistics.median(self.sample(1) for _ in range(3))
-        self.steps = 1 if typical > 50e-6 else max(1, round(200e-6 / typical))
+        self.steps = patterns  # a GPU's graph is captured once, and holds them all
+        typical = statistics.median(self.sample(1 if device == "cpu" else patterns) for _ in range(3))
+        if device == "cpu":
+            self.steps = 1 if typical > 50e-6 else max(1, round(200e-6 / typical))
         self.samples_a_turn = max(1, min(16, round(10e-3 / (self.steps * typical))))
-        self.steps_to_warm_up = max(1, min(patterns, round(2e-3 / typical)))
+        self.steps_to_warm_up = max(1, min(patterns, round(2e-3 / typical))) if device == "cpu" else patterns
 
     def sample(self, steps: int) -> float:
         """Seconds a step, the mean over some: where steps are short, reading the clock would cost too much."""
-        calls = [((self.k + n) % self.patterns,) for n in range(steps)]
-        self.k = (self.k + steps) % self.patterns
-        return self.seconds(self.step, calls) / steps
+        first, self.k = self.k, (self.k + steps) % self.patterns
+        return self.seconds(self.step, lambda: self.calls(first, steps), steps) / steps
+
+    def calls(self, first: int, steps: int) -> list[tuple[int]]:
+        """The patterns of some steps, as arguments."""
+        return [((first + n) % self.patterns,) for n in range(steps)]
 
     def turn(self) -> list[float]:
         """Some samples, after steps that bring back into the cache what the others have driven out."""
@@ -452,13 +461,21 @@ def measure(
         groups = [{name: prepare} for name, prepare in providers.items()]
     problems: dict[str, tuple[str, str]] = {}
     samples: dict[str, list[float]] = {}
+    hosts: dict[str, float] = {}
     for group in groups:
         runners = _prove(inputs, group, problems)
         runners["copy"] = _copy_runner(inputs)
         for name, times in _take_turns(runners, seconds, workload.device, len(inputs.spikes)).items():
             samples.setdefault(name, []).extend(times)
+        if workload.device != "cpu":
+            hosts |= {name: _enqueuing(runner, workload.device) for name, runner in runners.items()}
         del runners
-    return _rows(inputs, [*providers, "copy"], problems, samples, versions or {})
+    return _rows(inputs, [*providers, "copy"], problems, samples, hosts, versions or {})
+
+
+def _enqueuing(runner: Runner, device: str) -> float:
+    calls = [(k,) for k in range(PROOF_STEPS)]
+    return min(enqueuing_seconds(device, runner.step, calls) for _ in range(_ENQUEUED)) / len(calls)
 
 
 def _prove(inputs: Inputs, providers: dict[str, Provider], problems: dict[str, tuple[str, str]]) -> dict[str, Runner]:
@@ -482,6 +499,7 @@ def _rows(
     names: Iterable[str],
     problems: dict[str, tuple[str, str]],
     samples: dict[str, list[float]],
+    hosts: dict[str, float],
     versions: dict[str, str],
 ) -> list[Row]:
     workload = inputs.workload
@@ -507,6 +525,7 @@ def _rows(
                 **common, status="ok", median_us=median * 1e6, q1_us=q1 * 1e6, q3_us=q3 * 1e6,
                 min_us=min(samples[name]) * 1e6, samples=turns,
                 ratio=median / ours if ours else None, floor_ratio=median / floor,
+                host_us=hosts[name] * 1e6 if name in hosts else None,
             )
         )  # fmt: skip
     return rows

@@ -1,14 +1,15 @@
 """A meter for memory traffic: a step runs in Triton's interpreter, and every access is counted.
 
 It counts what the kernel asks for, at the grain in which GPUs move memory: sectors of 32 bytes. What caches would save
-beyond that is not modelled: a sector counts once for a launch, however often it is touched.
+beyond that is not modelled: a sector counts once for a launch, however often it is touched. And it counts what programs
+do: how many do nothing, what the longest of them takes, and how often that one waits for memory.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 from unittest import mock
@@ -19,13 +20,15 @@ from torch import Tensor
 
 from tritonstdp.inspection import Cases, config_name, example_for, gpu_module
 from tritonstdp.interpretation import swift_interpreter
+from tritonstdp.kernels import items
+from tritonstdp.kernels.items import USUAL_PROCESSORS
 from tritonstdp.problems import Problem, make_problem
 from tritonstdp.registry import kernels_of, meeting_of
 from tritonstdp.rules import BOUNDS, RULES, Formula
 
-__all__ = ["SECTOR_BYTES", "Meter", "Traffic", "measure_traffic", "metering", "traffic_rows"]
+__all__ = ["SECTOR_BYTES", "Meter", "Programs", "Traffic", "measure_traffic", "metering", "traffic_rows"]
 
-SECTOR_BYTES = 32
+SECTOR_BYTES, WARP = 32, 32
 
 
 @dataclass
@@ -67,13 +70,53 @@ class Traffic:
 
 
 @dataclass
+class Programs:
+    """What the programs of a kernel's launches did.
+
+    Attributes
+    ----------
+    programs, idle : int
+        How many there were, and how many of them stored nothing.
+    turns : int
+        How often the one that waits most went on to load after it had stored, the first load counted as well: what it
+        asks for in one turn is in flight at once.
+    operations, longest : int
+        Operations of a warp, by all programs and by the longest: what Triton's language says, before any compiler; an
+        operation on a block counts once for 32 of its elements, and a scalar's once for each warp.
+    """
+
+    programs: int = 0
+    idle: int = 0
+    turns: int = 0
+    operations: int = 0
+    longest: int = 0
+
+
+class _Program:
+    """What the present program has done so far."""
+
+    def __init__(self) -> None:
+        self.operations = self.turns = 0
+        self.stored, self.last = False, ""
+
+    def access(self, kind: str, active: bool) -> None:
+        self.turns += kind == "load" and self.last != "load"
+        self.stored |= kind == "store" and active
+        self.last = kind
+
+
+@dataclass
 class Meter:
-    """Counts the accesses to some tensors, told apart by their addresses.
+    """Counts the accesses to some tensors, told apart by their addresses, and what programs do.
 
     Attributes
     ----------
     tensors : dict of str to Tensor
         What to count accesses to.
+    num_warps : int
+        Warps a program.
+    kernels : dict of str to Programs
+        What the programs of each kernel did.
 
     Examples
     --------
@@ -85,6 +128,9 @@ class Meter:
     """
 
     tensors: dict[str, Tensor]
+    num_warps: int = 1
+    kernels: dict[str, Programs] = field(default_factory=dict)
+    _program: _Program | None = None
     _traffic: dict[str, Traffic] = field(default_factory=dict)
     _touched: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
 
@@ -99,10 +145,34 @@ class Meter:
                 return name
         return None
 
+    def begin(self) -> None:
+        """A program begins."""
+        self._program = _Program()
+
+    def end(self, kernel: str) -> None:
+        """The program ends, if one has begun."""
+        done, self._program = self._program, None
+        if done is None:
+            return
+        programs = self.kernels.setdefault(kernel, Programs())
+        programs.programs += 1
+        programs.idle += not done.stored
+        programs.turns = max(programs.turns, done.turns)
+        programs.operations += done.operations
+        programs.longest = max(programs.longest, done.operations)
+
+    def operate(self, elements: int) -> None:
+        """Count one operation on a block, or on a scalar."""
+        if self._program is not None:
+            self._program.operations += max(self.num_warps, -(-elements // WARP))
+
     def count(self, kind: str, addresses: Any, mask: Any) -> None:
         """Count one access of a block."""
         mask = np.broadcast_to(mask, addresses.shape)
         active = addresses[mask]
+        self.operate(addresses.size)
+        if self._program is not None:
+            self._program.access(kind, active.size > 0)
         name = self._name(int(active[0] if active.size else addresses.min()))
         if name is None:
             return
@@ -125,9 +195,13 @@ class Meter:
 @contextmanager
 def metering(meter: Meter) -> Iterator[None]:
     """Let a meter count what kernels access in Triton's interpreter meanwhile."""
+    from triton.runtime.interpreter import GridExecutor
     from triton.runtime.interpreter import interpreter_builder as builder
 
-    load, store = builder.create_masked_load, builder.create_masked_store
+    load, store, place, run = (
+        builder.create_masked_load, builder.create_masked_store, builder.set_grid_idx, GridExecutor.__call__
+    )  # fmt: skip
+    running = ""
 
     def metered_load(pointers: Any, mask: Any, *other: Any) -> Any:
         meter.count("load", pointers.data, mask.data)
@@ -137,15 +211,41 @@ def metering(meter: Meter) -> Iterator[None]:
         meter.count("store", pointers.data, mask.data)
         return store(pointers, value, mask, *other)
 
-    with (
-        mock.patch.object(builder, "create_masked_load", metered_load),
-        mock.patch.object(builder, "create_masked_store", metered_store),
-    ):
+    def metered_place(*place_of: int) -> None:
+        meter.end(running)
+        meter.begin()
+        place(*place_of)
+
+    def metered_run(executor: Any, *arguments: Any, **options: Any) -> None:
+        nonlocal running
+        running = executor.fn.__name__
+        run(executor, *arguments, **options)
+        meter.end(running)
+
+    def counted(operation: Any) -> Any:
+        def operate(*operands: Any) -> Any:
+            result = operation(*operands)
+            meter.operate(result.data.size)
+            return result
+
+        return operate
+
+    with ExitStack() as stack:
+        for owner, name, metered in (
+            (builder, "create_masked_load", metered_load),
+            (builder, "create_masked_store", metered_store),
+            (builder, "set_grid_idx", metered_place),
+            (GridExecutor, "__call__", metered_run),
+            *((builder, name, counted(getattr(builder, name))) for name in ("unary_op", "binary_op", "ternary_op")),
+        ):
+            stack.enter_context(mock.patch.object(owner, name, metered))
         yield
 
 
-def measure_traffic(problem: Problem, config: tuple[Any, ...] | None = None) -> dict[str, Traffic]:
-    """Run one step in Triton's interpreter and count its memory traffic.
+def measure_traffic(
+    problem: Problem, config: tuple[Any, ...] | None = None
+) -> tuple[dict[str, Traffic], dict[str, Programs]]:
+    """Run one step in Triton's interpreter and count its memory traffic, and what its programs do.
 
     Parameters
     ----------
@@ -156,8 +256,8 @@ def measure_traffic(problem: Problem, config: tuple[Any, ...] | None = None) -> 
 
     Returns
     -------
-    dict of str to Traffic
-        The traffic of each tensor of the problem and of its topology's plan, by name.
+    dict of str to Traffic, dict of str to Programs
+        The traffic of each tensor of the problem and of its topology's plan, by name; and each kernel's programs.
 
     Raises
     ------
@@ -169,19 +269,20 @@ def measure_traffic(problem: Problem, config: tuple[Any, ...] | None = None) -> 
     >>> from tritonstdp import Dense
     >>> from tritonstdp.problems import make_problem
     >>> from tritonstdp.rules import Formula, stdp
-    >>> measure_traffic(make_problem(Formula.of(stdp), Dense(64, 64)))["weights"].excess_sectors  # doctest: +SKIP
-    1.0
+    >>> traffic, programs = measure_traffic(make_problem(Formula.of(stdp), Dense(64, 64)))  # doctest: +SKIP
+    >>> traffic["weights"].excess_sectors, programs["items_kernel"].idle  # doctest: +SKIP
+    (1.0, 0)
     """
     module = kernels_of(problem.topology.name, "gpu")
-    step = module.build(problem.case, module.DEFAULT if config is None else config)
+    config = module.DEFAULT if config is None else config
     needed = _needed(problem)
-    meter = Meter({**problem.tensors, **_plan(problem)})
-    with swift_interpreter(), metering(meter):
-        problem.run(step)
+    meter = Meter({**problem.tensors, **_plan(problem)}, config.num_warps)  # type: ignore[union-attr]
+    with swift_interpreter(), metering(meter), mock.patch.object(items, "interpreted_processors", USUAL_PROCESSORS):
+        problem.run(module.build(problem.case, config))
     traffic = meter.finish()
     for name, elements in needed.items():
         traffic[name].fewest = _sectors(meter.tensors[name], elements)
-    return traffic
+    return traffic, meter.kernels
 
 
 def _plan(problem: Problem) -> dict[str, Tensor]:
@@ -223,7 +324,7 @@ def traffic_rows(cases: Cases, rates: Sequence[float]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        A row for each buffer, as :func:`tritonstdp.inspection.worse` compares them.
+        A row for each buffer and one for each kernel, as :func:`tritonstdp.inspection.worse` compares them.
     """
     rows = []
     for ((rule, topology, bound, dtype), config), rate in itertools.product(cases, rates):
@@ -231,7 +332,11 @@ def traffic_rows(cases: Cases, rates: Sequence[float]) -> list[dict[str, Any]]:
         names = {"rule": rule, "topology": topology, "bound": bound, "dtype": dtype}
         names |= {"config": config_name(config, gpu_module(topology).DEFAULT), "rate": f"{rate:g}"}
         problem = make_problem(formula, group, dtype=getattr(torch, dtype), rate=rate)
-        for buffer, traffic in measure_traffic(problem, config).items():
+        traffic_of, programs_of = measure_traffic(problem, config)
+        for kernel, programs in programs_of.items():
+            row = {**names, "kernel": kernel}
+            rows.append({"key": "/".join(row.values()), **row, **asdict(programs)})
+        for buffer, traffic in traffic_of.items():
             row = {**names, "buffer": buffer}
             figures = {"excess_sectors": traffic.excess_sectors, "excess_lanes": traffic.excess_lanes}
             rows.append({"key": "/".join(row.values()), **row, **asdict(traffic), **figures})

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -14,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tritonstdp.autotune import cost
 from tritonstdp.bench import own_providers, torch_providers
 from tritonstdp.choice import choose
 from tritonstdp.functional import trace_, trace_backends
+from tritonstdp.inspection import gpu_module
 from tritonstdp.kernels.trace import TraceCase
 from tritonstdp.machine import machine
 from tritonstdp.measurement import OURS, Row, Workload, measure
@@ -26,7 +31,18 @@ from tritonstdp.rules import BOUNDS, RULES, Formula, Rule, soft_bound
 from tritonstdp.terminal import Progress
 from tritonstdp.topology import DTYPES, TOPOLOGIES
 
-__all__ = ["QUICK_RUNS", "RUNS", "Check", "checks", "checks_of_all", "report", "timings"]
+__all__ = [
+    "QUICK_RUNS",
+    "RUNS",
+    "Check",
+    "checks",
+    "checks_of_all",
+    "model_beside",
+    "report",
+    "run_each",
+    "sanitizer_checks",
+    "timings",
+]
 
 RUNS, QUICK_RUNS = 100, 10
 REPLAYS = 3
@@ -40,7 +56,7 @@ class Check:
     ----------
     name : str
         "accuracy" (against the float64 reference), "bits" (equal to the reference in the same dtype, on the CPU),
-        "repeatability" (equal bits in 100 runs) or "graph" (a CUDA graph's replays equal eager steps).
+        "repeatability" (equal bits in 100 runs), "graph" (a CUDA graph's replays equal eager steps) or "sanitizer".
     backend : str
         The backend that ran.
     case : dict
@@ -270,8 +286,52 @@ def _trace_checks(device: str) -> Iterator[Check]:
             yield Check("accuracy", backend, case, excess <= 1, excess)
 
 
-def timings(device: str, seconds: float) -> list[Row]:
-    """Time each rule on each topology beside torch.compile of the same formula, at 2 % spikes.
+SANITIZER, TOOLS = "compute-sanitizer", ("memcheck", "racecheck")
+_LONGEST_SANITIZED = 600.0
+
+
+def sanitizer_checks() -> Iterator[Check]:
+    """Run each formula's Triton kernels under NVIDIA's compute-sanitizer; nothing where it is not on the path.
+
+    Yields
+    ------
+    Check
+        "sanitizer": whether a tool of it found no access out of bounds and no race in shared memory.
+
+    Examples
+    --------
+    >>> all(check.passed for check in sanitizer_checks())
+    True
+    """
+    sanitizer = shutil.which(SANITIZER)
+    if sanitizer is None:
+        return
+    script = "from tritonstdp.verification import run_each; run_each('cuda')"
+    # each tensor an allocation of its own, at whose end the tool stands
+    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    for tool in TOOLS:
+        command = [sanitizer, "--tool", tool, "--error-exitcode", "1", sys.executable, "-c", script]
+        case = {"topology": "all", "tool": tool, "device": "cuda"}
+        try:
+            ran = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=_LONGEST_SANITIZED, check=False
+            )
+            passed, note = ran.returncode == 0, (ran.stdout + ran.stderr)[-2000:]
+        except subprocess.TimeoutExpired:
+            passed, note = False, f"not done after {_LONGEST_SANITIZED:.0f} s"
+        yield Check("sanitizer", "triton", case, passed, note="" if passed else note)
+
+
+def run_each(device: str) -> None:
+    """Run a step of each formula on each topology by its first backend on a device, for whoever looks on."""
+    for topology in TOPOLOGIES:
+        for rule in _covering():
+            problem = _typical(rule, topology)
+            _after(problem, _backends(problem, device)[0], device)
+
+
+def timings(device: str, seconds: float, rules: Sequence[str] | None = None) -> list[Row]:
+    """Time rules on each topology beside torch.compile of the same formula, at 2 % spikes.
 
     Parameters
     ----------
@@ -279,6 +339,8 @@ def timings(device: str, seconds: float) -> list[Row]:
         "cpu" or "cuda".
     seconds : float
         How long to take turns, for each.
+    rules : sequence of str, optional
+        Which; all, unless given.
 
     Returns
     -------
@@ -294,12 +356,53 @@ def timings(device: str, seconds: float) -> list[Row]:
         Workload(rule, name, "soft_bound", sizes, 0.02, device=device)
         for name, kind in TOPOLOGIES.items()
         for sizes in kind.examples.timed[-1:]
-        for rule in RULES
+        for rule in rules or RULES
     ]
     return [row for workload in Progress("timing", workloads) for row in measure(workload, providers, seconds)]
 
 
-def report(done: list[Check], rows: list[Row], device: str) -> dict[str, Any]:
+def model_beside(rows: list[Row], device: str) -> dict[str, Any]:
+    """Set measured steps beside what the time model says of them, once it is calibrated on the GPU.
+
+    Parameters
+    ----------
+    rows : list of Row
+        The times of :func:`timings`.
+    device : str
+        The GPU.
+
+    Returns
+    -------
+    dict
+        "gpu": its figures, as measured; "steps": for each of our times, what was estimated. Empty where the model does
+        not know GPUs of its kind.
+
+    Examples
+    --------
+    >>> model_beside([], "cpu")
+    {}
+    """
+    target = cost.target_of(device)
+    if target is None:
+        return {}
+    from tritonstdp.autotune.calibration import calibrated
+
+    gpu = calibrated(device)
+    steps = []
+    for row in rows:
+        if row.provider != OURS or row.median_us is None:
+            continue
+        sizes = tuple(map(int, row.shape.split("x")))
+        bound = BOUNDS[row.bound]
+        [found], _ = cost.rank(
+            [gpu_module(row.topology).DEFAULT], Formula.of(RULES[row.rule], bound, bound),
+            TOPOLOGIES[row.topology].of_sizes(sizes), getattr(torch, row.dtype), target, (row.rate,), gpu,
+        )  # fmt: skip
+        steps.append({"workload": row.workload, "measured_us": row.median_us, "estimated_us": 1e6 * found.mean})
+    return {"gpu": gpu._asdict(), "steps": steps}
+
+
+def report(done: list[Check], rows: list[Row], device: str, model: dict[str, Any] | None = None) -> dict[str, Any]:
     """What was found, and where, as plain values.
 
     Parameters
@@ -310,6 +413,8 @@ def report(done: list[Check], rows: list[Row], device: str) -> dict[str, Any]:
         What was timed.
     device : str
         On which device.
+    model : dict, optional
+        What :func:`model_beside` gave.
 
     Returns
     -------
@@ -327,4 +432,5 @@ def report(done: list[Check], rows: list[Row], device: str) -> dict[str, Any]:
         "machine": machine(),
         "checks": [asdict(check) for check in done],
         "timings": [asdict(row) for row in rows],
+        "model": model or {},
     }

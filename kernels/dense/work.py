@@ -1,25 +1,23 @@
-"""The busy programs of a step on a GPU: those of spiking pre neurons, and those of spiking post neurons."""
+"""The launches of a step on a GPU: one lists who spiked, one shares the items of work."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tritonstdp.kernels.dense.gpu import FLOAT32_BYTES, SECTOR_BYTES
-from tritonstdp.kernels.work import Work
+from tritonstdp.kernels.dense.gpu import cut_of
+from tritonstdp.kernels.work import Work, listing, shared
 
 
 def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
-    """The busy programs of a step; see :class:`tritonstdp.kernels.work.Work`."""
+    """The launches of a step; see :class:`tritonstdp.kernels.work.Work`."""
     n_major, n_minor = topology.weights_shape
-    chunks = -(-n_minor * itemsize // (config.columns * FLOAT32_BYTES))
+    cut = cut_of(config, itemsize, n_major, n_minor, (n_minor, 1), (n_minor, 1))
+    row_bytes = 2 * itemsize * n_minor
     if modulated:
-        return [Work(n_major * chunks, 4 * itemsize * n_minor / chunks, 2)]
-    group = max(1, SECTOR_BYTES // itemsize)
-    rows_each = -(-n_major // config.splits)
-    busy_groups = -(-n_minor // group) * (1 - (1 - rate) ** group)
-    return [
-        Work(rate * n_major * chunks, 2 * itemsize * n_minor / chunks, 2),
-        Work(
-            busy_groups * config.splits, 2 * SECTOR_BYTES * (1 - rate) * rows_each, 1 + 2 * -(-rows_each // config.rows)
-        ),
-    ]
+        return [shared(config, n_major * cut.row_parts, 2 * n_major * row_bytes)]
+    rows, groups = rate * n_major, -(-n_minor // cut.group) * (1 - (1 - rate) ** cut.group)
+    items = rows * cut.row_parts + groups * cut.column_parts
+    nbytes = rows * row_bytes + groups * (n_major - rows) * 2 * itemsize * cut.group
+    if rows * n_minor + groups * cut.group * n_major >= config.full_from * n_major * n_minor:
+        items, nbytes = n_major * cut.row_parts, n_major * row_bytes
+    return [listing(n_major + n_minor), shared(config, items, nbytes)]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 
-from tritonstdp.kernels.blocks import device_formula, launch_numbers, launch_options, real_type, values_of
-from tritonstdp.kernels.formula_gpu import fp64, numbers_of
+from tritonstdp.kernels.blocks import device_formula, launch_options, number_passing, real_type, values_of
+from tritonstdp.kernels.formula_gpu import NUMBERS, fp64, numbers_of
+from tritonstdp.kernels.launch import Launch, kept_with, starts_apart
 from tritonstdp.kernels.protocol import Case, Step
 
 
@@ -33,9 +35,9 @@ SPACE: dict[str, tuple[int, ...]] = {"block": (128, 256, 512), "num_warps": (2, 
 
 @triton.jit
 def one_to_one_kernel(
-    w_ptr, c_ptr, pre, post, n, w_stride, c_stride,
+    w_ptr, c_ptr, pre, post,
     p0: fp64, p1: fp64, p2: fp64, p3: fp64, p4: fp64, p5: fp64, p6: fp64, p7: fp64, p8: fp64, p9: fp64, p10: fp64,
-    p11: fp64, scalars, low: fp64, high: fp64,
+    p11: fp64, scalars, low: fp64, high: fp64, n, w_stride, c_stride,
     UPDATED: tl.constexpr, MODULATED: tl.constexpr, N: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One step over one block; a plain rule reads and writes only synapses of which a neuron has spiked."""
@@ -66,15 +68,21 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     updated = device_formula(case, bound_first=False).updated
     real, options = real_type(case.dtype), launch_options(case.dtype, case.device)
     settled = updated, case.modulated, len(case.names.numbers) - case.names.n_scalars, real, config.block
+    passing, this = number_passing(case), object()
+
+    def launch(n: int, device: torch.device, *strides: int) -> Launch:
+        programs = triton.cdiv(n, config.block)
+        sizes = n, *strides
+        return Launch(one_to_one_kernel, programs, device, (*sizes, *settled), num_warps=config.num_warps, **options)
 
     def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         if weights.numel() == 0:
             return
         eligibility = weights if c is None else c
-        one_to_one_kernel[(triton.cdiv(topology.n, config.block),)](
-            weights, eligibility, tuple(pre), tuple(post), topology.n, weights.stride(0), eligibility.stride(0),
-            *launch_numbers(case, numbers, w_min, w_max), *settled,
-            num_warps=config.num_warps, **options,
-        )  # fmt: skip
+        kind = weights.device, weights.stride(0), eligibility.stride(0)
+        update = kept_with(topology, (this, *kind), launch, topology.n, *kind)
+        passed = passing(numbers, w_min, w_max)
+        unusual = starts_apart(weights, eligibility, *pre, *post, *passed[NUMBERS])
+        update(unusual, weights, eligibility, tuple(pre), tuple(post), *passed)
 
     return step

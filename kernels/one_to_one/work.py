@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tritonstdp.kernels import work as works
 from tritonstdp.kernels.work import Work
 
 
@@ -13,3 +14,8 @@ def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool
     touched = 1.0 if modulated else 1 - (1 - rate) ** (2 * per_sector)
     nbytes = config.block * (2 + itemsize * touched * (6 if modulated else 4))
     return [Work(-(-topology.n // config.block), nbytes, 2)]
+
+
+def whole_pass(topology: Any, itemsize: int, modulated: bool) -> list[Work]:
+    """What ``torch.compile`` launches: here each synapse has signals of its own, a spike and a trace on either side."""
+    return works.whole_pass(topology, itemsize, modulated, 2 + 2 * itemsize)

@@ -1,25 +1,34 @@
-"""The busy programs of a step on a GPU: neurons of either side, in pieces."""
+"""The launches of a step on a GPU: one lists who spiked, one shares the items of work."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from tritonstdp.kernels.work import Work
+from tritonstdp.kernels import work as works
+from tritonstdp.kernels.items import SECTOR_BYTES
+from tritonstdp.kernels.sparse.gpu import cut_of
+from tritonstdp.kernels.work import Work, listing, shared
+
+LOOKUPS = 2
+"""Where a neuron's synapses start, and whom they come from or go to."""
+GATHERED = 16
+"""Bytes by which torch finds the neurons of a synapse: two int64."""
 
 
 def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
-    """The busy programs of a step; see :class:`tritonstdp.kernels.work.Work`."""
+    """The launches of a step; see :class:`tritonstdp.kernels.work.Work`."""
     (synapses,) = topology.weights_shape
-
-    def side(neurons: int, busy: float, nbytes: float, rounds: int) -> Work:
-        each = synapses / max(neurons, 1)
-        pieces = max(1, math.ceil(each / config.piece))
-        blocks = math.ceil(min(each, config.piece) / config.block)
-        return Work(busy * neurons * pieces, nbytes * each / pieces, 2 + rounds * blocks)
-
-    n_major, n_minor = topology.major_start.numel() - 1, topology.minor_start.numel() - 1
+    cut = cut_of(topology, config)
     if modulated:
-        return [side(n_major, 1.0, 4 + 4 * itemsize, 2)]
-    # a minor neuron's synapses are scattered: each moves a sector, and is found by two indices and a spike
-    return [side(n_major, rate, 4 + 2 * itemsize, 2), side(n_minor, rate, 8 + 2 * 32 * (1 - rate), 3)]
+        return [shared(config, cut.n_major, (4 + 4 * itemsize) * synapses, LOOKUPS)]
+    items, nbytes = float(cut.n_major), (4.0 + 2 * itemsize) * synapses
+    if 2 * rate < config.full_from:
+        items = rate * (cut.n_major + cut.n_minor)
+        # a minor neuron's synapses are scattered: each moves a sector both ways, and is found by two indices
+        nbytes = rate * (nbytes + (8 + 2 * SECTOR_BYTES * (1 - rate)) * synapses)
+    return [listing(cut.n_major + cut.n_minor), shared(config, items, nbytes, LOOKUPS)]
+
+
+def whole_pass(topology: Any, itemsize: int, modulated: bool) -> list[Work]:
+    """What ``torch.compile`` launches: a pass that reads where each synapse's neurons are."""
+    return works.whole_pass(topology, itemsize, modulated, GATHERED)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 
 from tritonstdp.kernels.blocks import launch_options, real_type
 from tritonstdp.kernels.formula_gpu import device_function, fp64
+from tritonstdp.kernels.launch import Launch, starts_apart
 from tritonstdp.kernels.trace import TraceCase, TraceStep
 
 
@@ -33,7 +36,7 @@ SPACE: dict[str, tuple[int, ...]] = {"block": (128, 256, 512, 1024), "num_warps"
 
 @triton.jit
 def trace_kernel(
-    trace_ptr, spike_ptr, n, scale: fp64, tau: fp64, dt: fp64,
+    trace_ptr, spike_ptr, scale: fp64, tau: fp64, dt: fp64, n,
     UPDATED: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One step over one block."""
@@ -50,13 +53,15 @@ def build(case: TraceCase, config: Config = DEFAULT) -> TraceStep:
     updated, real = device_function(case.formula), real_type(case.dtype)
     options = launch_options(case.dtype, case.device)
 
+    @cache
+    def launch(n: int, device: torch.device) -> Launch:
+        settled = n, updated, real, config.block
+        programs = triton.cdiv(n, config.block)
+        return Launch(trace_kernel, programs, device, settled, num_warps=config.num_warps, **options)
+
     def step(trace, spikes, scale, tau, dt):  # type: ignore[no-untyped-def]
         n = trace.numel()
-        if n == 0:
-            return
-        trace_kernel[(triton.cdiv(n, config.block),)](
-            trace, spikes, n, scale, tau, dt, updated, real, config.block,
-            num_warps=config.num_warps, **options,
-        )  # fmt: skip
+        if n:
+            launch(n, trace.device)(starts_apart(trace, spikes), trace, spikes, scale, tau, dt)
 
     return step

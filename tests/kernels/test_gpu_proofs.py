@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+import triton
+import triton.language as tl
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime import interpreter
 
@@ -15,11 +17,12 @@ from support import random_sparse, with_tensors
 from tritonstdp.choice import choose
 from tritonstdp.inspection import gpu_module
 from tritonstdp.interpretation import swift_interpreter
+from tritonstdp.kernels import event_lists
 from tritonstdp.kernels.reference import HALF
 from tritonstdp.library import power_lower_bound, power_upper_bound
 from tritonstdp.problems import Problem, make_problem
 from tritonstdp.rules import BOUNDS, RULES, Formula, hard_bound, no_bound, soft_bound
-from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne
+from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne, Sparse
 
 GROUPS = {
     "dense": Dense(19, 37),
@@ -30,9 +33,25 @@ GROUPS = {
 }
 TOPOLOGY_NAMES = list(TOPOLOGIES)
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-LAUNCHES = {"conv2d": 2}
+LAUNCHES = {"conv2d": 2, "dense": 2, "local2d": 2, "sparse": 2}
+LISTED = ("dense", "local2d", "sparse")
+"""Where those who spiked are listed, unless the rule changes every synapse."""
 SUMMED = ("conv2d",)  # the order of a sum differs from torch's, and so do the last bits
 POWERS = (power_lower_bound, power_upper_bound)  # each compiler has powers of its own
+
+_cut = gpu_module("dense").cut_of(gpu_module("dense").DEFAULT, 4, 1, 10_001, (10_001, 1), (10_001, 1))
+CHUNK = _cut.wide * gpu_module("dense").DEFAULT.num_warps * 32 * _cut.unit
+"""Weights of a row that an item takes at an odd width."""
+BLOCK_OF_ROWS = gpu_module("dense").DEFAULT.blocks * gpu_module("dense").DEFAULT.num_warps * 32 // _cut.group
+"""Rows of a group of columns that an item takes then."""
+_hubs = torch.eye(90)
+_hubs[7], _hubs[:, 80] = 1.0, 1.0
+SHARED = {
+    "dense": Dense(9, CHUNK + 9),
+    "local2d": Local2d((30, 4, 4), (16, 2, 2), 3),
+    "sparse": Sparse.from_weights(_hubs.to_sparse_csc()),
+}
+"""Groups of which some neurons take several items."""
 
 topologies = pytest.mark.parametrize("topology", TOPOLOGY_NAMES)
 rules = pytest.mark.parametrize("rule", RULES)
@@ -132,38 +151,126 @@ def test_dense_takes_either_layout_and_dopamine_per_neuron(rule, clamp, transpos
 
 @rules
 def test_dense_rows_may_take_several_programs(rule):
-    config = gpu_module("dense").DEFAULT
-    group = Dense(3, config.columns + 9), Dense(config.rows * config.splits + 5, 9)
-    for topology in group:
+    for topology in (Dense(3, CHUNK + 9), Dense(BLOCK_OF_ROWS + 5, 9)):
         assert_matches_reference(make_problem(formula_of(rule), topology, rate=0.4))
 
 
-def reorder(monkeypatch, order) -> None:
-    """Run the programs of every launch in another order: ``order(n)`` is a permutation of their numbers."""
-    builder = interpreter.interpreter_builder
-    place = type(builder).set_grid_idx
-    orders: dict[int, list[int]] = {}
-
-    def place_elsewhere(x, y, z):
-        _, ny, nz = builder.grid_dim
-        n = math.prod(builder.grid_dim)
-        k = orders.setdefault(n, order(n))[(x * ny + y) * nz + z]
-        place(builder, k // (ny * nz), k // nz % ny, k % nz)
-
-    monkeypatch.setattr(builder, "set_grid_idx", place_elsewhere)
+@rules
+def test_patches_and_what_looks_at_a_neuron_may_take_several_programs(rule):
+    assert_matches_reference(make_problem(formula_of(rule), SHARED["local2d"], rate=0.4))
 
 
+@rules
+def test_sparse_hubs_may_take_several_programs(rule):
+    for rate in (0.02, 0.5, 1.0):
+        assert_matches_reference(make_problem(formula_of(rule), SHARED["sparse"], rate=rate))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.4, 1.0])
+@pytest.mark.parametrize("topology", LISTED)
+@telling_rules
+def test_lists_and_a_pass_over_all_give_the_same(rule, topology, rate):
+    module = gpu_module(topology)
+    problem = make_problem(formula_of(rule), GROUPS[topology], rate=rate)
+    expected = problem.copy().run(reference_step(problem))
+    for full_from in (0.0, 9.0):
+        step = module.build(problem.case, module.DEFAULT._replace(full_from=full_from))
+        assert_bits(problem.copy().run(step), expected)
+
+
+@pytest.mark.parametrize(("rate", "largest"), [(0.05, 4096), (0.4, 16), (1.0, 16)])
+def test_a_convolutions_events_may_be_shared_by_lanes_and_take_several_turns_and_segments(rate, largest, monkeypatch):
+    monkeypatch.setattr(event_lists, "SMALLEST_OF_MAPS", 16)
+    monkeypatch.setattr(event_lists, "LARGEST_SEGMENT", largest)
+    topology = Conv2d((2, 9, 8), (3, 5, 5), (3, 2), (2, 2), (1, 1))
+    problem = make_problem(formula_of("triplet"), topology, rate=rate)
+    module = gpu_module("conv2d")
+    exact = problem.copy().to(torch.float64)
+    exact.run(reference_step(exact))
+    for config in (module.Config(share=72), module.Config(share=1, events=2), module.Config(share=1, num_warps=1)):
+        result = problem.copy().run(module.build(problem.case, config))
+        for name, tensor in result.outputs.items():
+            torch.testing.assert_close(tensor.double(), exact.outputs[name], rtol=5e-7, atol=5e-7)
+
+
+_NONE = np.zeros((2, 0), np.int64)
+
+
+def meetings(monkeypatch) -> list[str]:
+    """Where two programs of a launch meet, of which one writes: filled as launches end.
+
+    The interpreter runs one program after the other: no order of them would show that one undoes another's work.
+    """
+    builder, executor = interpreter.interpreter_builder, interpreter.GridExecutor
+    load, store, begin, end = (
+        builder.create_masked_load, builder.create_masked_store, executor._init_args_hst, executor._restore_args_dev
+    )  # fmt: skip
+    accesses: dict[str, list[np.ndarray]] = {}
+    found: list[str] = []
+
+    def note(kind, pointers, mask):
+        x, y, z = builder.grid_idx
+        program = (x * builder.grid_dim[1] + y) * builder.grid_dim[2] + z
+        active = pointers.data[np.broadcast_to(mask.data, pointers.data.shape)].astype(np.int64)
+        accesses[kind].append(np.stack([active, np.full_like(active, program)]))
+
+    def noted_load(pointers, mask, *rest):
+        note("loads", pointers, mask)
+        return load(pointers, mask, *rest)
+
+    def noted_store(pointers, value, mask, *rest):
+        note("stores", pointers, mask)
+        return store(pointers, value, mask, *rest)
+
+    def launch(self, *arguments):
+        accesses.update(loads=[_NONE], stores=[_NONE])
+        return begin(self, *arguments)
+
+    def finish(self, *arguments):
+        written, by = np.unique(np.concatenate(accesses["stores"], axis=1), axis=1)
+        if np.unique(written).size < written.size:
+            found.append("two programs write one element")
+        read, reader = np.concatenate(accesses["loads"], axis=1)
+        at = np.searchsorted(written, read).clip(max=max(0, written.size - 1))
+        if written.size and ((written[at] == read) & (by[at] != reader)).any():
+            found.append("a program reads what another writes")
+        return end(self, *arguments)
+
+    monkeypatch.setattr(builder, "create_masked_load", noted_load)
+    monkeypatch.setattr(builder, "create_masked_store", noted_store)
+    monkeypatch.setattr(executor, "_init_args_hst", launch)
+    monkeypatch.setattr(executor, "_restore_args_dev", finish)
+    return found
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.4, 1.0])
 @telling_rules
 @topologies
-def test_the_order_of_programs_does_not_matter(topology, rule, monkeypatch):
-    problem = make_problem(formula_of(rule), GROUPS[topology], rate=0.4)
-    if topology == "dense":
-        problem = make_problem(formula_of(rule), Dense(9, gpu_module("dense").DEFAULT.columns + 9), rate=0.4)
-    in_order = problem.copy().run(triton_step(problem))
-    for order in (lambda n: list(range(n))[::-1], lambda n: torch.randperm(n).tolist()):
+def test_each_element_has_one_owner_among_programs(topology, rule, rate, monkeypatch):
+    problem = make_problem(formula_of(rule), SHARED.get(topology, GROUPS[topology]), rate=rate)
+    with monkeypatch.context() as patch:
+        found = meetings(patch)
+        problem.run(triton_step(problem))
+    assert found == []
+
+
+@triton.jit
+def meeting_kernel(to_ptr, from_ptr, STEP: tl.constexpr):
+    """Each program writes one element, ``STEP`` behind the one before's."""
+    tl.store(to_ptr + tl.program_id(0) * STEP, tl.load(from_ptr))
+
+
+def test_programs_that_meet_are_noticed(monkeypatch):
+    source, target = torch.ones(1), torch.zeros(8)
+    for arguments, wanted in (
+        ((target, source, 1), []),
+        ((target, source, 0), ["two programs write one element"]),
+        ((target, target[1:], 1), ["a program reads what another writes"]),
+    ):
         with monkeypatch.context() as patch:
-            reorder(patch, order)
-            assert_bits(problem.copy().run(triton_step(problem)), in_order)
+            found = meetings(patch)
+            meeting_kernel[(4,)](*arguments)
+        assert found == wanted
 
 
 def poisoned(tensor: torch.Tensor, gap: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -264,7 +371,8 @@ def test_a_step_launches_without_synchronising_or_allocating(topology, rule, dop
     monkeypatch.setattr(torch.cuda, "synchronize", refuse)
     with NoOperators():
         problem.run(step)
-    assert len(launches) == LAUNCHES.get(topology, 1)
+    unlisted = topology in LISTED and problem.case.modulated  # which takes all synapses: nobody is listed
+    assert len(launches) == LAUNCHES.get(topology, 1) - unlisted
 
 
 @pytest.mark.parametrize("call", ["item", "nonzero", "cpu", "clone"])

@@ -167,14 +167,24 @@ def test_threads_give_the_bits_of_one(two_threads):
         assert_same_bits(problem, cpu.build(problem.case, cpu.Config(parallel_work=0, tasks=7)))
 
 
-def test_pieces_of_long_rows_cover_each_synapse_once():
+def test_parts_of_long_rows_cover_each_synapse_once():
     dense = torch.rand(3, 150)
     dense[1] = 0
     for layout in ("csc", "csr"):
         plan = Sparse.from_weights(sparse(dense, layout))
-        for name in ("stdp soft", "rstdp soft"):
+        for name, blocks in product(("stdp soft", "rstdp soft"), (1, 8)):
             problem = make_problem(FORMULAS[name], plan, rate=0.4)
-            assert_same_bits(problem, gpu.build(problem.case, gpu.Config(block=16, piece=32)))
+            assert_same_bits(problem, gpu.build(problem.case, gpu.DEFAULT._replace(blocks=blocks)))
+
+
+def test_parts_are_as_long_as_most_neurons_need():
+    few, many = Sparse.random(500, 40, 400), Sparse.random(500, 40, 4000)
+    for plan, expected in ((few, (1, 1)), (many, (4, 1))):
+        cut = gpu.cut_of(plan, gpu.DEFAULT)
+        assert (cut.wide, cut.high) == expected
+        for start, blocks, further in zip((plan.major_start, plan.minor_start), expected, cut.further, strict=True):
+            beyond = [(j, k) for j, n in enumerate(start.diff().tolist()) for k in range(1, -(-n // (32 * blocks)))]
+            assert [tuple(part) for part in further.tolist()] == beyond
 
 
 def test_positions_beyond_int32_take_int64(monkeypatch):
@@ -295,9 +305,9 @@ def test_a_step_of_triton_allocates_nothing_after_the_first():
     problem = make_problem(FORMULAS["stdp soft"], random_sparse(9, 21, 0.4))
     step = choose(problem.case, "triton").step
     problem.run(step)
-    launch = gpu._launch(problem.topology, gpu.DEFAULT)
+    cut = gpu.cut_of(problem.topology, gpu.DEFAULT)
     problem.run(step)
-    assert gpu._launch(problem.topology, gpu.DEFAULT) is launch
+    assert gpu.cut_of(problem.topology, gpu.DEFAULT) is cut
 
 
 def step(weights, topology=None, n_pre=7, n_post=5):

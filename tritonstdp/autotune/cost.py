@@ -1,12 +1,14 @@
-"""Rank Triton configurations before, or without, a GPU: by what they launch, and by what has to move.
+"""What a step takes on a GPU that need not be there: a model, by which configurations are ranked.
 
-A launch takes the time of its start, of the programs that leave at once, and of the busy ones: these can't be faster
-than DRAM, nor than their own chains of dependent loads, of which a multiprocessor holds at once as many as registers
-allow. It is a model: it tells good shapes of work from bad ones, and what it says is marked as an estimate.
+A launch takes the time of its start, of handing out its programs, and of what the busy ones do. These are no faster
+than DRAM; nor than the bytes that they have asked for at once allow, since each load takes the latency of memory
+(Little's law); nor than their own chains of loads that wait for each other. The launches of a step follow one another.
+It tells good shapes of work from bad ones; it knows nothing of caches, and what it says is marked as an estimate.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -14,16 +16,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tritonstdp.inspection import Launch, compile_launch, launches
+from tritonstdp.inspection import Cases, Launch, compile_launch, config_name, gpu_module, launches
 from tritonstdp.kernels.protocol import CannotCompileError
-from tritonstdp.kernels.work import Work
+from tritonstdp.kernels.work import Work, whole_pass
 from tritonstdp.machine_code import TARGETS, Target, occupancy, usage
 from tritonstdp.problems import make_problem
 from tritonstdp.registry import kernels_of
-from tritonstdp.rules import Formula
-from tritonstdp.topology import Topology
+from tritonstdp.rules import BOUNDS, RULES, Formula
+from tritonstdp.topology import TOPOLOGIES, Topology
 
-__all__ = ["GPUS", "Estimate", "Gpu", "estimate", "pruned", "rank"]
+__all__ = ["GPUS", "Estimate", "Gpu", "estimate", "estimated_pass", "pruned", "rank", "target_of", "timed_rows"]
 
 
 class Gpu(NamedTuple):
@@ -38,13 +40,21 @@ class Gpu(NamedTuple):
     bandwidth : float
         DRAM bandwidth, bytes a second.
     latency : float
-        From a load to its value when it comes from DRAM, in seconds.
+        From a load to its value when it comes from DRAM and others are under way, in seconds. Measured alone it is
+        some 0.3 to 0.5 microseconds (Luo et al. 2024, arXiv 2402.13499).
+    near : float
+        The same from the second-level cache; alone, 0.15 to 0.2 microseconds.
+    start : float
+        Seconds that a launch takes by itself, in a captured graph: a graph of kernels of 2.9 microseconds took 3.4 for
+        each (Gray 2019, "Getting started with CUDA graphs"), and these began and ended within theirs.
     """
 
     name: str
     multiprocessors: int
     bandwidth: float
     latency: float
+    near: float = 0.3e-6
+    start: float = 1.5e-6
 
 
 GPUS: dict[str, Gpu] = {
@@ -55,8 +65,8 @@ GPUS: dict[str, Gpu] = {
 }
 """By the targets of :data:`tritonstdp.machine_code.TARGETS`; multiprocessors and bandwidth as in the data sheets."""
 
-START = 3e-6
-"""Seconds that a launch takes by itself."""
+REACHED = 0.9
+"""The share of the bandwidth of a data sheet that a copy reaches."""
 
 ISSUE = 0.5e-9
 """Seconds between the starts of two programs of a launch."""
@@ -107,7 +117,7 @@ def estimate(gpu: Gpu, launched: Sequence[int], resident: float, work: Sequence[
     resident : float
         Programs that a multiprocessor holds at once.
     work : sequence of Work
-        The busy programs.
+        The busy programs of each launch.
 
     Returns
     -------
@@ -122,11 +132,47 @@ def estimate(gpu: Gpu, launched: Sequence[int], resident: float, work: Sequence[
     True
     """
     slots = gpu.multiprocessors * resident
-    starts = START * len(launched) + sum(launched) * max(ISSUE, gpu.latency / slots)
-    traffic = sum(kind.programs * kind.nbytes for kind in work) / gpu.bandwidth
-    chains = sum(kind.programs * kind.rounds for kind in work) / slots
-    longest = max((kind.rounds for kind in work if kind.programs > 0), default=0.0)
-    return starts + max(traffic, gpu.latency * max(chains, longest))
+    return sum(_launch_seconds(gpu, n, slots, kind) for n, kind in zip(launched, work, strict=True))
+
+
+def _launch_seconds(gpu: Gpu, launched: int, slots: float, kind: Work) -> float:
+    if not kind.programs:
+        return gpu.start + launched * ISSUE
+    in_flight = min(kind.programs, slots) * kind.flight
+    bandwidth = min(REACHED * gpu.bandwidth, in_flight / gpu.latency)
+    moved = kind.programs * kind.nbytes / bandwidth
+    chains = (kind.rounds * gpu.latency + kind.near * gpu.near) * max(1.0, kind.programs / slots)
+    return gpu.start + launched * ISSUE + max(moved, chains)
+
+
+def estimated_pass(gpu: Gpu, topology: Topology, itemsize: int, modulated: bool) -> float:
+    """Seconds that a step of ``torch.compile`` takes, which passes over all synapses.
+
+    Parameters
+    ----------
+    gpu : Gpu
+        The GPU.
+    topology : Topology
+        The group.
+    itemsize : int
+        Bytes of a weight.
+    modulated : bool
+        Whether there is an eligibility trace as well.
+
+    Returns
+    -------
+    float
+        The estimate.
+
+    Examples
+    --------
+    >>> from tritonstdp import Dense
+    >>> 20e-6 < estimated_pass(GPUS["sm_90"], Dense(4000, 4000), 4, False) < 100e-6
+    True
+    """
+    model = kernels_of(topology.name, "work")
+    passes = getattr(model, "whole_pass", whole_pass)(topology, itemsize, modulated)
+    return estimate(gpu, [math.ceil(kind.programs) for kind in passes], 8, passes)
 
 
 def rank(
@@ -200,6 +246,46 @@ def rank(
     return sorted(estimates, key=lambda found: found.mean), left_out
 
 
+def timed_rows(cases: Cases, targets: Sequence[str], rates: Sequence[float]) -> list[dict[str, Any]]:
+    """Estimate steps of each size at which a topology is timed, beside a pass by ``torch.compile``.
+
+    Parameters
+    ----------
+    cases : iterable
+        Pairs of ``(rule, topology, bound, dtype)`` and the kernel's ``Config``.
+    targets : sequence of str
+        Names in :data:`GPUS`.
+    rates : sequence of float
+        The fractions of spiking neurons.
+
+    Returns
+    -------
+    list of dict
+        A row for each case, size, target and rate.
+
+    Raises
+    ------
+    CannotCompileError
+        If a kernel does not compile.
+    """
+    rows = []
+    for ((rule, topology, bound, dtype), config), target in itertools.product(cases, targets):
+        formula, kind = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound]), TOPOLOGIES[topology]
+        for sizes in kind.examples.timed:
+            group, weights = kind.of_sizes(sizes), getattr(torch, dtype)
+            [found], _ = rank([config], formula, group, weights, target, rates)
+            whole = estimated_pass(GPUS[target], group, weights.itemsize, formula.rule.modulated)
+            names = {
+                "rule": rule, "topology": topology, "shape": "x".join(map(str, sizes)), "bound": bound, "dtype": dtype,
+                "config": config_name(config, gpu_module(topology).DEFAULT), "target": target,
+            }  # fmt: skip
+            for rate, seconds in zip(rates, found.seconds, strict=True):
+                row = {**names, "rate": f"{rate:g}"}
+                figures = {"estimated_us": 1e6 * seconds, "estimated_us_of_torch_compile": 1e6 * whole}
+                rows.append({"key": "/".join(row.values()), **row, **figures})
+    return rows
+
+
 def pruned(
     configs: Sequence[Any],
     formula: Formula,
@@ -209,7 +295,7 @@ def pruned(
     rates: Sequence[float],
 ) -> list[Any]:
     """The configurations that are worth timing on a GPU, the default first; all where there is no model of it."""
-    target = _target_of(device)
+    target = target_of(device)
     if target is None or kernels_of(topology.name, "work") is None:
         return list(configs)
     found = torch.cuda.get_device_properties(device)
@@ -229,8 +315,8 @@ def _compiled(recorded: Sequence[Launch], limits: Target) -> tuple[int, int, flo
     return registers, spills, share
 
 
-def _target_of(device: str) -> str | None:
-    """The target that compiles most like a GPU that is there."""
+def target_of(device: str) -> str | None:
+    """The target that compiles most like a GPU that is there; None for a device of another kind."""
     if torch.device(device).type != "cuda":
         return None
     if torch.version.hip:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import re
@@ -21,7 +22,9 @@ from tritonstdp.problems import Problem, make_problem, random_spikes
 from tritonstdp.rules import Formula
 from tritonstdp.topology import Topology
 
-__all__ = ["Scratch", "Timing", "clock", "paired_ratio", "take_turns"]
+__all__ = ["Scratch", "Timing", "clock", "enqueuing_seconds", "paired_ratio", "take_turns"]
+
+logger = logging.getLogger("tritonstdp")
 
 PATTERNS = 8
 """Spike patterns of each rate that the steps go through."""
@@ -149,12 +152,13 @@ class Scratch:
     def seconds(self, step: Step, rate: float, turn: int) -> float:
         """The mean time of a sample's steps; those of one turn have the same spikes whatever the step.
 
-        A sample of a step that took long the last time has fewer of them, and so has the first one of any.
+        A sample of a step that took long the last time has fewer of them, and so has the first one of any. On a GPU
+        every turn replays what the first one captured.
         """
         first, most = turn * self._steps[rate], self._steps[rate]
         last = self._last.get((step, rate))
         n = max(1, most // 8 if last is None else min(most, int(_LONGEST_SAMPLE / last)))
-        mean = self._clock(step, [self._arguments(rate, first + k) for k in range(n)]) / n
+        mean = self._clock(step, lambda: [self._arguments(rate, first + k) for k in range(n)], (rate, n)) / n
         self._last[step, rate] = mean
         return mean
 
@@ -189,7 +193,10 @@ def _last_cache_bytes(device: str) -> int:
     return 1024 * int(kilobytes.group(1)) if kilobytes else 2**25
 
 
-def clock(device: str, one_thread: bool = False) -> Callable[[Callable[..., Any], list[tuple[Any, ...]]], float]:
+Calls = Callable[[], list[tuple[Any, ...]]]
+
+
+def clock(device: str, one_thread: bool = False) -> Callable[[Callable[..., Any], Calls, Any], float]:
     """What times calls on a device, in seconds for all of them.
 
     Parameters
@@ -202,20 +209,23 @@ def clock(device: str, one_thread: bool = False) -> Callable[[Callable[..., Any]
     Returns
     -------
     callable
-        ``seconds(step, calls)``: how long ``step`` takes with the arguments of each call, one after the other.
+        ``seconds(step, calls, key)``: how long ``step`` takes with the arguments of each of ``calls()``, one after the
+        other. On a GPU it is a replay of a graph of them that is timed, which is captured at the first call with this
+        step and key: launched one by one, kernels shorter than a launch would all seem alike.
 
     Examples
     --------
-    >>> clock("cpu")(time.sleep, [(0.01,), (0.01,)]) > 0.02
+    >>> clock("cpu")(time.sleep, lambda: [(0.01,), (0.01,)], None) > 0.02
     True
     """
-    return partial(_host_seconds, one_thread) if device == "cpu" else partial(_device_seconds, device)
+    return partial(_host_seconds, one_thread) if device == "cpu" else _DeviceClock(device)
 
 
-def _host_seconds(one_thread: bool, step: Callable[..., Any], calls: list[tuple[Any, ...]]) -> float:
+def _host_seconds(one_thread: bool, step: Callable[..., Any], calls: Calls, key: Any) -> float:
+    made = calls()
     preempted = _preemptions()
     begin, own_begin = time.perf_counter_ns(), time.thread_time_ns()
-    for arguments in calls:
+    for arguments in made:
         step(*arguments)
     own, passed = time.thread_time_ns() - own_begin, time.perf_counter_ns() - begin
     return (own if one_thread and _preemptions() > preempted else passed) / 1e9
@@ -230,12 +240,69 @@ def _preemptions() -> int:
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
-def _device_seconds(device: str, step: Callable[..., Any], calls: list[tuple[Any, ...]]) -> float:
-    module = getattr(torch, torch.device(device).type)
-    begin, end = module.Event(enable_timing=True), module.Event(enable_timing=True)
-    begin.record()
+def enqueuing_seconds(device: str, step: Callable[..., Any], calls: list[tuple[Any, ...]]) -> float:
+    """How long the host takes to hand calls to a GPU, which may finish them later; all of them together.
+
+    Parameters
+    ----------
+    device : str
+        Where they run.
+    step : callable
+        What is called.
+    calls : list of tuple
+        The arguments of each call; no more than a GPU's queue holds.
+
+    Returns
+    -------
+    float
+        Seconds.
+    """
+    module = torch.get_device_module(device)
+    module.synchronize()
+    begin = time.perf_counter_ns()
     for arguments in calls:
         step(*arguments)
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / 1e3
+    passed = time.perf_counter_ns() - begin
+    module.synchronize()
+    return passed / 1e9
+
+
+class _DeviceClock:
+    """Times graphs, each captured once; what can't be captured is launched call by call, and the log says so."""
+
+    def __init__(self, device: str) -> None:
+        self.module = torch.get_device_module(device)
+        self.events = [self.module.Event(enable_timing=True) for _ in range(2)]
+        self.runs: dict[Any, Callable[[], Any]] = {}
+
+    def __call__(self, step: Callable[..., Any], calls: Calls, key: Any) -> float:
+        run = self.runs.get((step, key))
+        if run is None:
+            run = self.runs[step, key] = self._captured(step, calls())
+            run()  # the first replay of a graph uploads it
+        begin, end = self.events
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3
+
+    def _captured(self, step: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Callable[[], Any]:
+        def one_by_one() -> None:
+            for arguments in calls:
+                step(*arguments)
+
+        if not hasattr(self.module, "CUDAGraph"):
+            return one_by_one
+        one_by_one()  # no capture allows what a first step does
+        self.module.synchronize()
+        graph = self.module.CUDAGraph()
+        try:
+            with self.module.graph(graph):
+                one_by_one()
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            logger.warning("timed launch by launch, since no graph can hold it (%s): %s", reason, step)
+            self.module.synchronize()
+            return one_by_one
+        return graph.replay

@@ -10,7 +10,7 @@ from typing import Any
 
 from pymonntorch import Behavior
 
-from tritonstdp.behaviors.synapse import caught_spikes
+from tritonstdp.behaviors.synapse import attribute_of, caught_spikes, keep
 from tritonstdp.functional import trace_
 
 __all__ = ["PostSpikeCatcher", "PostTrace", "PreSpikeCatcher", "PreTrace"]
@@ -36,7 +36,7 @@ class PreSpikeCatcher(Behavior):
         self.forward(synapse)
 
     def forward(self, synapse: Any) -> None:
-        synapse.pre_spike = caught_spikes(synapse, "src")
+        keep(synapse, "pre_spike", caught_spikes(synapse, "src"))
 
 
 class PostSpikeCatcher(Behavior):
@@ -59,7 +59,7 @@ class PostSpikeCatcher(Behavior):
         self.forward(synapse)
 
     def forward(self, synapse: Any) -> None:
-        synapse.post_spike = caught_spikes(synapse, "dst")
+        keep(synapse, "post_spike", caught_spikes(synapse, "dst"))
 
 
 class _Trace(Behavior):
@@ -100,7 +100,7 @@ class _Trace(Behavior):
             getattr(synapse, self.signal),
             getattr(synapse, f"{self.side}_spike"),
             tau=self.tau_s,
-            dt=getattr(synapse.network, "dt", 1.0),
+            dt=attribute_of(attribute_of(synapse, "network"), "dt", 1.0),
             scale=self.spike_scale,
             nearest=self.nearest,
             backend=self.backend,

@@ -14,15 +14,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tritonstdp.arguments import existing_file
+from tritonstdp.arguments import existing_file, shape
 from tritonstdp.arguments import rate as fraction
-from tritonstdp.inspection import Cases, gpu_module, inspected, read_report, rows, worse
+from tritonstdp.inspection import INTERPRETED, Cases, gpu_module, inspected, read_report, rows, worse
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.machine_code import TARGETS
 from tritonstdp.problems import RATES
 from tritonstdp.rules import BOUNDS, RULES
 from tritonstdp.terminal import UserError
-from tritonstdp.topology import DTYPES
+from tritonstdp.topology import DTYPES, TOPOLOGIES
 
 __all__ = ["add_arguments", "run"]
 
@@ -46,9 +46,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='"default", "all", or changes to the default such as columns=256,rows=32 (default: default)',
     )  # fmt: skip
     parser.add_argument(
+        "--shape", nargs="+", type=shape, default=[], metavar="SHAPE",
+        help="compile for groups of these sizes, each for the topologies that take it, instead of for an example: "
+        "Triton compiles other code for sizes that 16 does not divide",
+    )  # fmt: skip
+    parser.add_argument(
         "--traffic", nargs="*", type=fraction, metavar="RATE",
-        help="instead, count memory traffic in Triton's interpreter where this share of the neurons spikes, above 0 "
-        f"and up to 1 (where none is given: {' '.join(map(str, RATES))})",
+        help="instead, count memory traffic and what programs do, in Triton's interpreter, where this share of the "
+        f"neurons spikes, above 0 and up to 1 (where none is given: {' '.join(map(str, RATES))})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--time", nargs="*", type=fraction, metavar="RATE",
+        help="instead, estimate how long steps take where this share of the neurons spikes, by a model of the GPU, "
+        f"beside a pass by torch.compile; nothing is measured (where none is given: {' '.join(map(str, RATES))})",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
@@ -100,17 +110,42 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(f"--diff: {error}") from error
     try:
-        found = rows(_cases(arguments), targets) if arguments.traffic is None else _metered(arguments)
+        found = _found(arguments, targets)
     except CannotCompileError as error:
         raise UserError(f"a kernel does not compile: {_reason(error)}") from error
     if arguments.json:
         print(json.dumps(found, indent=1))
     else:
-        Console(width=None if sys.stdout.isatty() else 240).print(_table(found))
+        Console(width=None if sys.stdout.isatty() else 240).print(*_tables(found), sep="\n")
     lines = worse(past, found)
     for line in lines:
         print(f"worse: {line}", file=sys.stderr)
     return 1 if lines else 0
+
+
+def _found(arguments: argparse.Namespace, targets: list[str]) -> list[dict[str, Any]]:
+    if arguments.traffic is not None:
+        return _metered(arguments)
+    if arguments.time is None:
+        return _compiled(arguments, targets)
+    import triton
+
+    from tritonstdp.autotune.cost import timed_rows
+
+    if triton.knobs.runtime.interpret:
+        raise UserError(INTERPRETED)
+
+    return timed_rows(_cases(arguments, left_out=("trace",)), targets, arguments.time or RATES)
+
+
+def _compiled(arguments: argparse.Namespace, targets: list[str]) -> list[dict[str, Any]]:
+    cases = _cases(arguments)
+    kinds = [TOPOLOGIES[name] for name in dict.fromkeys(case[1] for case, _ in cases) if name in TOPOLOGIES]
+    for sizes in arguments.shape:
+        if not any(kind.takes(sizes) for kind in kinds):
+            text = "x".join(map(str, sizes))
+            raise UserError(f"--shape {text} fits none of these topologies: dense takes one as 1000x1000")
+    return rows(cases, targets, arguments.shape)
 
 
 def _metered(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -138,14 +173,26 @@ def _reason(error: BaseException) -> str:
     return str(error).strip().splitlines()[-1]
 
 
+def _tables(rows: list[dict[str, Any]]) -> list[Table]:
+    """A table for each kind of row."""
+    kinds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault(tuple(row), []).append(row)
+    return [_table(alike) for alike in kinds.values()]
+
+
 def _table(rows: list[dict[str, Any]]) -> Table:
     import triton
 
-    metered = any("buffer" in row for row in rows)
-    done = "memory traffic in the interpreter of" if metered else "compiled, and not run, by"
+    titles = {
+        "buffer": "memory traffic in the interpreter of",
+        "idle": "what programs do in the interpreter of",
+        "estimated_us": "ESTIMATED, by a model and not measured: a step of what is compiled by",
+    }
+    done = next((title for name, title in titles.items() if name in rows[0]), "compiled, and not run, by")
     table = Table(title=f"{done} Triton {triton.__version__}")
     hidden = ("key", "triton", "sector_elements")
-    for name in [name for row in rows[:1] for name in row if name not in hidden]:
+    for name in [name for name in rows[0] if name not in hidden]:
         numeric = not isinstance(rows[0][name], str | dict)
         table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
     for row in rows:

@@ -5,19 +5,34 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from tritonstdp import verification
 from tritonstdp.arguments import output_file, seconds
 from tritonstdp.bench import tables_of
+from tritonstdp.measurement import Row
 from tritonstdp.terminal import Progress, UserError, write_output
 from tritonstdp.topology import TOPOLOGIES
-from tritonstdp.verification import QUICK_RUNS, RUNS, Check, checks_of_all, report, timings
+from tritonstdp.verification import (
+    QUICK_RUNS,
+    RUNS,
+    Check,
+    checks_of_all,
+    model_beside,
+    report,
+    sanitizer_checks,
+    timings,
+)
 
 __all__ = ["add_arguments", "run"]
+
+CORE_RULE = "stdp"
+"""What is timed first on a GPU: torch.compile takes its time with each rule."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,20 +80,48 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("torch sees no CUDA device here: give --device cpu, or install a torch that was built for CUDA")
     console = Console(width=None if sys.stdout.isatty() else 140)
     done: list[Check] = []
-    progress = Progress("checking", arguments.topology)
-    for _, found in zip(progress, checks_of_all(device, arguments.topology, arguments.quick), strict=True):
+    rows: list[Row] = []
+    model: dict[str, Any] = {}
+    for found, timed in _parts(arguments):
         done += found
-    rows = timings(device, arguments.timings) if arguments.timings and not arguments.quick else []
+        rows += timed
+        if device == "cuda" and timed:
+            model = model_beside(rows, device)
+        write_output(arguments.report, (json.dumps(report(done, rows, device, model), indent=1) + "\n").encode())
     failed = [check for check in done if not check.passed]
     console.print(_table(done, device))
     for table in tables_of(rows):
         console.print(table)
+    if model.get("steps"):
+        ratios = [step["measured_us"] / step["estimated_us"] for step in model["steps"]]
+        console.print(f"steps take {min(ratios):.2f} to {max(ratios):.2f} times what the time model estimates for them")
     for check in failed:
         console.print(f"failed: {check.name} on {check.backend}: {_words(check.case)} {check.note}", markup=False)
-    write_output(arguments.report, (json.dumps(report(done, rows, device), indent=1) + "\n").encode())
     verdict = f"{len(failed)} of {len(done)} checks failed" if failed else f"all {len(done)} checks passed"
     console.print(f"{verdict}; the report is in {arguments.report}", markup=False)
     return 1 if failed else 0
+
+
+Part = tuple[list[Check], list[Row]]
+
+
+def _parts(arguments: argparse.Namespace) -> Iterator[Part]:
+    """What is checked and timed, one part after the other; on a GPU, what matters most in its first minutes."""
+    device, seconds = arguments.device, 0.0 if arguments.quick else arguments.timings
+    core = device == "cuda" and not arguments.quick
+    if core:
+        yield from _checked("first checks", arguments, quick=True)
+        yield list(sanitizer_checks()), []
+        yield [], timings(device, seconds, [CORE_RULE]) if seconds else []
+    yield from _checked("checking", arguments, arguments.quick)
+    if seconds:
+        yield [], timings(device, seconds, [rule for rule in verification.RULES if not core or rule != CORE_RULE])
+
+
+def _checked(title: str, arguments: argparse.Namespace, quick: bool) -> Iterator[Part]:
+    progress = Progress(title, arguments.topology)
+    for _, found in zip(progress, checks_of_all(arguments.device, arguments.topology, quick), strict=True):
+        yield found, []
 
 
 def _words(case: dict[str, Any]) -> str:

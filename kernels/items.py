@@ -1,0 +1,378 @@
+"""A step in Triton as items of work that a fixed number of programs share: dense, sparse and local2d connections.
+
+Weights lie along one side (*major*: the neurons whose synapses are neighbours in memory); *minor* is the other side.
+One launch lists who spiked (:mod:`tritonstdp.kernels.event_lists`). The other's programs read the counts and stride
+over items of equal size: a part of a spiking major neuron's synapses (a *row*), with both terms; or a part of the
+synapses of a spiking minor neuron (a *column*, or a group of neighbouring ones, of which one spiked), those whose major
+neuron is silent. So each synapse has one owner. Where so many are touched that a pass over all is cheaper, the rows of
+all major neurons are items, as those of a modulated rule always are, which changes every synapse.
+
+A topology says where the synapses of a row and of a column lie, by two device functions. An item's accesses are all
+asked for before the first is used, in blocks of at most 16 bytes a thread: more at once would go through shared memory.
+The grid never depends on what spiked, so that a graph can be captured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton import knobs
+
+from tritonstdp.kernels.blocks import (
+    device_formula,
+    each_at,
+    launch_options,
+    number_passing,
+    real_type,
+    values_at,
+    values_of,
+)
+from tritonstdp.kernels.event_lists import Further, Lists, counted_of, listed, part_of, place_of
+from tritonstdp.kernels.formula_gpu import NUMBERS, fp64, numbers_of
+from tritonstdp.kernels.launch import WIDEST_BYTES, Launch, starts_apart
+from tritonstdp.kernels.protocol import Case, Step
+
+SECTOR_BYTES, WARP = 32, 32
+REGISTERS = 64
+"""Of a thread, where programs of four warps fill the registers of a processor four times."""
+USUAL_PROCESSORS = 132
+"""Of an H100: where no GPU is."""
+interpreted_processors = 4
+"""In Triton's interpreter, which runs one program after the other."""
+
+
+class Config(NamedTuple):
+    """How the work is cut into items, and who takes them.
+
+    Attributes
+    ----------
+    blocks : int
+        Accesses that a thread has in flight, to weights, or to weights and as many minor neurons.
+    waves : int
+        Programs a processor.
+    full_from : float
+        The share of touched synapses from which on a pass over all is cheaper.
+    num_warps : int
+        Warps a program.
+    """
+
+    blocks: int = 4
+    waves: int = 4
+    full_from: float = 0.7
+    num_warps: int = 4
+
+    @property
+    def programs(self) -> int:
+        """Programs on a usual GPU."""
+        return self.waves * USUAL_PROCESSORS
+
+
+class Cut(NamedTuple):
+    """How a group's synapses are cut into items.
+
+    Attributes
+    ----------
+    n_major, n_minor : int
+        Neurons, and the further parts of those whose synapses are too many for one item.
+    row_parts, column_parts : int
+        Items of a spiking major neuron, and of a group of minor neurons.
+    sizes, plan : tuple
+        What the topology's device functions take: sizes, behind the numbers of neurons; and addresses, strides and
+        constants.
+    unit : int
+        Elements of the widest access; it divides the number of minor neurons.
+    wide : int
+        Blocks of a row that an item takes.
+    high : int or None
+        Blocks of a column that an item takes; the configuration's where None.
+    height : int or None
+        Synapses of such a block for each minor neuron; where None, as many synapses as a row's block has.
+    group : int
+        Neighbouring minor neurons that share a column item.
+    further : tuple of Tensor or None
+        Those parts; see :data:`tritonstdp.kernels.event_lists.Further`.
+    """
+
+    n_major: int
+    n_minor: int
+    row_parts: int
+    column_parts: int
+    sizes: tuple[Any, ...] = ()
+    plan: tuple[Any, ...] = ()
+    unit: int = 1
+    wide: int = 1
+    high: int | None = None
+    height: int | None = None
+    group: int = 1
+    further: Further = (None, None)
+
+
+@triton.jit
+def item_at(
+    item, items, row_items, rows, groups, row_parts, counted, gaps, list_ptr, full, MODULATED: tl.constexpr
+):  # fmt: skip
+    """What an item is: its entry in the lists, and which part of the row or column it takes."""
+    is_row = item < row_items
+    k = tl.where(is_row, item, item - row_items)
+    # neighbouring programs take one row's parts, but one part of different columns
+    by = tl.where(is_row, row_parts, tl.maximum(groups, 1))
+    quotient = k // by
+    rest = k - quotient * by
+    if MODULATED:
+        return quotient, rest
+    else:
+        place = place_of(tl.where(is_row, quotient, rows + rest), counted, gaps)
+        entry = tl.load(list_ptr + place, mask=(item < items) & (full == 0), other=0)
+        return tl.where(full, quotient, entry), tl.where(is_row, rest, quotient)
+
+
+@triton.jit
+def row_item(
+    i, first, w_ptr, c_ptr, major, minor, sizes, plan, numbers, w_min, w_max,
+    ROW_AT: tl.constexpr, UPDATED: tl.constexpr, MODULATED: tl.constexpr, REAL: tl.constexpr,
+    PRE_IS_MAJOR: tl.constexpr, SPARING: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Both terms for a part of one row; once ``i`` is known, as few loads as can be wait for others."""
+    here = values_at(major, i, i >= 0, REAL)
+    places = ()  # type: Any
+    w = ()  # type: Any
+    c = ()
+    spikes = ()
+    there = ()
+    for k in tl.static_range(BLOCKS):
+        places += (ROW_AT(i, first + k * WIDTH + tl.arange(0, WIDTH), sizes, plan),)
+    for k in tl.static_range(BLOCKS):
+        at, c_at, inside, _, _ = places[k]
+        w += (tl.load(w_ptr + at, mask=inside, other=0.0),)
+        if MODULATED:
+            c += (tl.load(c_ptr + c_at, mask=inside, other=0.0),)  # type: ignore[assignment]
+    for k in tl.static_range(BLOCKS):
+        _, _, _, j, seen = places[k]
+        spikes += (tl.load(minor[0] + j, mask=seen, other=0).to(REAL),)  # type: ignore[assignment]
+    for k in tl.static_range(BLOCKS):
+        _, _, _, j, seen = places[k]
+        if SPARING:
+            # nothing else is read between silent neurons, as most are
+            seen = seen & tl.where(here[0] != 0, True, spikes[k] != 0)
+        there += (values_of(spikes[k], minor, j, seen, REAL),)  # type: ignore[assignment]
+    for k in tl.static_range(BLOCKS):
+        at, c_at, inside, _, _ = places[k]
+        old = w[k].to(REAL)
+        old_c = old
+        if MODULATED:
+            old_c = c[k].to(REAL)
+        if PRE_IS_MAJOR:
+            new, new_c = UPDATED(old, old_c, here, there[k], numbers, w_min, w_max)
+        else:
+            new, new_c = UPDATED(old, old_c, there[k], here, numbers, w_min, w_max)
+        tl.store(w_ptr + at, new.to(w_ptr.dtype.element_ty), mask=inside)
+        if MODULATED:
+            tl.store(c_ptr + c_at, new_c.to(c_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def column_item(
+    group, first, w_ptr, major, minor, n_minor, sizes, plan, numbers, w_min, w_max,
+    COLUMN_AT: tl.constexpr, AFTER_MINOR: tl.constexpr, REAL: tl.constexpr, PRE_IS_MAJOR: tl.constexpr,
+    BLOCKS: tl.constexpr, HEIGHT: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """The minor neurons' term for a part of a column; what spiking major neurons have belongs to the row items."""
+    j = group
+    there = values_at(minor, j, j >= 0, REAL)
+    if GROUP > 1:
+        j = group * GROUP + tl.arange(0, GROUP)
+        there = each_at(values_at(minor, j, j < n_minor, REAL), 0)
+    silent = tl.zeros([HEIGHT], REAL)
+    places = ()  # type: Any
+    mine = ()
+    here = ()
+    w = ()  # type: Any
+    for k in tl.static_range(BLOCKS):
+        places += (COLUMN_AT(j, first + k * HEIGHT + tl.arange(0, HEIGHT), sizes, plan),)
+    for k in tl.static_range(BLOCKS):
+        i, exists, _ = places[k]
+        owned = tl.load(major[0] + i, mask=exists, other=1) == 0
+        values = values_of(silent, major, i, exists, REAL)
+        if GROUP > 1:
+            owned = owned[:, None] & (j < n_minor)[None, :]
+            values = each_at(values, 1)
+        mine += (owned,)  # type: ignore[assignment]
+        here += (values,)  # type: ignore[assignment]
+    for k in tl.static_range(BLOCKS):
+        w += (tl.load(w_ptr + places[k][2], mask=mine[k], other=0.0),)
+    for k in tl.static_range(BLOCKS):
+        old = w[k].to(REAL)
+        if PRE_IS_MAJOR:
+            new = AFTER_MINOR(old, here[k], there, numbers, w_min, w_max)
+        else:
+            new = AFTER_MINOR(old, there, here[k], numbers, w_min, w_max)
+        if GROUP > 1:
+            new = tl.where(there[0] != 0, new, old)
+        tl.store(w_ptr + places[k][2], new.to(w_ptr.dtype.element_ty), mask=mine[k])
+
+
+@triton.jit(do_not_specialize=["n_major", "minor_units", "row_parts", "column_parts", "major_neurons", "minor_neurons"])
+def items_kernel(
+    w_ptr, c_ptr, count_ptr, list_ptr, major, minor,
+    p0: fp64, p1: fp64, p2: fp64, p3: fp64, p4: fp64, p5: fp64, p6: fp64, p7: fp64, p8: fp64, p9: fp64, p10: fp64,
+    p11: fp64, scalars, low: fp64, high: fp64,
+    n_major, minor_units, row_parts, column_parts, full_from,
+    major_neurons, minor_neurons, major_further_ptr, minor_further_ptr, sizes, plan,
+    ROW_AT: tl.constexpr, COLUMN_AT: tl.constexpr, UPDATED: tl.constexpr, AFTER_MINOR: tl.constexpr,
+    MODULATED: tl.constexpr, SPARING: tl.constexpr, N: tl.constexpr, REAL: tl.constexpr, PRE_IS_MAJOR: tl.constexpr,
+    UNIT: tl.constexpr, WIDE: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr, HEIGHT: tl.constexpr,
+    MAJORS: tl.constexpr, MINORS: tl.constexpr, SEGMENT: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """One step; see the module for how programs share the synapses."""
+    numbers = numbers_of(p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, scalars, N, REAL)
+    w_min = tl.full([], low, REAL)
+    w_max = tl.full([], high, REAL)
+    # a product with a constant says by what it can be divided, and keeps accesses 16 bytes wide at widths like 1000
+    n_minor = minor_units * UNIT
+    sizes = (n_major, n_minor) + sizes  # noqa: RUF005
+    rows, groups, counted, gaps, full = n_major, 0, 0, 0, 1
+    if not MODULATED:
+        rows, groups, counted, gaps = counted_of(count_ptr, MAJORS, MINORS, SEGMENT, GROUP)
+        touched = rows.to(tl.float32) * n_minor + groups.to(tl.float32) * GROUP * n_major
+        full = touched >= full_from * n_major.to(tl.float32) * n_minor
+        rows = tl.where(full, n_major, rows)
+        groups = tl.where(full, 0, groups)
+    row_items = rows * row_parts
+    items = row_items + groups * column_parts
+    program = tl.program_id(0)
+    programs = tl.num_programs(0)
+    entry, part = item_at(
+        program, items, row_items, rows, groups, row_parts, counted, gaps, list_ptr, full, MODULATED
+    )  # fmt: skip
+    for item in range(program, items, programs):
+        # asked for now, needed only in the next turn
+        later = entry
+        later_part = part
+        if item + programs < items:
+            later, later_part = item_at(
+                item + programs, items, row_items, rows, groups, row_parts, counted, gaps, list_ptr, full, MODULATED
+            )  # fmt: skip
+        if MODULATED or item < row_items:
+            i, further = part_of(entry, entry >= 0, major_neurons, major_further_ptr)
+            row_item(
+                i, (part + further) * WIDE * WIDTH, w_ptr, c_ptr, major, minor, sizes, plan, numbers, w_min, w_max,
+                ROW_AT, UPDATED, MODULATED, REAL, PRE_IS_MAJOR, SPARING, WIDE, WIDTH,
+            )  # fmt: skip
+        else:
+            j, further = part_of(entry, entry >= 0, minor_neurons, minor_further_ptr)
+            column_item(
+                j, (part + further) * BLOCKS * HEIGHT, w_ptr, major, minor, n_minor, sizes, plan, numbers, w_min, w_max,
+                COLUMN_AT, AFTER_MINOR, REAL, PRE_IS_MAJOR, BLOCKS, HEIGHT, GROUP,
+            )  # fmt: skip
+        entry = later
+        part = later_part
+
+
+def processors(device: torch.device) -> int:
+    """How many processors a device has; where it is none, those of a usual GPU, or few for an interpreter."""
+    if device.type == "cpu":
+        return interpreted_processors if knobs.runtime.interpret else USUAL_PROCESSORS
+    return _processors(device)
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    properties: Any = torch.get_device_module(device).get_device_properties(device)
+    return int(getattr(properties, "multi_processor_count", 0) or getattr(properties, "max_compute_units", 0))
+
+
+Cutting = Callable[[Any, Config, Tensor, Tensor], Cut]
+"""How a topology's synapses are cut: of the topology, the configuration, the weights and the eligibility."""
+
+
+def build_items(
+    case: Case, config: Config, pre_is_major: bool, cut_of: Cutting, row_at: Any, column_at: Any,
+    bound_first: bool = False, sparing: bool = False,
+) -> Step:  # fmt: skip
+    """Prepare the launches for one case.
+
+    Parameters
+    ----------
+    case : Case
+        The case.
+    config : Config
+        How to cut the work.
+    pre_is_major : bool
+        Whether the synapses of a pre neuron are neighbours in memory.
+    cut_of : callable
+        Cuts a group's synapses.
+    row_at : device function
+        ``row_at(i, k, sizes, plan)``: of the k-th synapses of a major neuron's row, the places of their weights and of
+        their eligibilities, whether they exist, their minor neurons, and whether these exist.
+    column_at : device function
+        ``column_at(j, k, sizes, plan)``: of the k-th synapses of a minor neuron, their major neurons, whether they
+        exist, and the places of their weights.
+    bound_first : bool
+        Whether bounds multiply the terms or their sum.
+    sparing : bool
+        Whether a modulated rule should not read signals between silent neurons, which it does not need.
+
+    Returns
+    -------
+    callable
+        The step.
+
+    Raises
+    ------
+    CannotCompileError
+        Where Triton can't take the formula.
+    """
+    formula = device_formula(case, bound_first)
+    real, modulated = real_type(case.dtype), case.modulated
+    after_minor = formula.after_post if pre_is_major else formula.after_pre
+    n_passed = len(case.names.numbers) - case.names.n_scalars
+    settled = row_at, column_at, formula.updated, after_minor, modulated, sparing, n_passed, real, pre_is_major
+    options = launch_options(case.dtype, case.device, len(case.names.pre) + len(case.names.post))
+    # so many are there for the programs of a wave anyway; ptxas would save some by asking for weights one by one
+    limited = "maxnreg" not in options and case.device != "xpu" and torch.version.hip is None
+    threads = WARP * config.num_warps
+
+    passing, this = number_passing(case), object()
+
+    def launches(topology: Any, weights: Tensor, eligibility: Tensor) -> Any:
+        cut = cut_of(topology, config, weights, eligibility)
+        room = partial(Lists.of, cut.n_major, cut.n_minor, cut.group, weights.device)
+        lists = room()
+        (n_pre,), (n_post,) = topology.pre_shape, topology.post_shape
+        neurons = (n_pre, n_post) if pre_is_major else (n_post, n_pre)
+        most_items = cut.n_major * cut.row_parts
+        if not modulated:
+            most_items += triton.cdiv(cut.n_minor, cut.group) * cut.column_parts
+        is_wide = cut.unit * case.dtype.itemsize == WIDEST_BYTES
+        update = Launch(
+            items_kernel, min(processors(weights.device) * config.waves, most_items), weights.device,
+            (
+                cut.n_major, cut.n_minor // cut.unit, cut.row_parts, cut.column_parts, config.full_from,
+                *neurons, *cut.further, cut.sizes, cut.plan, *settled, cut.unit, cut.wide,
+                cut.high or config.blocks, threads * cut.unit, cut.height or threads * cut.unit // cut.group,
+                lists.majors, lists.minors, lists.segment, cut.group,
+            ),
+            num_warps=config.num_warps, **options, **({"maxnreg": REGISTERS if is_wide else 128} if limited else {}),
+        )  # fmt: skip
+        return room, None if modulated else lists.launch(cut.n_major, cut.n_minor, neurons, cut.further), update
+
+    def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+        if weights.numel() == 0:
+            return
+        eligibility = weights if c is None else c
+        kind = this, weights.stride(), None if c is None else c.stride()
+        lists, listing, update = listed(topology, weights, kind, launches, eligibility)
+        major, minor = (pre, post) if pre_is_major else (post, pre)
+        passed = passing(numbers, w_min, w_max)
+        unusual = starts_apart(weights, eligibility, *pre, *post, *passed[NUMBERS])
+        if listing is not None:
+            listing(unusual, lists.counts, lists.entries, major[0], minor[0])
+        update(unusual, weights, eligibility, lists.counts, lists.entries, major, minor, *passed)
+
+    return step

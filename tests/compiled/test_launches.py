@@ -1,0 +1,168 @@
+"""What a step hands to the driver: the launches of kernels that were compiled for a GPU, none of which is there."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from fake_driver import Launched, fake_driver
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from support import random_sparse
+from tritonstdp.functional import prepare, step_, trace_
+from tritonstdp.inspection import gpu_module
+from tritonstdp.kernels.launch import Launch
+from tritonstdp.problems import Problem, make_problem
+from tritonstdp.rules import RULES, Formula, soft_bound
+from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne
+
+GROUPS = {
+    "dense": Dense(37, 41),
+    "one_to_one": OneToOne(133),
+    "sparse": random_sparse(23, 31, 0.3),
+    "conv2d": Conv2d((2, 7, 6), (3, 4, 5), (3, 2), (2, 1), (1, 0)),
+    "local2d": Local2d((2, 7, 6), (3, 4, 5), (3, 2), (2, 1), (1, 0)),
+}
+topologies = pytest.mark.parametrize("topology", TOPOLOGIES)
+rules = pytest.mark.parametrize("rule", ["stdp", "rstdp", "triplet"])
+
+
+@pytest.fixture
+def driver():
+    with fake_driver() as fake:
+        yield fake
+
+
+def problem_of(rule: str, topology: str, **options) -> Problem:
+    return make_problem(Formula.of(RULES[rule], soft_bound, soft_bound), GROUPS[topology], **options)
+
+
+def step_of(problem: Problem):
+    return gpu_module(problem.topology.name).build(problem.case)
+
+
+def plain(launched: list[Launched]) -> list[tuple]:
+    """Launches as values that can be compared: a tensor is where it lies and what describes it."""
+
+    def value(argument):
+        if isinstance(argument, Tensor):
+            return argument.data_ptr(), argument.dtype
+        return tuple(map(value, argument)) if isinstance(argument, tuple) else argument
+
+    return [(one.kernel, one.programs, value(one.arguments)) for one in launched]
+
+
+VIEWS = ("aten.values.default",)
+"""What neither allocates nor launches anything."""
+
+
+class Recorded(TorchDispatchMode):
+    """Keeps the operators that torch runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran: list[str] = []
+
+    def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
+        if str(operator) not in VIEWS:
+            self.ran.append(str(operator))
+        return operator(*arguments, **(keywords or {}))
+
+
+@rules
+@topologies
+def test_later_steps_launch_what_the_first_one_did_and_nothing_else_runs(driver, rule, topology):
+    problem = problem_of(rule, topology, dopamine="scalar" if rule == "rstdp" else "number")
+    step = step_of(problem)
+    problem.run(step)
+    first = plain(driver.take())
+    assert first
+    with Recorded() as recorded:
+        for _ in range(2):
+            problem.run(step)
+            assert plain(driver.take()) == first
+    assert recorded.ran == [], "a captured graph would not replay it, or can't hold it"
+
+
+@topologies
+def test_signals_that_start_elsewhere_are_not_taken_for_those_that_a_kernel_was_compiled_for(driver, topology):
+    problem = problem_of("stdp", topology)
+    step = step_of(problem)
+    for _ in range(2):
+        problem.run(step)
+        usual = [launched.source.attrs for launched in driver.take()]
+    moved = torch.empty(len(problem.signals["pre_trace"]) + 1)[1:].copy_(problem.signals["pre_trace"])
+    elsewhere = problem.replaced(pre_trace=moved)
+    for run, wanted in ((elsewhere, True), (problem, False), (elsewhere, True)):
+        run.run(step)
+        assert ([launched.source.attrs for launched in driver.take()] != usual) == wanted
+
+
+@topologies
+def test_groups_of_one_geometry_share_what_is_compiled_and_not_what_is_written(driver, topology):
+    problem = problem_of("stdp", topology)
+    other = problem.copy()
+    step = step_of(problem)
+    plan = [getattr(problem.topology, field.name) for field in dataclasses.fields(problem.topology)]
+    known = [tensor.data_ptr() for tensor in (*plan, *problem.tensors.values(), *other.tensors.values())
+             if isinstance(tensor, Tensor)]  # fmt: skip
+    kept = []
+    for group in (problem, other):
+        group.run(step)
+        tensors = [a for launched in driver.take() for a in launched.arguments if isinstance(a, Tensor) and a.numel()]
+        kept.append({tensor.data_ptr() for tensor in tensors} - set(known))
+    assert not kept[0] & kept[1]
+
+
+@rules
+@topologies
+def test_after_preparation_a_first_step_launches_and_nothing_else_runs(driver, rule, topology):
+    problem = problem_of(rule, topology)
+    formula, group = problem.formula, problem.topology
+    _, values, c, pre, post, numbers, *limits = problem.arguments
+    weights = group.weights_of(values)
+
+    def step() -> None:
+        step_(formula, group, weights, pre, post, numbers, *limits, c, "triton")
+
+    with prepare():
+        step()
+    prepared = plain(driver.take())
+    with Recorded() as recorded:
+        step()
+    assert plain(driver.take()) == prepared
+    assert recorded.ran == []
+
+
+def test_traces_are_launched_alike_at_every_step(driver):
+    trace, spikes = torch.rand(100), torch.rand(100) < 0.3
+    trace_(trace, spikes, tau=10.0, backend="triton")
+    first = plain(driver.take())
+    with Recorded() as recorded:
+        trace_(trace, spikes, tau=10.0, backend="triton")
+    assert plain(driver.take()) == first
+    assert recorded.ran == []
+
+
+def test_a_launch_goes_to_the_device_of_its_tensors_whatever_the_current_one_is(driver, monkeypatch):
+    current = [0]
+
+    class OtherDevice:
+        def __init__(self, index: int) -> None:
+            self.index = index
+
+        def __enter__(self) -> None:
+            self.before, current[0] = current[0], self.index
+
+        def __exit__(self, *_) -> None:
+            current[0] = self.before
+
+    seen = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
+    monkeypatch.setattr(torch.cuda, "device", OtherDevice)
+    launch = Launch({(3,): lambda *arguments: seen.append((current[0], arguments))}, 3, torch.device("cuda", 1), (7,))
+    launch(False, "w")
+    assert seen == [(1, ("w", 7))]
+    assert current == [0]
