@@ -12,15 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from tritonstdp.kernels.launch import Launch, kept_with
+from tritonstdp.kernels.launch import Kept, Launch, kept_with
 
 SMALLEST_SEGMENT, LARGEST_SEGMENT = 1024, 4096
+MOST_SEGMENTS, LARGEST_OF_ALL = 512, 16384
+"""Each program holds the counts of all segments: where so many neurons would take more, segments are still larger."""
 SMALLEST_OF_MAPS = 128
 USUAL_SEGMENTS = 16
 """Up to so many segments a side, a segment stays as large as it is; 32 counts are added up by one warp."""
@@ -65,6 +68,8 @@ class Lists(NamedTuple):
         segment = SMALLEST_SEGMENT
         while segment < LARGEST_SEGMENT and max(n_major, n_minor) > segment * USUAL_SEGMENTS:
             segment *= 2
+        while segment < LARGEST_OF_ALL and n_major + n_minor > segment * MOST_SEGMENTS:
+            segment *= 2
         majors, minors = triton.cdiv(n_major, segment), triton.cdiv(n_minor, segment)
         return Lists._with_room(majors, minors, segment, group, 0, device)
 
@@ -81,10 +86,14 @@ class Lists(NamedTuple):
         counts, entries = (torch.empty(n, dtype=torch.int32, device=device) for n in (majors + minors, slots))
         return Lists(counts, entries, majors, minors, segment, group, parts)
 
+    def another(self) -> Lists:
+        """Room for as many, in memory of its own."""
+        return Lists(torch.empty_like(self.counts), torch.empty_like(self.entries), *self[2:])
+
     def launch(self, n_major: int, n_minor: int, neurons: tuple[int, int], further: Further = (None, None)) -> Launch:
         """What lists the spikes of a step: it takes the counts, the entries and the spikes of either side."""
         settled = n_major, n_minor, *neurons, *further, self.majors, self.parts, self.segment, self.group
-        programs, num_warps = self.majors + self.minors, max(1, self.segment // 256)
+        programs, num_warps = self.majors + self.minors, min(max(1, self.segment // 256), 16)
         return Launch(event_lists_kernel, programs, self.counts.device, settled, num_warps=num_warps)
 
 
@@ -175,51 +184,33 @@ def place_of(rank, counted, gaps):
     return rank + tl.max(tl.where(counted <= rank, gaps, 0), axis=0)
 
 
-class Listed(NamedTuple):
-    """What a group's steps launch, and where they list who spiked.
-
-    Attributes
-    ----------
-    lists : Lists
-        The group's own.
-    listing : Launch or None
-        What fills them; None where a rule changes every synapse.
-    update : Launch
-        What reads them.
-    """
-
-    lists: Lists
-    listing: Launch | None
-    update: Launch
+Launches = Callable[..., tuple[Lists, Launch | None, Launch]]
+_LISTS: Kept = WeakKeyDictionary()
 
 
-Launches = Callable[..., tuple[Callable[[], Lists], Launch | None, Launch]]
-
-
-def listed(topology: Any, weights: Tensor, kind: tuple[Any, ...], launches: Launches, *more: Any) -> Listed:
+def listed(
+    kept: Kept, topology: Any, weights: Tensor, kind: tuple[Any, ...], launches: Launches, *more: Any
+) -> tuple[Lists, Launch | None, Launch]:
     """Bind a group's launches, once.
 
     Parameters
     ----------
+    kept : WeakKeyDictionary
+        Where launches are kept for each topology, whose groups share them.
     topology : Topology
-        Whose groups share launches.
+        How the group's synapses lie.
     weights : Tensor
         The group's weights, with whose memory its lists stay.
     kind : tuple
         What else decides what is launched.
     launches : callable
-        Makes, of the topology, the weights and what is passed beside them, what makes room for a group's lists, the
-        launch that fills them, and the one that reads them.
+        Makes, of the topology, the weights and what is passed beside them, what :func:`listed` returns.
 
     Returns
     -------
-    Listed
-        The launches and the lists.
+    Lists, Launch or None, Launch
+        The group's lists; the launch that fills them, unless a rule changes every synapse; and the one that reads them.
     """
-    key = topology, weights.data_ptr(), *kind
-    return kept_with(weights.untyped_storage(), key, _bind, topology, weights, kind, launches, *more)
-
-
-def _bind(topology: Any, weights: Tensor, kind: tuple[Any, ...], launches: Launches, *more: Any) -> Listed:
-    room, listing, update = kept_with(topology, (*kind, weights.device), launches, topology, weights, *more)
-    return Listed(room(), listing, update)
+    found, listing, update = kept_with(kept, topology, (*kind, weights.device), launches, topology, weights, *more)
+    key = weights.data_ptr(), *found[2:]
+    return kept_with(_LISTS, weights.untyped_storage(), key, found.another), listing, update

@@ -15,8 +15,9 @@ The grid never depends on what spiked, so that a graph can be captured.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import triton
@@ -35,12 +36,14 @@ from tritonstdp.kernels.blocks import (
 )
 from tritonstdp.kernels.event_lists import Further, Lists, counted_of, listed, part_of, place_of
 from tritonstdp.kernels.formula_gpu import NUMBERS, fp64, numbers_of
-from tritonstdp.kernels.launch import WIDEST_BYTES, Launch, starts_apart
+from tritonstdp.kernels.launch import WIDEST_BYTES, Kept, Launch, starts_apart
 from tritonstdp.kernels.protocol import Case, Step
 
 SECTOR_BYTES, WARP = 32, 32
 REGISTERS = 64
 """Of a thread, where programs of four warps fill the registers of a processor four times."""
+MOST_BLOCKS = 4
+"""Which these are enough for."""
 USUAL_PROCESSORS = 132
 """Of an H100: where no GPU is."""
 interpreted_processors = 4
@@ -338,18 +341,18 @@ def build_items(
     limited = "maxnreg" not in options and case.device != "xpu" and torch.version.hip is None
     threads = WARP * config.num_warps
 
-    passing, this = number_passing(case), object()
+    passing = number_passing(case)
+    kept: Kept = WeakKeyDictionary()
 
     def launches(topology: Any, weights: Tensor, eligibility: Tensor) -> Any:
         cut = cut_of(topology, config, weights, eligibility)
-        room = partial(Lists.of, cut.n_major, cut.n_minor, cut.group, weights.device)
-        lists = room()
+        lists = Lists.of(cut.n_major, cut.n_minor, cut.group, weights.device)
         (n_pre,), (n_post,) = topology.pre_shape, topology.post_shape
         neurons = (n_pre, n_post) if pre_is_major else (n_post, n_pre)
         most_items = cut.n_major * cut.row_parts
         if not modulated:
             most_items += triton.cdiv(cut.n_minor, cut.group) * cut.column_parts
-        is_wide = cut.unit * case.dtype.itemsize == WIDEST_BYTES
+        is_wide = cut.unit * case.dtype.itemsize == WIDEST_BYTES and config.blocks <= MOST_BLOCKS
         update = Launch(
             items_kernel, min(processors(weights.device) * config.waves, most_items), weights.device,
             (
@@ -360,15 +363,15 @@ def build_items(
             ),
             num_warps=config.num_warps, **options, **({"maxnreg": REGISTERS if is_wide else 128} if limited else {}),
         )  # fmt: skip
-        return room, None if modulated else lists.launch(cut.n_major, cut.n_minor, neurons, cut.further), update
+        return lists, None if modulated else lists.launch(cut.n_major, cut.n_minor, neurons, cut.further), update
 
     def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         if weights.numel() == 0:
             return
         eligibility = weights if c is None else c
-        kind = this, weights.stride(), None if c is None else c.stride()
-        lists, listing, update = listed(topology, weights, kind, launches, eligibility)
-        major, minor = (pre, post) if pre_is_major else (post, pre)
+        kind = weights.stride(), None if c is None else c.stride()
+        lists, listing, update = listed(kept, topology, weights, kind, launches, eligibility)
+        major, minor = (tuple(pre), tuple(post)) if pre_is_major else (tuple(post), tuple(pre))
         passed = passing(numbers, w_min, w_max)
         unusual = starts_apart(weights, eligibility, *pre, *post, *passed[NUMBERS])
         if listing is not None:

@@ -44,8 +44,6 @@ class Launch:
         Triton's options.
     """
 
-    __slots__ = ("_function", "_index", "_metadata", "_module", "_run", "kernel", "options", "programs", "settled")
-
     def __init__(
         self, kernel: Any, programs: int, device: torch.device, settled: tuple[Any, ...], **options: Any
     ) -> None:
@@ -61,7 +59,9 @@ class Launch:
         elif self._run is None or unusual or knobs.runtime.launch_enter_hook.calls:
             compiled = self.kernel[(self.programs,)](*arguments, *self.settled, **self.options)
             if compiled is not None and not unusual:
-                self._run, self._function, self._metadata = compiled.run, compiled.function, compiled.packed_metadata
+                self._compiled = compiled  # which unloads its code when it goes
+                self._function, self._metadata = compiled.function, compiled.packed_metadata
+                self._run = compiled.run
         else:
             stream = driver.active.get_current_stream(self._index or 0)
             self._run(
@@ -71,14 +71,16 @@ class Launch:
 
 
 Made = TypeVar("Made")
-_KEPT: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
+Kept = WeakKeyDictionary[Any, dict[Any, Any]]
 
 
-def kept_with(owner: Any, key: Any, make: Callable[..., Made], *arguments: Any) -> Made:
+def kept_with(kept: Kept, owner: Any, key: Any, make: Callable[..., Made], *arguments: Any) -> Made:
     """What is made once and kept as long as its owner, so that a captured graph finds it where it was.
 
     Parameters
     ----------
+    kept : WeakKeyDictionary
+        Where.
     owner : object
         Which decides how long.
     key : hashable
@@ -92,7 +94,7 @@ def kept_with(owner: Any, key: Any, make: Callable[..., Made], *arguments: Any) 
         What was made.
     """
     try:
-        kept: Made = _KEPT[owner][key]
+        found: Made = kept[owner][key]
     except KeyError:
-        kept = _KEPT.setdefault(owner, {})[key] = make(*arguments)
-    return kept
+        found = kept.setdefault(owner, {})[key] = make(*arguments)
+    return found

@@ -873,17 +873,22 @@ class FakeGpu:
 def test_a_step_on_a_gpu_is_captured_once_and_its_replays_are_timed(monkeypatch):
     gpu = FakeGpu()
     monkeypatch.setattr(torch, "get_device_module", lambda device: gpu)
-    seconds = timing.clock("cuda")
-    assert seconds(gpu.step, lambda: [(1,), (2,)], "a") == 1
-    assert gpu.log == ["launched 1", "launched 2", "synchronize", "captured 1", "captured 2", "replay", "replay"]
-    gpu.log.clear()
-    assert seconds(gpu.step, lambda: pytest.fail("made again"), "a") == 1
-    assert gpu.log == ["replay"]
+    monkeypatch.setattr(timing, "_eviction", lambda device: lambda: gpu.log.append("evicted"))
+    captured = ["launched 1", "launched 2", "synchronize", "captured 1", "captured 2", "replay"]
+    for cold, before in ((True, "evicted"), (False, "replay")):
+        seconds = timing.clock("cuda", cold=cold)
+        assert seconds(gpu.step, lambda: [(1,), (2,)], "a") == 1
+        assert gpu.log == [*captured, before, "replay"]
+        gpu.log.clear()
+        assert seconds(gpu.step, lambda: pytest.fail("made again"), "a") == 1
+        assert gpu.log == [before, "replay"]
+        gpu.log.clear()
 
 
 def test_a_step_that_no_graph_holds_is_timed_launch_by_launch_and_the_log_says_so(monkeypatch, caplog):
     gpu = FakeGpu(captures=False)
     monkeypatch.setattr(torch, "get_device_module", lambda device: gpu)
+    monkeypatch.setattr(timing, "_eviction", lambda device: lambda: None)
     seconds = timing.clock("cuda")
     assert seconds(gpu.step, lambda: [(1,), (2,)], "a") == 2
     assert seconds(gpu.step, lambda: pytest.fail("made again"), "a") == 2

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
+import time
 import types
 
 import pytest
@@ -23,7 +26,7 @@ from tritonstdp.verification import Check
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch):
-    monkeypatch.setattr(verification, "_cores", lambda: 1)
+    monkeypatch.setattr(verify_command, "_cores", lambda: 1)
 
 
 @pytest.fixture
@@ -166,8 +169,36 @@ def test_quick_checks_every_formula_on_each_topology_and_says_in_lines_how_far_i
 
 def test_several_processes_find_what_one_finds_in_the_order_that_was_asked(monkeypatch):
     alone = list(verification.checks_of_all("cpu", ["trace", "trace"]))
-    monkeypatch.setattr(verification, "_cores", lambda: 2)
-    assert list(verification.checks_of_all("cpu", ["trace", "trace"])) == alone
+    assert list(verification.checks_of_all("cpu", ["trace", "trace"], processes=2)) == alone
+    assert list(verification.checks_of_all("cpu", [], processes=2)) == []
+
+
+def test_processes_end_with_whoever_asked_for_them(tmp_path):
+    script = tmp_path / "asks.py"
+    script.write_text(
+        "from tritonstdp.verification import checks_of_all\n"
+        "if __name__ == '__main__':\n"
+        "    for _ in checks_of_all('cpu', ['trace', 'conv2d', 'local2d'], quick=True, processes=2):\n"
+        "        raise SystemExit(3)\n"
+    )
+    began = time.monotonic()
+    assert subprocess.run([sys.executable, str(script)], check=False).returncode == 3
+    assert time.monotonic() - began < 20, "it has waited for what takes a minute to compile"
+
+
+def test_rules_of_a_user_s_own_are_not_left_to_processes_that_do_not_know_them(report, monkeypatch, tmp_path):
+    monkeypatch.setattr(verify_command, "_cores", lambda: 2)
+    (tmp_path / "mine.py").write_text("MINE = 1\n")
+    asked = []
+
+    def checks_of_all(device, topologies, quick, processes):
+        asked.append(processes)
+        return ([] for _ in topologies)
+
+    monkeypatch.setattr(verify_command, "checks_of_all", checks_of_all)
+    main(["verify", "--device", "cpu", "--report", str(report)])
+    main(["verify", "--device", "cpu", "--report", str(report), "--module", str(tmp_path / "mine.py")])
+    assert asked == [2, 1]
 
 
 @pytest.fixture
@@ -189,7 +220,7 @@ def seeming_gpu(monkeypatch):
     monkeypatch.setattr(verify_command, "timings", timings)
     monkeypatch.setattr(verify_command, "model_beside", lambda rows, device: pytest.fail("there are no times"))
 
-    def checks_of_all(device, topologies, quick):
+    def checks_of_all(device, topologies, quick, processes):
         for topology in topologies:
             yield [check(f"{'quick' if quick else 'whole'} {topology}", topology != "sparse")]
 
@@ -271,7 +302,7 @@ def test_a_gpu_s_figures_are_what_its_clock_says(monkeypatch):
         ran.append([step(*arguments) for arguments in calls()])
         return next(taken)
 
-    monkeypatch.setattr(calibration, "clock", lambda device: seconds)
+    monkeypatch.setattr(calibration, "clock", lambda device, cold: seconds)
     with swift_interpreter():
         gpu = calibration.calibrated("cpu")
     assert (gpu.name, gpu.multiprocessors) == ("a GPU", 7)

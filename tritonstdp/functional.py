@@ -458,7 +458,7 @@ def _copies(tensors: Signals) -> Signals:
 
 
 def _put_back(tensors: Signals, copies: Signals) -> None:
-    with torch.no_grad():
+    with torch.inference_mode(tensors[0].is_inference()), torch.no_grad():
         for tensor, copy in zip(tensors, copies, strict=True):
             tensor.copy_(copy)
 
@@ -981,9 +981,9 @@ def trace_(
     tensor([0.9000, 0.9000])
     """
     tensors = trace, spikes
-    key = getattr(trace, "shape", None), getattr(trace, "dtype", None), nearest, backend
+    key = getattr(trace, "shape", None), *[getattr(t, "dtype", None) for t in tensors], bool(nearest), backend
     known = _known_traces.get(key) if _PLAIN.issuperset((tau.__class__, dt.__class__, scale.__class__)) else None
-    if known is not None and known.holds(None, tensors):
+    if known is not None and max(tau, dt, scale) < _LARGEST and known.holds(None, tensors):
         _check_time(tau, dt, scale)
         if trace.dtype is torch.float64 and spikes.dtype is torch.bool:
             scale = rounded(scale, torch.get_default_dtype())

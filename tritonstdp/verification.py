@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any
 
 import torch
@@ -119,8 +120,10 @@ def checks(device: str, topology: str, quick: bool = False) -> Iterator[Check]:
                 yield _checked("graph", backend, case, partial(_replays, problem))
 
 
-def checks_of_all(device: str, topologies: Sequence[str], quick: bool = False) -> Iterator[list[Check]]:
-    """Check several topologies; on a CPU side by side, since most of the time goes into compiling.
+def checks_of_all(
+    device: str, topologies: Sequence[str], quick: bool = False, processes: int = 1
+) -> Iterator[list[Check]]:
+    """Check several topologies; on a CPU side by side, if so many processes are given to it.
 
     Parameters
     ----------
@@ -130,6 +133,9 @@ def checks_of_all(device: str, topologies: Sequence[str], quick: bool = False) -
         Names that :func:`checks` takes.
     quick : bool
         As there.
+    processes : int
+        How many may run on a CPU, where most of the time goes into compiling. They import the package anew, and know
+        what is built in alone; the script that starts them needs a main guard.
 
     Yields
     ------
@@ -143,16 +149,18 @@ def checks_of_all(device: str, topologies: Sequence[str], quick: bool = False) -
     True
     """
     check = partial(_checked_alone, device, quick)
-    processes = min(_cores(), len(topologies)) if device == "cpu" else 1
-    if processes == 1:
+    processes = min(processes, len(topologies)) if device == "cpu" else 1
+    if processes <= 1:
         yield from map(check, topologies)
         return
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    others = set(active_children())
+    try:
         yield from pool.map(check, topologies)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(active_children()) - others:
+            process.terminate()
 
 
 def _checked_alone(device: str, quick: bool, topology: str) -> list[Check]:

@@ -8,8 +8,8 @@ registers, and then lanes are added, in an order that sizes alone decide; the su
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import triton
 import triton.language as tl
@@ -18,7 +18,7 @@ from torch import Tensor
 from tritonstdp.kernels.blocks import device_formula, launch_options, number_passing, real_type, spiking_at, values_at
 from tritonstdp.kernels.event_lists import Lists, listed
 from tritonstdp.kernels.formula_gpu import NUMBERS, fp64, numbers_of, quotient
-from tritonstdp.kernels.launch import Launch, starts_apart
+from tritonstdp.kernels.launch import Kept, Launch, starts_apart
 from tritonstdp.kernels.protocol import Case, Step
 
 
@@ -154,13 +154,13 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         len(case.names.numbers) - case.names.n_scalars, real_type(case.dtype), *kernel_size, *stride,
     )  # fmt: skip
 
-    passing, this = number_passing(case), object()
+    passing = number_passing(case)
+    kept: Kept = WeakKeyDictionary()
 
     def launches(topology: Any, weights: Tensor) -> Any:
         (c_in, *in_size), (c_out, *out_size) = topology.src_shape, topology.dst_shape
         sizes, total = (in_size[0] * in_size[1], topology.positions), weights.numel()
-        room = partial(Lists.of_maps, (c_in, c_out), sizes, weights.device)
-        lists = room()
+        lists = Lists.of_maps((c_in, c_out), sizes, weights.device)
         lanes, events = config.at_once(total, sizes)
         taps = WARP * config.num_warps // lanes
         shape = total, c_in, *in_size, *out_size, *topology.padding, float(topology.weight_divisor)
@@ -169,10 +169,10 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             conv2d_kernel, triton.cdiv(total, taps), weights.device, (*shape, *settled, *cut),
             num_warps=config.num_warps, **options,
         )  # fmt: skip
-        return room, lists.launch(*sizes, sizes), update
+        return lists, lists.launch(*sizes, sizes), update
 
     def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
-        lists, listing, update = listed(topology, weights, (this,), launches)
+        lists, listing, update = listed(kept, topology, weights, (), launches)
         assert listing is not None  # as a change is that of all positions, so every rule's events are listed
         eligibility, passed = weights if c is None else c, passing(numbers, w_min, w_max)
         unusual = starts_apart(weights, eligibility, *pre, *post, *passed[NUMBERS])

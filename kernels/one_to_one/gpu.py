@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import triton
@@ -10,7 +11,7 @@ import triton.language as tl
 
 from tritonstdp.kernels.blocks import device_formula, launch_options, number_passing, real_type, values_of
 from tritonstdp.kernels.formula_gpu import NUMBERS, fp64, numbers_of
-from tritonstdp.kernels.launch import Launch, kept_with, starts_apart
+from tritonstdp.kernels.launch import Kept, Launch, kept_with, starts_apart
 from tritonstdp.kernels.protocol import Case, Step
 
 
@@ -68,7 +69,8 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     updated = device_formula(case, bound_first=False).updated
     real, options = real_type(case.dtype), launch_options(case.dtype, case.device)
     settled = updated, case.modulated, len(case.names.numbers) - case.names.n_scalars, real, config.block
-    passing, this = number_passing(case), object()
+    passing = number_passing(case)
+    kept: Kept = WeakKeyDictionary()
 
     def launch(n: int, device: torch.device, *strides: int) -> Launch:
         programs = triton.cdiv(n, config.block)
@@ -80,7 +82,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             return
         eligibility = weights if c is None else c
         kind = weights.device, weights.stride(0), eligibility.stride(0)
-        update = kept_with(topology, (this, *kind), launch, topology.n, *kind)
+        update = kept_with(kept, topology, kind, launch, topology.n, *kind)
         passed = passing(numbers, w_min, w_max)
         unusual = starts_apart(weights, eligibility, *pre, *post, *passed[NUMBERS])
         update(unusual, weights, eligibility, tuple(pre), tuple(post), *passed)

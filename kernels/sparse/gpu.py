@@ -28,21 +28,21 @@ SPACE: dict[str, tuple[float, ...]] = {
 }
 BLOCKS_OF_A_PART = 2
 """What a part costs beside its blocks of synapses, in blocks."""
-_cuts: WeakKeyDictionary[Any, dict[Config, Cut]] = WeakKeyDictionary()
+_cuts: WeakKeyDictionary[Any, dict[tuple[int, int], Cut]] = WeakKeyDictionary()
 
 
 def cut_of(topology: Any, config: Config, *_: Any) -> Cut:
     """Cut the synapses of a plan's neurons into parts, once."""
-    cuts = _cuts.setdefault(topology, {})
-    if config not in cuts:
+    cuts, key = _cuts.setdefault(topology, {}), (config.blocks, config.num_warps)
+    if key not in cuts:
         block = config.num_warps * WARP
         starts = topology.major_start, topology.minor_start
         wide, high = (_blocks(start, block, config.blocks) for start in starts)
         further = _further(starts[0], wide * block), _further(starts[1], high * block)
         n_major, n_minor = (len(start) - 1 + len(parts) for start, parts in zip(starts, further, strict=True))
         plan = starts[0], topology.minor_of, starts[1], topology.by_minor, topology.major_by_minor
-        cuts[config] = Cut(n_major, n_minor, 1, 1, plan=plan, wide=wide, high=high, further=further)
-    return cuts[config]
+        cuts[key] = Cut(n_major, n_minor, 1, 1, plan=plan, wide=wide, high=high, further=further)
+    return cuts[key]
 
 
 def _blocks(start: Tensor, block: int, most: int) -> int:

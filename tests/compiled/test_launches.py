@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 
 import pytest
 import torch
@@ -13,16 +15,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from support import random_sparse
 from tritonstdp.functional import prepare, step_, trace_
 from tritonstdp.inspection import gpu_module
+from tritonstdp.kernels.event_lists import _LISTS, Lists
 from tritonstdp.kernels.launch import Launch
 from tritonstdp.problems import Problem, make_problem
 from tritonstdp.rules import RULES, Formula, soft_bound
 from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne
 
+SHAPE = (2, 7, 6), (3, 4, 5), (3, 2), (2, 1), (1, 0)
 GROUPS = {
     "dense": Dense(37, 41),
     "one_to_one": OneToOne(133),
     "sparse": random_sparse(23, 31, 0.3),
-    "conv2d": Conv2d((2, 7, 6), (3, 4, 5), (3, 2), (2, 1), (1, 0)),
+    "conv2d": Conv2d(*SHAPE),
     "local2d": Local2d((2, 7, 6), (3, 4, 5), (3, 2), (2, 1), (1, 0)),
 }
 topologies = pytest.mark.parametrize("topology", TOPOLOGIES)
@@ -166,3 +170,29 @@ def test_a_launch_goes_to_the_device_of_its_tensors_whatever_the_current_one_is(
     launch(False, "w")
     assert seen == [(1, ("w", 7))]
     assert current == [0]
+
+
+def test_what_is_kept_goes_with_the_weights_and_holds_no_topology(driver):
+    formula = Formula.of(RULES["stdp"], soft_bound, soft_bound)
+    problem = make_problem(formula, GROUPS["conv2d"])
+    _, weights, _, pre, post, numbers, *limits = problem.arguments
+    topologies = []
+    for _ in range(5):
+        topology = Conv2d(*SHAPE)
+        topologies.append(weakref.ref(topology))
+        step_(formula, topology, weights, pre, post, numbers, *limits, None, "triton")
+        del topology
+    gc.collect()
+    assert [topology() for topology in topologies] == [None] * 5
+    kept = [lists for lists in _LISTS.get(weights.untyped_storage(), {}).values()]
+    assert len(kept) == 1, "groups of one geometry that come by turns share their room"
+    storage = weakref.ref(weights.untyped_storage())
+    driver.take()
+    del weights, problem, _
+    gc.collect()
+    assert storage() is None
+
+
+def test_lists_of_very_many_neurons_have_few_segments():
+    lists = Lists.of(3_000_000, 3_000_000, 1, torch.device("cpu"))
+    assert lists.majors + lists.minors <= 512 and lists.majors * lists.segment >= 3_000_000

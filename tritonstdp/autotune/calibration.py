@@ -56,7 +56,7 @@ def calibrated(device: str) -> Gpu:
     if target is None:
         raise ValueError(f"{device} is no GPU that the model knows: it knows {', '.join(GPUS)}")
     properties = torch.get_device_module(device).get_device_properties(device)
-    seconds = clock(device)
+    seconds = clock(device, cold=False)
 
     def least(step: Any, times: int) -> float:
         return min(seconds(step, lambda: [()] * times, None) for _ in range(5)) / times

@@ -204,6 +204,8 @@ def caught_spikes(synapse: Any, side: str) -> Tensor:
         If ``spikes`` is no tensor.
     """
     neurons = attribute_of(synapse, side)
+    if neurons is None:
+        neurons = getattr(synapse, side)
     axon = attribute_of(neurons, "axon")
     if axon is None:
         spikes = attribute_of(neurons, "spikes")
@@ -244,26 +246,33 @@ def attribute_of(owner: Any, name: str, default: Any = None) -> Any:
 
     It finds modules behind attributes, and raises for what is missing, by a method of its own.
     """
+    kind: Any = type(owner)
+    if not _is_searched_for(kind, name):
+        return getattr(owner, name, default)
     attributes = owner.__dict__
     if name in attributes:
         return attributes[name]
-    modules = attributes.get("_modules", {})
-    if name in modules:
-        return modules[name]
-    kind = type(owner)
-    if getattr(kind, "__getattr__", None) is not _SEARCH or hasattr(kind, name):
-        return getattr(owner, name, default)
-    found = attributes["_buffers"].get(name, attributes["_parameters"].get(name))
-    return default if found is None else found
+    for kept in ("_modules", "_buffers", "_parameters"):
+        found = attributes.get(kept)
+        if found and name in found:
+            return found[name]
+    return default
 
 
-_SEARCH = Module.__getattr__
+@lru_cache(maxsize=1024)
+def _is_searched_for(kind: Any, name: str) -> bool:
+    """Whether objects of a class have an attribute in no other way than modules have what is set on them."""
+    own_ways = kind.__getattribute__ is object.__getattribute__ and getattr(kind, "__getattr__", None) is _SEARCH
+    return own_ways and not hasattr(kind, name)
+
+
+_SEARCH, _SET = Module.__getattr__, Module.__setattr__
 
 
 def keep(owner: Any, name: str, value: Tensor) -> None:
     """``setattr(owner, name, value)``, less what ``torch.nn.Module`` asks first, where it replaces one of its kind."""
     attributes = owner.__dict__
-    if name in attributes:
+    if name in attributes and type(owner).__setattr__ is _SET and type(value) is Tensor:
         attributes[name] = value
     else:
         setattr(owner, name, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -85,9 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
     for found, timed in _parts(arguments):
         done += found
         rows += timed
+        write_output(arguments.report, _report(done, rows, device, model))
         if device == "cuda" and timed:
             model = model_beside(rows, device)
-        write_output(arguments.report, (json.dumps(report(done, rows, device, model), indent=1) + "\n").encode())
+            write_output(arguments.report, _report(done, rows, device, model))
     failed = [check for check in done if not check.passed]
     console.print(_table(done, device))
     for table in tables_of(rows):
@@ -100,6 +102,10 @@ def run(arguments: argparse.Namespace) -> int:
     verdict = f"{len(failed)} of {len(done)} checks failed" if failed else f"all {len(done)} checks passed"
     console.print(f"{verdict}; the report is in {arguments.report}", markup=False)
     return 1 if failed else 0
+
+
+def _report(done: list[Check], rows: list[Row], device: str, model: dict[str, Any]) -> bytes:
+    return (json.dumps(report(done, rows, device, model), indent=1) + "\n").encode()
 
 
 Part = tuple[list[Check], list[Row]]
@@ -120,8 +126,14 @@ def _parts(arguments: argparse.Namespace) -> Iterator[Part]:
 
 def _checked(title: str, arguments: argparse.Namespace, quick: bool) -> Iterator[Part]:
     progress = Progress(title, arguments.topology)
-    for _, found in zip(progress, checks_of_all(arguments.device, arguments.topology, quick), strict=True):
+    processes = 1 if arguments.module else _cores()
+    checked = checks_of_all(arguments.device, arguments.topology, quick, processes)
+    for _, found in zip(progress, checked, strict=True):
         yield found, []
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _words(case: dict[str, Any]) -> str:
