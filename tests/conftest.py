@@ -71,16 +71,17 @@ LONGER = {
         r"|(local|conv).*triton.*clamp|no_spike_reads.*sparse.*cpu"
     ),
     "kernels/test_sparse.py": (
-        r"200_steps.*-dtype[13]-|loops_give_the_bits_of_the_ref|threads_give|between_silent.*(csr|cpu)|value.*float32-cpu"
+        r"200_steps.*-dtype[13]-|loops_give_the_bits_of_the_ref|threads_give|between_silent.*(csr|cpu)|parts_of_long_rows|value.*float32-cpu"
     ),
     "kernels/test_threads.py": r"default_device.*(conv|local)",
     "library/test_modulated.py": r"(oja|triplet)_modulated-cpu",
+    "test_bench.py": r"simulated_networks",
     "test_binding.py": r"odd_tensors.*\[(conv2d|local2d|sparse)|shared_later.*(conv|local)",
     "test_command_line.py": r"checkout\[benchmarks.gate|each_shape_to_the_topologies_of_its_form\[shape[01]",
     "test_contributing.py": r"command_runs\[(bench|explain)|says\[my_(rule|backend|bound)",
     "test_demo.py": r"compares_and_draws",
     "test_functional.py": r"were_scaled\[(.*cpu|conv2d|local2d|sparse)|of_either_side\[cpu|along_one_side.*(loc|one)",
-    "test_inspection.py": r"every_kernel_compiles_within_bounds|changed_by_name",
+    "test_inspection.py": r"every_kernel_compiles_within_bounds|changed_by_name|16_does_not_divide",
     "test_modules.py": r"every_command",
     "test_options.py": (
         r"iSTDP|RSTDP|(One|arse|Local|Conv).*-(Learning|STDP)|compiled_loops"
@@ -90,7 +91,7 @@ LONGER = {
         r"negated_view.*(conv|local|sparse).*cpu|require_grad.*(local|conv|sparse).*cpu|another_kind.*(conv|local).*cpu|autocast.*cpu"
     ),
     "test_topology.py": r"either_width\[cpu-dtype0",
-    "test_traffic.py": r"each_bounds_something\[(local2d|sparse)",
+    "test_traffic.py": r"each_bounds_something\[(local2d|sparse|dense)",
     "test_verification.py": r"is_checked",
 }
 """Cases that take long beside others that prove nearly the same: ``-m slow`` runs them, as CI does."""
