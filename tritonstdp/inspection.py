@@ -296,8 +296,18 @@ _STATE = ("w", "c", "trace")
 """The buffers that a step updates, as kernels name their parameters."""
 
 
+_KNOWN_FIGURES: dict[str, dict[str, Any]] = {}
+"""By what was compiled: many configurations differ in numbers that a launch takes, and not in code."""
+
+
 def _figures(launch: Launch, target: Target) -> dict[str, Any]:
     compiled = compile_launch(launch, target)
+    if compiled.hash not in _KNOWN_FIGURES:
+        _KNOWN_FIGURES[compiled.hash] = _figures_of(compiled, launch, target)
+    return _KNOWN_FIGURES[compiled.hash]
+
+
+def _figures_of(compiled: Any, launch: Launch, target: Target) -> dict[str, Any]:
     used, shared = usage(compiled), compiled.metadata.shared
     accessed = accesses(compiled)
     synapses = [accessed[kind].get(buffer, {}) for kind in accessed for buffer in _STATE]
