@@ -19,7 +19,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tritonstdp.kernels.launch import Kept, Launch, kept_with
+from tritonstdp.kernels.blocks import number_passing
+from tritonstdp.kernels.formula_gpu import NUMBERS
+from tritonstdp.kernels.launch import Kept, Launch, kept_with, starts_apart
+from tritonstdp.kernels.protocol import Case, Step
 
 SMALLEST_SEGMENT, LARGEST_SEGMENT = 1024, 4096
 MOST_SEGMENTS, LARGEST_OF_ALL = 512, 16384
@@ -34,16 +37,12 @@ Further = tuple[Tensor | None, Tensor | None]
 
 
 class Lists(NamedTuple):
-    """Two lists: the spiking major neurons, and the groups of neighbouring minor neurons of which one spiked.
+    """How two lists are cut: of the spiking major neurons, and of groups of neighbouring minor neurons that have one.
 
     A side may be several maps of one size: each has segments of its own, and its entries count from its start.
 
     Attributes
     ----------
-    counts : Tensor
-        How many entries each segment has; int32, those of the major side first.
-    entries : Tensor
-        The segments' slots, likewise; int32.
     majors, minors : int
         Segments of either side.
     segment : int
@@ -54,47 +53,49 @@ class Lists(NamedTuple):
         Segments a map; 0 where each side is one.
     """
 
-    counts: Tensor
-    entries: Tensor
     majors: int
     minors: int
     segment: int
-    group: int
-    parts: int
+    group: int = 1
+    parts: int = 0
 
     @staticmethod
-    def of(n_major: int, n_minor: int, group: int, device: torch.device) -> Lists:
-        """Room for the lists of so many neurons; nothing is in it yet."""
+    def of(n_major: int, n_minor: int, group: int) -> Lists:
+        """The lists of so many neurons."""
         segment = SMALLEST_SEGMENT
         while segment < LARGEST_SEGMENT and max(n_major, n_minor) > segment * USUAL_SEGMENTS:
             segment *= 2
         while segment < LARGEST_OF_ALL and n_major + n_minor > segment * MOST_SEGMENTS:
             segment *= 2
-        majors, minors = triton.cdiv(n_major, segment), triton.cdiv(n_minor, segment)
-        return Lists._with_room(majors, minors, segment, group, 0, device)
+        return Lists(triton.cdiv(n_major, segment), triton.cdiv(n_minor, segment), segment, group)
 
     @staticmethod
-    def of_maps(maps: tuple[int, int], sizes: tuple[int, int], device: torch.device) -> Lists:
+    def of_maps(maps: tuple[int, int], sizes: tuple[int, int]) -> Lists:
         """The same for sides of so many maps, each of so many neurons; one segment holds a map that is not large."""
         segment = min(max(SMALLEST_OF_MAPS, triton.next_power_of_2(max(sizes))), LARGEST_SEGMENT)
         parts = triton.cdiv(max(sizes), segment)
-        return Lists._with_room(maps[0] * parts, maps[1] * parts, segment, 1, parts, device)
+        return Lists(maps[0] * parts, maps[1] * parts, segment, parts=parts)
 
-    @staticmethod
-    def _with_room(majors: int, minors: int, segment: int, group: int, parts: int, device: torch.device) -> Lists:
-        slots = majors * segment + minors * (segment // group)
-        counts, entries = (torch.empty(n, dtype=torch.int32, device=device) for n in (majors + minors, slots))
-        return Lists(counts, entries, majors, minors, segment, group, parts)
+    def room(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Room for how many entries each segment has, those of the major side first, and for their slots."""
+        slots = self.majors * self.segment + self.minors * (self.segment // self.group)
+        counts, entries = (
+            torch.empty(n, dtype=torch.int32, device=device) for n in (self.majors + self.minors, slots)
+        )  # fmt: skip
+        return counts, entries
 
-    def another(self) -> Lists:
-        """Room for as many, in memory of its own."""
-        return Lists(torch.empty_like(self.counts), torch.empty_like(self.entries), *self[2:])
-
-    def launch(self, n_major: int, n_minor: int, neurons: tuple[int, int], further: Further = (None, None)) -> Launch:
+    def launch(
+        self,
+        device: torch.device,
+        n_major: int,
+        n_minor: int,
+        neurons: tuple[int, int],
+        further: Further = (None, None),
+    ) -> Launch:
         """What lists the spikes of a step: it takes the counts, the entries and the spikes of either side."""
         settled = n_major, n_minor, *neurons, *further, self.majors, self.parts, self.segment, self.group
         programs, num_warps = self.majors + self.minors, min(max(1, self.segment // 256), 16)
-        return Launch(event_lists_kernel, programs, self.counts.device, settled, num_warps=num_warps)
+        return Launch(event_lists_kernel, programs, device, settled, num_warps=num_warps)
 
 
 @triton.jit
@@ -184,33 +185,48 @@ def place_of(rank, counted, gaps):
     return rank + tl.max(tl.where(counted <= rank, gaps, 0), axis=0)
 
 
-Launches = Callable[..., tuple[Lists, Launch | None, Launch]]
-_LISTS: Kept = WeakKeyDictionary()
+Launches = Callable[[Any, Tensor, Tensor], tuple[Lists, Launch | None, Launch]]
+"""Makes, of a topology, the weights and the eligibility, how a step's lists are cut; the launch that fills them, unless
+a rule changes every synapse; and the launch that reads them."""
+_ROOM: Kept = WeakKeyDictionary()
 
 
-def listed(
-    kept: Kept, topology: Any, weights: Tensor, kind: tuple[Any, ...], launches: Launches, *more: Any
-) -> tuple[Lists, Launch | None, Launch]:
-    """Bind a group's launches, once.
+def listed_step(case: Case, launches: Launches, pre_is_major: bool = True) -> Step:
+    """A step that lists who spiked, and then does what follows.
+
+    Its launches are made once a topology and kind of weights. The lists are a group's own, and stay with the memory of
+    its weights.
 
     Parameters
     ----------
-    kept : WeakKeyDictionary
-        Where launches are kept for each topology, whose groups share them.
-    topology : Topology
-        How the group's synapses lie.
-    weights : Tensor
-        The group's weights, with whose memory its lists stay.
-    kind : tuple
-        What else decides what is launched.
+    case : Case
+        The case.
     launches : callable
-        Makes, of the topology, the weights and what is passed beside them, what :func:`listed` returns.
+        Makes the launches.
+    pre_is_major : bool
+        Whether the pre neurons are the major ones.
 
     Returns
     -------
-    Lists, Launch or None, Launch
-        The group's lists; the launch that fills them, unless a rule changes every synapse; and the one that reads them.
+    callable
+        The step.
     """
-    found, listing, update = kept_with(kept, topology, (*kind, weights.device), launches, topology, weights, *more)
-    key = weights.data_ptr(), *found[2:]
-    return kept_with(_LISTS, weights.untyped_storage(), key, found.another), listing, update
+    passing = number_passing(case)
+    kept: Kept = WeakKeyDictionary()
+
+    def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+        if weights.numel() == 0:
+            return
+        eligibility = weights if c is None else c
+        kind = weights.stride(), None if c is None else c.stride(), weights.device
+        lists, listing, update = kept_with(kept, topology, kind, launches, topology, weights, eligibility)
+        place = weights.data_ptr(), lists
+        counts, entries = kept_with(_ROOM, weights.untyped_storage(), place, lists.room, weights.device)
+        major, minor = (tuple(pre), tuple(post)) if pre_is_major else (tuple(post), tuple(pre))
+        passed = passing(numbers, w_min, w_max)
+        unusual = starts_apart(weights, eligibility, *pre, *post, *passed[NUMBERS])
+        if listing is not None:
+            listing(unusual, counts, entries, major[0], minor[0])
+        update(unusual, weights, eligibility, counts, entries, major, minor, *passed)
+
+    return step

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 import triton
@@ -29,14 +28,13 @@ from tritonstdp.kernels.blocks import (
     device_formula,
     each_at,
     launch_options,
-    number_passing,
     real_type,
     values_at,
     values_of,
 )
-from tritonstdp.kernels.event_lists import Further, Lists, counted_of, listed, part_of, place_of
-from tritonstdp.kernels.formula_gpu import NUMBERS, fp64, numbers_of
-from tritonstdp.kernels.launch import WIDEST_BYTES, Kept, Launch, starts_apart
+from tritonstdp.kernels.event_lists import Further, Lists, counted_of, listed_step, part_of, place_of
+from tritonstdp.kernels.formula_gpu import fp64, numbers_of
+from tritonstdp.kernels.launch import WIDEST_BYTES, Launch
 from tritonstdp.kernels.protocol import Case, Step
 
 SECTOR_BYTES, WARP = 32, 32
@@ -341,12 +339,9 @@ def build_items(
     limited = "maxnreg" not in options and case.device != "xpu" and torch.version.hip is None
     threads = WARP * config.num_warps
 
-    passing = number_passing(case)
-    kept: Kept = WeakKeyDictionary()
-
     def launches(topology: Any, weights: Tensor, eligibility: Tensor) -> Any:
         cut = cut_of(topology, config, weights, eligibility)
-        lists = Lists.of(cut.n_major, cut.n_minor, cut.group, weights.device)
+        lists = Lists.of(cut.n_major, cut.n_minor, cut.group)
         (n_pre,), (n_post,) = topology.pre_shape, topology.post_shape
         neurons = (n_pre, n_post) if pre_is_major else (n_post, n_pre)
         most_items = cut.n_major * cut.row_parts
@@ -363,19 +358,8 @@ def build_items(
             ),
             num_warps=config.num_warps, **options, **({"maxnreg": REGISTERS if is_wide else 128} if limited else {}),
         )  # fmt: skip
-        return lists, None if modulated else lists.launch(cut.n_major, cut.n_minor, neurons, cut.further), update
+        if modulated:
+            return lists, None, update
+        return lists, lists.launch(weights.device, cut.n_major, cut.n_minor, neurons, cut.further), update
 
-    def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
-        if weights.numel() == 0:
-            return
-        eligibility = weights if c is None else c
-        kind = weights.stride(), None if c is None else c.stride()
-        lists, listing, update = listed(kept, topology, weights, kind, launches, eligibility)
-        major, minor = (tuple(pre), tuple(post)) if pre_is_major else (tuple(post), tuple(pre))
-        passed = passing(numbers, w_min, w_max)
-        unusual = starts_apart(weights, eligibility, *pre, *post, *passed[NUMBERS])
-        if listing is not None:
-            listing(unusual, lists.counts, lists.entries, major[0], minor[0])
-        update(unusual, weights, eligibility, lists.counts, lists.entries, major, minor, *passed)
-
-    return step
+    return listed_step(case, launches, pre_is_major)

@@ -9,16 +9,15 @@ registers, and then lanes are added, in an order that sizes alone decide; the su
 from __future__ import annotations
 
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from tritonstdp.kernels.blocks import device_formula, launch_options, number_passing, real_type, spiking_at, values_at
-from tritonstdp.kernels.event_lists import Lists, listed
-from tritonstdp.kernels.formula_gpu import NUMBERS, fp64, numbers_of, quotient
-from tritonstdp.kernels.launch import Kept, Launch, starts_apart
+from tritonstdp.kernels.blocks import device_formula, launch_options, real_type, spiking_at, values_at
+from tritonstdp.kernels.event_lists import Lists, listed_step
+from tritonstdp.kernels.formula_gpu import fp64, numbers_of, quotient
+from tritonstdp.kernels.launch import Launch
 from tritonstdp.kernels.protocol import Case, Step
 
 
@@ -154,13 +153,10 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         len(case.names.numbers) - case.names.n_scalars, real_type(case.dtype), *kernel_size, *stride,
     )  # fmt: skip
 
-    passing = number_passing(case)
-    kept: Kept = WeakKeyDictionary()
-
-    def launches(topology: Any, weights: Tensor) -> Any:
+    def launches(topology: Any, weights: Tensor, eligibility: Tensor) -> Any:
         (c_in, *in_size), (c_out, *out_size) = topology.src_shape, topology.dst_shape
         sizes, total = (in_size[0] * in_size[1], topology.positions), weights.numel()
-        lists = Lists.of_maps((c_in, c_out), sizes, weights.device)
+        lists = Lists.of_maps((c_in, c_out), sizes)
         lanes, events = config.at_once(total, sizes)
         taps = WARP * config.num_warps // lanes
         shape = total, c_in, *in_size, *out_size, *topology.padding, float(topology.weight_divisor)
@@ -169,14 +165,6 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             conv2d_kernel, triton.cdiv(total, taps), weights.device, (*shape, *settled, *cut),
             num_warps=config.num_warps, **options,
         )  # fmt: skip
-        return lists, lists.launch(*sizes, sizes), update
+        return lists, lists.launch(weights.device, *sizes, sizes), update
 
-    def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
-        lists, listing, update = listed(kept, topology, weights, (), launches)
-        assert listing is not None  # as a change is that of all positions, so every rule's events are listed
-        eligibility, passed = weights if c is None else c, passing(numbers, w_min, w_max)
-        unusual = starts_apart(weights, eligibility, *pre, *post, *passed[NUMBERS])
-        listing(unusual, lists.counts, lists.entries, pre[0], post[0])
-        update(unusual, weights, eligibility, lists.counts, lists.entries, tuple(pre), tuple(post), *passed)
-
-    return step
+    return listed_step(case, launches)

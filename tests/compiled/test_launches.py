@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from support import random_sparse
 from tritonstdp.functional import prepare, step_, trace_
 from tritonstdp.inspection import gpu_module
-from tritonstdp.kernels.event_lists import _LISTS, Lists
+from tritonstdp.kernels.event_lists import _ROOM, Lists
 from tritonstdp.kernels.launch import Launch
 from tritonstdp.problems import Problem, make_problem
 from tritonstdp.rules import RULES, Formula, soft_bound
@@ -184,7 +184,7 @@ def test_what_is_kept_goes_with_the_weights_and_holds_no_topology(driver):
         del topology
     gc.collect()
     assert [topology() for topology in topologies] == [None] * 5
-    kept = [lists for lists in _LISTS.get(weights.untyped_storage(), {}).values()]
+    kept = list(_ROOM.get(weights.untyped_storage(), {}))
     assert len(kept) == 1, "groups of one geometry that come by turns share their room"
     storage = weakref.ref(weights.untyped_storage())
     driver.take()
@@ -194,5 +194,5 @@ def test_what_is_kept_goes_with_the_weights_and_holds_no_topology(driver):
 
 
 def test_lists_of_very_many_neurons_have_few_segments():
-    lists = Lists.of(3_000_000, 3_000_000, 1, torch.device("cpu"))
+    lists = Lists.of(3_000_000, 3_000_000, 1)
     assert lists.majors + lists.minors <= 512 and lists.majors * lists.segment >= 3_000_000
