@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["device_name", "driver", "machine", "processor", "version_of"]
+__all__ = ["affinity", "device_name", "driver", "machine", "processor", "version_of"]
 
 
 def machine() -> dict[str, Any]:
@@ -26,7 +26,7 @@ def machine() -> dict[str, Any]:
     facts = {
         "cpu": processor(),
         "cores": os.cpu_count(),
-        "affinity": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "affinity": affinity(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -34,6 +34,17 @@ def machine() -> dict[str, Any]:
     for package in ("tritonstdp", "torch", "triton", "numba", "numpy"):
         facts[package] = version_of(package)
     return facts
+
+
+def affinity() -> int | None:
+    """How many cores this process may run on, where the system says.
+
+    Examples
+    --------
+    >>> affinity() != 0
+    True
+    """
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 @cache

@@ -16,6 +16,7 @@ from rich.table import Table
 from tritonstdp import verification
 from tritonstdp.arguments import output_file, seconds
 from tritonstdp.bench import tables_of
+from tritonstdp.machine import affinity
 from tritonstdp.measurement import Row
 from tritonstdp.terminal import Progress, UserError, write_output
 from tritonstdp.topology import TOPOLOGIES
@@ -133,7 +134,7 @@ def _checked(title: str, arguments: argparse.Namespace, quick: bool) -> Iterator
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return affinity() or os.cpu_count() or 1
 
 
 def _words(case: dict[str, Any]) -> str:
