@@ -364,7 +364,7 @@ def timings(device: str, seconds: float, rules: Sequence[str] | None = None) -> 
         Workload(rule, name, "soft_bound", sizes, 0.02, device=device)
         for name, kind in TOPOLOGIES.items()
         for sizes in kind.examples.timed[-1:]
-        for rule in rules or RULES
+        for rule in (RULES if rules is None else rules)
     ]
     return [row for workload in Progress("timing", workloads) for row in measure(workload, providers, seconds)]
 
