@@ -6,11 +6,14 @@ atomic, nothing is read back by the host, and the order is the same on every run
 
 Where some neurons have more synapses than one item of work takes, what remains of them is cut into further parts, which
 are numbered behind the neurons and listed like them.
+
+Lists are a group's own, made in a launch of each step, unless spikes carry them (:mod:`tritonstdp.kernels.spikes`):
+then whoever comes first makes them, a trace's launch in passing, and all groups read them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -23,79 +26,98 @@ from tritonstdp.kernels.blocks import number_passing
 from tritonstdp.kernels.formula_gpu import NUMBERS
 from tritonstdp.kernels.launch import Kept, Launch, kept_with, starts_apart
 from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.kernels.spikes import lists_of
 
 SMALLEST_SEGMENT, LARGEST_SEGMENT = 1024, 4096
-MOST_SEGMENTS, LARGEST_OF_ALL = 512, 16384
+MOST_SEGMENTS, LARGEST_OF_ALL = 256, 16384
 """Each program holds the counts of all segments: where so many neurons would take more, segments are still larger."""
 SMALLEST_OF_MAPS = 128
 USUAL_SEGMENTS = 16
-"""Up to so many segments a side, a segment stays as large as it is; 32 counts are added up by one warp."""
+"""Up to so many segments, a segment stays as large as it is; 32 counts are added up by one warp."""
 
 
-Further = tuple[Tensor | None, Tensor | None]
-"""The further parts of major and of minor neurons: ``(neuron, part)``, int32 ``(n, 2)``; None where none are cut."""
-
-
-class Lists(NamedTuple):
-    """How two lists are cut: of the spiking major neurons, and of groups of neighbouring minor neurons that have one.
+class Listing(NamedTuple):
+    """How the spiking neurons of one side are listed, or groups of neighbouring ones of which one spiked.
 
     A side may be several maps of one size: each has segments of its own, and its entries count from its start.
 
     Attributes
     ----------
-    majors, minors : int
-        Segments of either side.
+    n : int
+        Neurons, of a map, and the further parts of those that have some.
+    segments : int
+        Segments of all.
     segment : int
         Neurons a segment.
     group : int
-        Minor neurons a group.
+        Neurons a group.
     parts : int
-        Segments a map; 0 where each side is one.
+        Segments a map; 0 where the side is one.
+    further : Tensor, optional
+        The further parts, ``(neuron, part)``, int32 ``(m, 2)``.
     """
 
-    majors: int
-    minors: int
+    n: int
+    segments: int
     segment: int
     group: int = 1
     parts: int = 0
+    further: Tensor | None = None
 
     @staticmethod
-    def of(n_major: int, n_minor: int, group: int) -> Lists:
-        """The lists of so many neurons."""
+    def of(n: int, group: int = 1, further: Tensor | None = None) -> Listing:
+        """That of so many neurons and further parts."""
         segment = SMALLEST_SEGMENT
-        while segment < LARGEST_SEGMENT and max(n_major, n_minor) > segment * USUAL_SEGMENTS:
+        while segment < LARGEST_SEGMENT and n > segment * USUAL_SEGMENTS:
             segment *= 2
-        while segment < LARGEST_OF_ALL and n_major + n_minor > segment * MOST_SEGMENTS:
+        while segment < LARGEST_OF_ALL and n > segment * MOST_SEGMENTS:
             segment *= 2
-        return Lists(triton.cdiv(n_major, segment), triton.cdiv(n_minor, segment), segment, group)
+        return Listing(n, triton.cdiv(n, segment), segment, group, further=further)
 
     @staticmethod
-    def of_maps(maps: tuple[int, int], sizes: tuple[int, int]) -> Lists:
-        """The same for sides of so many maps, each of so many neurons; one segment holds a map that is not large."""
-        segment = min(max(SMALLEST_OF_MAPS, triton.next_power_of_2(max(sizes))), LARGEST_SEGMENT)
-        parts = triton.cdiv(max(sizes), segment)
-        return Lists(maps[0] * parts, maps[1] * parts, segment, parts=parts)
+    def of_maps(maps: int, size: int) -> Listing:
+        """That of so many maps, each of so many neurons; one segment holds a map that is not large."""
+        segment = min(max(SMALLEST_OF_MAPS, triton.next_power_of_2(size)), LARGEST_SEGMENT)
+        parts = triton.cdiv(size, segment)
+        return Listing(size, maps * parts, segment, parts=parts)
 
-    def room(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Room for how many entries each segment has, those of the major side first, and for their slots."""
-        slots = self.majors * self.segment + self.minors * (self.segment // self.group)
-        counts, entries = (
-            torch.empty(n, dtype=torch.int32, device=device) for n in (self.majors + self.minors, slots)
-        )  # fmt: skip
-        return counts, entries
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells it apart as long as it lives."""
+        return *self[:-1], id(self.further)
 
-    def launch(
-        self,
-        device: torch.device,
-        n_major: int,
-        n_minor: int,
-        neurons: tuple[int, int],
-        further: Further = (None, None),
-    ) -> Launch:
-        """What lists the spikes of a step: it takes the counts, the entries and the spikes of either side."""
-        settled = n_major, n_minor, *neurons, *further, self.majors, self.parts, self.segment, self.group
-        programs, num_warps = self.majors + self.minors, min(max(1, self.segment // 256), 16)
-        return Launch(event_lists_kernel, programs, device, settled, num_warps=num_warps)
+    @property
+    def slot(self) -> int:
+        """The entries that a segment has room for."""
+        return self.segment // self.group
+
+
+class EventList:
+    """Room for what one side's listing finds, and what launches take of it.
+
+    Attributes
+    ----------
+    made : bool
+        Whether it holds the spikes as they are; only what carries it can tell.
+    segments, cut
+        Its segments, and what kernels that make it are compiled for.
+    read : tuple
+        What a kernel takes that reads it: the counts of segments, and their slots.
+    """
+
+    def __init__(self, listing: Listing, device: torch.device) -> None:
+        self.made = False
+        n, segments, segment, group, parts, further = listing
+        self.read = tuple(
+            [torch.empty(n, dtype=torch.int32, device=device) for n in (segments, segments * listing.slot)]
+        )
+        neurons = n if further is None else n - len(further)
+        self.segments, self.cut = segments, (parts, segment, group)
+        self._settled = n, neurons, further, segments
+
+    def written(self, spikes: Tensor) -> tuple[Any, ...]:
+        """What a kernel takes that makes it."""
+        return *self.read, spikes, *self._settled
 
 
 @triton.jit
@@ -136,31 +158,58 @@ def list_segment(
     tl.store(count_ptr, tl.sum(active, axis=0))
 
 
-@triton.jit(do_not_specialize=["n_major", "n_minor", "major_neurons", "minor_neurons", "majors"])
-def event_lists_kernel(
-    count_ptr, list_ptr, major_spike_ptr, minor_spike_ptr, n_major, n_minor,
-    major_neurons, minor_neurons, major_further_ptr, minor_further_ptr, majors,
-    PARTS: tl.constexpr, SEGMENT: tl.constexpr, GROUP: tl.constexpr,
-):  # fmt: skip
-    """A program a segment; those of the major neurons come first."""
-    program = tl.program_id(0)
-    count = count_ptr + program
-    if program < majors:
-        list_segment(
-            program, list_ptr + program * SEGMENT, count, major_spike_ptr, n_major, major_neurons, major_further_ptr,
-            PARTS, SEGMENT, 1,
-        )  # fmt: skip
-    else:
-        segment = program - majors
-        slot = list_ptr + majors * SEGMENT + segment * (SEGMENT // GROUP)
-        list_segment(
-            segment, slot, count, minor_spike_ptr, n_minor, minor_neurons, minor_further_ptr, PARTS, SEGMENT, GROUP
-        )
+@triton.jit
+def make_lists(program, lists, CUTS: tl.constexpr):
+    """A program a segment, list by list."""
+    for k in tl.static_range(len(CUTS)):
+        count_ptr, list_ptr, spike_ptr, n, neurons, further_ptr, segments = lists[k]
+        if (program >= 0) & (program < segments):
+            slot = list_ptr + program * (CUTS[k][1] // CUTS[k][2])
+            list_segment(
+                program, slot, count_ptr + program, spike_ptr, n, neurons, further_ptr,
+                CUTS[k][0], CUTS[k][1], CUTS[k][2],
+            )  # fmt: skip
+        program -= segments
 
 
 @triton.jit
-def counted_of(count_ptr, MAJORS: tl.constexpr, MINORS: tl.constexpr, SEGMENT: tl.constexpr, GROUP: tl.constexpr):
-    """What finds entries by their rank: see :func:`place_of`.
+def event_lists_kernel(lists, CUTS: tl.constexpr):
+    """Nothing but lists."""
+    make_lists(tl.program_id(0), lists, CUTS)
+
+
+class Making(NamedTuple):
+    """What a launch that makes lists needs.
+
+    Attributes
+    ----------
+    programs, num_warps : int
+        How many make them.
+    cuts : tuple
+        What it is compiled for.
+    """
+
+    programs: int
+    num_warps: int
+    cuts: tuple[tuple[int, int, int], ...]
+
+    @staticmethod
+    def of(lists: Sequence[EventList]) -> Making:
+        cuts = tuple([one.cut for one in lists])
+        num_warps = max([min(max(1, segment // 256), 16) for _, segment, _ in cuts], default=1)
+        return Making(sum(one.segments for one in lists), num_warps, cuts)
+
+    def launch(self, device: torch.device) -> Launch:
+        """One of their own; it takes what each list says by :meth:`EventList.written`."""
+        return Launch(event_lists_kernel, self.programs, device, (self.cuts,), num_warps=self.num_warps)
+
+
+@triton.jit
+def counted_of(
+    majors_ptr, minors_ptr,
+    MAJORS: tl.constexpr, MINORS: tl.constexpr, MAJOR_SLOT: tl.constexpr, MINOR_SLOT: tl.constexpr,
+):  # fmt: skip
+    """What finds the entries of two lists by their rank: see :func:`place_of`.
 
     Returns
     -------
@@ -169,13 +218,15 @@ def counted_of(count_ptr, MAJORS: tl.constexpr, MINORS: tl.constexpr, SEGMENT: t
     counted, gaps
         For each segment: the entries up to its end, and the unused places before the next segment's first entry.
     """
-    PADDED: tl.constexpr = triton.next_power_of_2(MAJORS + MINORS)
-    segment = tl.arange(0, PADDED)
-    count = tl.load(count_ptr + segment, mask=segment < MAJORS + MINORS, other=0)
+    segment = tl.arange(0, triton.next_power_of_2(MAJORS + MINORS))
+    is_major = segment < MAJORS
+    of_majors = tl.load(majors_ptr + segment, mask=is_major, other=0)
+    of_minor = ~is_major & (segment < MAJORS + MINORS)
+    count = of_majors + tl.load(minors_ptr + segment - MAJORS, mask=of_minor, other=0)
     counted = tl.cumsum(count, axis=0)
-    majors = tl.sum(tl.where(segment < MAJORS, count, 0), axis=0)
-    of_minors = tl.maximum(segment + 1 - MAJORS, 0)
-    gaps = (segment + 1 - of_minors) * SEGMENT + of_minors * (SEGMENT // GROUP) - counted
+    majors = tl.sum(of_majors, axis=0)
+    before = tl.maximum(segment + 1 - MAJORS, 0)
+    gaps = (segment + 1 - before) * MAJOR_SLOT + before * MINOR_SLOT - counted
     return majors, tl.sum(count, axis=0) - majors, counted, gaps
 
 
@@ -185,17 +236,66 @@ def place_of(rank, counted, gaps):
     return rank + tl.max(tl.where(counted <= rank, gaps, 0), axis=0)
 
 
-Launches = Callable[[Any, Tensor, Tensor], tuple[Lists, Launch | None, Launch]]
-"""Makes, of a topology, the weights and the eligibility, how a step's lists are cut; the launch that fills them, unless
-a rule changes every synapse; and the launch that reads them."""
+Launches = Callable[[Any, Tensor, Tensor], tuple[Sequence[Listing], Launch]]
+"""Makes, of a topology, the weights and the eligibility, what a step lists of its major and of its minor neurons, if
+anything, and the launch that updates the weights."""
 _ROOM: Kept = WeakKeyDictionary()
 
 
-def listed_step(case: Case, launches: Launches, pre_is_major: bool = True) -> Step:
-    """A step that lists who spiked, and then does what follows.
+class _Prepared(NamedTuple):
+    """What a step does for a topology and a kind of weights, and the launches that make some of its lists."""
 
-    Its launches are made once a topology and kind of weights. The lists are a group's own, and stay with the memory of
-    its weights.
+    listings: Sequence[Listing]
+    keys: tuple[Any, ...]
+    update: Launch
+    making: dict[tuple[int, ...], Launch]
+
+    @staticmethod
+    def of(launches: Launches, *arguments: Any) -> _Prepared:
+        listings, update = launches(*arguments)
+        return _Prepared(listings, tuple([listing.key for listing in listings]), update, {})
+
+    def own_lists(self, device: torch.device) -> list[EventList]:
+        return [EventList(listing, device) for listing in self.listings]
+
+    def lists(self, weights: Tensor, spikes: tuple[Tensor, Tensor]) -> list[EventList]:
+        """The lists that the spikes carry, and else those that belong to the weights."""
+        carried = [lists_of(spikes[k]) for k in range(len(self.keys))]
+        if all(one is None for one in carried):
+            return self._of_weights(weights)
+        own = self._of_weights(weights) if None in carried else []
+        found = []
+        for k, lists in enumerate(carried):
+            if lists is None:
+                found.append(own[k])
+                continue
+            if self.keys[k] not in lists:
+                lists[self.keys[k]] = EventList(self.listings[k], weights.device)
+            found.append(lists[self.keys[k]])
+        return found
+
+    def _of_weights(self, weights: Tensor) -> list[EventList]:
+        place = weights.data_ptr(), self.keys
+        return kept_with(_ROOM, weights.untyped_storage(), place, self.own_lists, weights.device)
+
+    def read(self, unusual: bool, weights: Tensor, spikes: tuple[Tensor, Tensor]) -> tuple[Any, ...]:
+        """What a kernel takes that reads the lists, once they are made."""
+        lists = self.lists(weights, spikes)
+        missing = tuple([k for k, one in enumerate(lists) if not one.made])
+        if missing:
+            if missing not in self.making:
+                self.making[missing] = Making.of([lists[k] for k in missing]).launch(weights.device)
+            self.making[missing](unusual, tuple([lists[k].written(spikes[k]) for k in missing]))
+            for k in missing:
+                lists[k].made = lists_of(spikes[k]) is not None
+        return tuple([one.read for one in lists])
+
+
+def listed_step(case: Case, launches: Launches, pre_is_major: bool = True) -> Step:
+    """A step that lists who spiked, unless that is known, and then does what follows.
+
+    Its launches are made once a topology and kind of weights. Lists that no spikes carry are a group's own, and stay
+    with the memory of its weights.
 
     Parameters
     ----------
@@ -219,14 +319,11 @@ def listed_step(case: Case, launches: Launches, pre_is_major: bool = True) -> St
             return
         eligibility = weights if c is None else c
         kind = weights.stride(), None if c is None else c.stride(), weights.device
-        lists, listing, update = kept_with(kept, topology, kind, launches, topology, weights, eligibility)
-        place = weights.data_ptr(), lists
-        counts, entries = kept_with(_ROOM, weights.untyped_storage(), place, lists.room, weights.device)
+        prepared = kept_with(kept, topology, kind, _Prepared.of, launches, topology, weights, eligibility)
         major, minor = (tuple(pre), tuple(post)) if pre_is_major else (tuple(post), tuple(pre))
         passed = passing(numbers, w_min, w_max)
         unusual = starts_apart(weights, eligibility, *pre, *post, *passed[NUMBERS])
-        if listing is not None:
-            listing(unusual, counts, entries, major[0], minor[0])
-        update(unusual, weights, eligibility, counts, entries, major, minor, *passed)
+        lists = prepared.read(unusual, weights, (major[0], minor[0]))
+        prepared.update(unusual, weights, eligibility, lists, major, minor, *passed)
 
     return step

@@ -32,7 +32,7 @@ from tritonstdp.kernels.blocks import (
     values_at,
     values_of,
 )
-from tritonstdp.kernels.event_lists import Further, Lists, counted_of, listed_step, part_of, place_of
+from tritonstdp.kernels.event_lists import Listing, counted_of, listed_step, part_of, place_of
 from tritonstdp.kernels.formula_gpu import fp64, numbers_of
 from tritonstdp.kernels.launch import WIDEST_BYTES, Launch
 from tritonstdp.kernels.protocol import Case, Step
@@ -97,7 +97,7 @@ class Cut(NamedTuple):
     group : int
         Neighbouring minor neurons that share a column item.
     further : tuple of Tensor or None
-        Those parts; see :data:`tritonstdp.kernels.event_lists.Further`.
+        Those parts, of either side: see :class:`tritonstdp.kernels.event_lists.Listing`.
     """
 
     n_major: int
@@ -111,12 +111,13 @@ class Cut(NamedTuple):
     high: int | None = None
     height: int | None = None
     group: int = 1
-    further: Further = (None, None)
+    further: tuple[Tensor | None, Tensor | None] = (None, None)
 
 
 @triton.jit
 def item_at(
-    item, items, row_items, rows, groups, row_parts, counted, gaps, list_ptr, full, MODULATED: tl.constexpr
+    item, items, row_items, rows, groups, row_parts, counted, gaps, major_list_ptr, minor_list_ptr, full,
+    MODULATED: tl.constexpr,
 ):  # fmt: skip
     """What an item is: its entry in the lists, and which part of the row or column it takes."""
     is_row = item < row_items
@@ -129,6 +130,7 @@ def item_at(
         return quotient, rest
     else:
         place = place_of(tl.where(is_row, quotient, rows + rest), counted, gaps)
+        list_ptr = tl.where(is_row, major_list_ptr, minor_list_ptr)
         entry = tl.load(list_ptr + place, mask=(item < items) & (full == 0), other=0)
         return tl.where(full, quotient, entry), tl.where(is_row, rest, quotient)
 
@@ -220,7 +222,7 @@ def column_item(
 
 @triton.jit(do_not_specialize=["n_major", "minor_units", "row_parts", "column_parts", "major_neurons", "minor_neurons"])
 def items_kernel(
-    w_ptr, c_ptr, count_ptr, list_ptr, major, minor,
+    w_ptr, c_ptr, lists, major, minor,
     p0: fp64, p1: fp64, p2: fp64, p3: fp64, p4: fp64, p5: fp64, p6: fp64, p7: fp64, p8: fp64, p9: fp64, p10: fp64,
     p11: fp64, scalars, low: fp64, high: fp64,
     n_major, minor_units, row_parts, column_parts, full_from,
@@ -228,7 +230,7 @@ def items_kernel(
     ROW_AT: tl.constexpr, COLUMN_AT: tl.constexpr, UPDATED: tl.constexpr, AFTER_MINOR: tl.constexpr,
     MODULATED: tl.constexpr, SPARING: tl.constexpr, N: tl.constexpr, REAL: tl.constexpr, PRE_IS_MAJOR: tl.constexpr,
     UNIT: tl.constexpr, WIDE: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr, HEIGHT: tl.constexpr,
-    MAJORS: tl.constexpr, MINORS: tl.constexpr, SEGMENT: tl.constexpr, GROUP: tl.constexpr,
+    GROUP: tl.constexpr, MAJORS: tl.constexpr, MINORS: tl.constexpr, MAJOR_SLOT: tl.constexpr, MINOR_SLOT: tl.constexpr,
 ):  # fmt: skip
     """One step; see the module for how programs share the synapses."""
     numbers = numbers_of(p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, scalars, N, REAL)
@@ -238,8 +240,12 @@ def items_kernel(
     n_minor = minor_units * UNIT
     sizes = (n_major, n_minor) + sizes  # noqa: RUF005
     rows, groups, counted, gaps, full = n_major, 0, 0, 0, 1
+    major_list_ptr, minor_list_ptr = None, None
     if not MODULATED:
-        rows, groups, counted, gaps = counted_of(count_ptr, MAJORS, MINORS, SEGMENT, GROUP)
+        majors_ptr, major_list_ptr = lists[0]
+        minors_ptr, minor_list_ptr = lists[1]
+        minor_list_ptr -= MAJORS * MAJOR_SLOT
+        rows, groups, counted, gaps = counted_of(majors_ptr, minors_ptr, MAJORS, MINORS, MAJOR_SLOT, MINOR_SLOT)
         touched = rows.to(tl.float32) * n_minor + groups.to(tl.float32) * GROUP * n_major
         full = touched >= full_from * n_major.to(tl.float32) * n_minor
         rows = tl.where(full, n_major, rows)
@@ -249,7 +255,8 @@ def items_kernel(
     program = tl.program_id(0)
     programs = tl.num_programs(0)
     entry, part = item_at(
-        program, items, row_items, rows, groups, row_parts, counted, gaps, list_ptr, full, MODULATED
+        program, items, row_items, rows, groups, row_parts, counted, gaps, major_list_ptr, minor_list_ptr, full,
+        MODULATED,
     )  # fmt: skip
     for item in range(program, items, programs):
         # asked for now, needed only in the next turn
@@ -257,7 +264,8 @@ def items_kernel(
         later_part = part
         if item + programs < items:
             later, later_part = item_at(
-                item + programs, items, row_items, rows, groups, row_parts, counted, gaps, list_ptr, full, MODULATED
+                item + programs, items, row_items, rows, groups, row_parts, counted, gaps,
+                major_list_ptr, minor_list_ptr, full, MODULATED,
             )  # fmt: skip
         if MODULATED or item < row_items:
             i, further = part_of(entry, entry >= 0, major_neurons, major_further_ptr)
@@ -341,7 +349,7 @@ def build_items(
 
     def launches(topology: Any, weights: Tensor, eligibility: Tensor) -> Any:
         cut = cut_of(topology, config, weights, eligibility)
-        lists = Lists.of(cut.n_major, cut.n_minor, cut.group)
+        listings = Listing.of(cut.n_major, 1, cut.further[0]), Listing.of(cut.n_minor, cut.group, cut.further[1])
         (n_pre,), (n_post,) = topology.pre_shape, topology.post_shape
         neurons = (n_pre, n_post) if pre_is_major else (n_post, n_pre)
         most_items = cut.n_major * cut.row_parts
@@ -354,12 +362,10 @@ def build_items(
                 cut.n_major, cut.n_minor // cut.unit, cut.row_parts, cut.column_parts, config.full_from,
                 *neurons, *cut.further, cut.sizes, cut.plan, *settled, cut.unit, cut.wide,
                 cut.high or config.blocks, threads * cut.unit, cut.height or threads * cut.unit // cut.group,
-                lists.majors, lists.minors, lists.segment, cut.group,
+                cut.group, *(listing.segments for listing in listings), *(listing.slot for listing in listings),
             ),
             num_warps=config.num_warps, **options, **({"maxnreg": REGISTERS if is_wide else 128} if limited else {}),
         )  # fmt: skip
-        if modulated:
-            return lists, None, update
-        return lists, lists.launch(weights.device, cut.n_major, cut.n_minor, neurons, cut.further), update
+        return () if modulated else listings, update
 
     return listed_step(case, launches, pre_is_major)

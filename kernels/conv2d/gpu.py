@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tritonstdp.kernels.blocks import device_formula, launch_options, real_type, spiking_at, values_at
-from tritonstdp.kernels.event_lists import Lists, listed_step
+from tritonstdp.kernels.event_lists import Listing, listed_step
 from tritonstdp.kernels.formula_gpu import fp64, numbers_of, quotient
 from tritonstdp.kernels.launch import Launch
 from tritonstdp.kernels.protocol import Case, Step
@@ -70,14 +70,15 @@ def met(event, width, top, left, rows, columns, SH: tl.constexpr, SW: tl.constex
 
 @triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "pad_h", "pad_w"])
 def conv2d_kernel(
-    w_ptr, c_ptr, count_ptr, list_ptr, pre, post,
+    w_ptr, c_ptr, lists, pre, post,
     p0: fp64, p1: fp64, p2: fp64, p3: fp64, p4: fp64, p5: fp64, p6: fp64, p7: fp64, p8: fp64, p9: fp64, p10: fp64,
     p11: fp64, scalars, low: fp64, high: fp64,
     total, c_in, height, width, out_height, out_width, pad_h, pad_w, divisor: fp64,
     PRE_TERM: tl.constexpr, POST_TERM: tl.constexpr, CHANGED: tl.constexpr, MOVED: tl.constexpr,
     MODULATED: tl.constexpr, N: tl.constexpr, REAL: tl.constexpr,
     KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
-    PARTS: tl.constexpr, SEGMENT: tl.constexpr, EVENTS: tl.constexpr, TAPS: tl.constexpr, LANES: tl.constexpr,
+    PRE_PARTS: tl.constexpr, POST_PARTS: tl.constexpr, PRE_SLOT: tl.constexpr, POST_SLOT: tl.constexpr,
+    EVENTS: tl.constexpr, TAPS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Sum what the events of a weight's two maps contribute, and update the weight by it."""
     numbers = numbers_of(p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, scalars, N, REAL)
@@ -103,11 +104,13 @@ def conv2d_kernel(
     post_map = o * out_height * out_width
     potentiation = tl.zeros([TAPS * LANES], REAL)
     depression = tl.zeros([TAPS * LANES], REAL)
-    for part in range(PARTS):
-        of_pre = source * PARTS + part
-        of_post = (c_in + o) * PARTS + part
-        n_pre = tl.load(count_ptr + of_pre, mask=inside, other=0)
-        n_post = tl.load(count_ptr + of_post, mask=inside, other=0)
+    pres_ptr, pre_list_ptr = lists[0]
+    posts_ptr, post_list_ptr = lists[1]
+    for part in range(max(PRE_PARTS, POST_PARTS)):
+        of_pre = source * PRE_PARTS + part
+        of_post = o * POST_PARTS + part
+        n_pre = tl.load(pres_ptr + of_pre, mask=inside & (part < PRE_PARTS), other=0)
+        n_post = tl.load(posts_ptr + of_post, mask=inside & (part < POST_PARTS), other=0)
         for start in range(0, tl.max(tl.maximum(n_pre, n_post)), EVENTS * LANES):
             pres = ()
             posts = ()
@@ -115,8 +118,8 @@ def conv2d_kernel(
             of_posts = ()
             for k in tl.static_range(EVENTS):
                 rank = start + k * LANES + lane
-                pres += (tl.load(list_ptr + of_pre * SEGMENT + rank, mask=rank < n_pre, other=0),)  # type: ignore[assignment]
-                posts += (tl.load(list_ptr + of_post * SEGMENT + rank, mask=rank < n_post, other=0),)  # type: ignore[assignment]
+                pres += (tl.load(pre_list_ptr + of_pre * PRE_SLOT + rank, mask=rank < n_pre, other=0),)  # type: ignore[assignment]
+                posts += (tl.load(post_list_ptr + of_post * POST_SLOT + rank, mask=rank < n_post, other=0),)  # type: ignore[assignment]
             for k in tl.static_range(EVENTS):
                 rank = start + k * LANES + lane
                 at, there = met(pres[k], width, top, left, out_height, out_width, SH, SW, False)
@@ -156,15 +159,15 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     def launches(topology: Any, weights: Tensor, eligibility: Tensor) -> Any:
         (c_in, *in_size), (c_out, *out_size) = topology.src_shape, topology.dst_shape
         sizes, total = (in_size[0] * in_size[1], topology.positions), weights.numel()
-        lists = Lists.of_maps((c_in, c_out), sizes)
+        listings = Listing.of_maps(c_in, sizes[0]), Listing.of_maps(c_out, sizes[1])
         lanes, events = config.at_once(total, sizes)
         taps = WARP * config.num_warps // lanes
         shape = total, c_in, *in_size, *out_size, *topology.padding, float(topology.weight_divisor)
-        cut = lists.parts, lists.segment, events, taps, lanes
+        cut = *(one.parts for one in listings), *(one.slot for one in listings), events, taps, lanes
         update = Launch(
             conv2d_kernel, triton.cdiv(total, taps), weights.device, (*shape, *settled, *cut),
             num_warps=config.num_warps, **options,
         )  # fmt: skip
-        return lists, lists.launch(weights.device, *sizes, sizes), update
+        return listings, update
 
     return listed_step(case, launches)

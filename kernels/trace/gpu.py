@@ -1,17 +1,21 @@
-"""Spike traces in Triton: each program takes one block of neurons."""
+"""Spike traces in Triton: each program takes one block of neurons.
+
+Where spikes carry lists (:mod:`tritonstdp.kernels.spikes`) that are not made yet, further programs make them.
+"""
 
 from __future__ import annotations
 
-from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
 from tritonstdp.kernels.blocks import launch_options, real_type
+from tritonstdp.kernels.event_lists import EventList, Making, make_lists
 from tritonstdp.kernels.formula_gpu import device_function, fp64
 from tritonstdp.kernels.launch import Launch, starts_apart
+from tritonstdp.kernels.spikes import lists_of
 from tritonstdp.kernels.trace import TraceCase, TraceStep
 
 
@@ -35,12 +39,11 @@ SPACE: dict[str, tuple[int, ...]] = {"block": (128, 256, 512, 1024), "num_warps"
 
 
 @triton.jit
-def trace_kernel(
-    trace_ptr, spike_ptr, scale: fp64, tau: fp64, dt: fp64, n,
-    UPDATED: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr,
+def trace_block(
+    program, trace_ptr, spike_ptr, scale, tau, dt, n, UPDATED: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """One step over one block."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    i = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < n
     trace = tl.load(trace_ptr + i, mask=inside, other=0.0).to(REAL)
     spike = tl.load(spike_ptr + i, mask=inside, other=0).to(REAL)
@@ -48,20 +51,45 @@ def trace_kernel(
     tl.store(trace_ptr + i, trace.to(trace_ptr.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def trace_kernel(
+    trace_ptr, spike_ptr, scale: fp64, tau: fp64, dt: fp64, lists, n, blocks,
+    UPDATED: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr, CUTS: tl.constexpr,
+):  # fmt: skip
+    """One step over all blocks, and the lists of its spikes."""
+    program = tl.program_id(0)
+    if len(CUTS) == 0:
+        trace_block(program, trace_ptr, spike_ptr, scale, tau, dt, n, UPDATED, REAL, BLOCK)
+    else:
+        if program < blocks:
+            trace_block(program, trace_ptr, spike_ptr, scale, tau, dt, n, UPDATED, REAL, BLOCK)
+        make_lists(program - blocks, lists, CUTS)
+
+
 def build(case: TraceCase, config: Config = DEFAULT) -> TraceStep:
     """Prepare the launch for one case."""
     updated, real = device_function(case.formula), real_type(case.dtype)
     options = launch_options(case.dtype, case.device)
+    kept: dict[Any, Launch] = {}
 
-    @cache
-    def launch(n: int, device: torch.device) -> Launch:
-        settled = n, updated, real, config.block
-        programs = triton.cdiv(n, config.block)
-        return Launch(trace_kernel, programs, device, settled, num_warps=config.num_warps, **options)
+    def launch_of(n: int, device: torch.device, lists: list[EventList]) -> Launch:
+        blocks, making = triton.cdiv(n, config.block), Making.of(lists)
+        settled = n, blocks, updated, real, config.block, making.cuts
+        num_warps = max(config.num_warps, making.num_warps)
+        return Launch(trace_kernel, blocks + making.programs, device, settled, num_warps=num_warps, **options)
 
     def step(trace, spikes, scale, tau, dt):  # type: ignore[no-untyped-def]
-        n = trace.numel()
-        if n:
-            launch(n, trace.device)(starts_apart(trace, spikes), trace, spikes, scale, tau, dt)
+        n, carried = trace.numel(), lists_of(spikes)
+        if not n:
+            return
+        missing = () if not carried else tuple([key for key, one in carried.items() if not one.made])
+        lists = [carried[key] for key in missing]
+        kind = n, trace.device, missing
+        if kind not in kept:
+            kept[kind] = launch_of(n, trace.device, lists)
+        written = tuple([one.written(spikes) for one in lists])
+        kept[kind](starts_apart(trace, spikes), trace, spikes, scale, tau, dt, written)
+        for one in lists:
+            one.made = True
 
     return step

@@ -9,15 +9,19 @@ import weakref
 import pytest
 import torch
 from fake_driver import Launched, fake_driver
+from pymonntorch import Behavior, Network, NeuronGroup, SynapseGroup
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from support import random_sparse
+from tritonstdp import functional
+from tritonstdp.behaviors import PostSpikeCatcher, PostTrace, PreSpikeCatcher, PreTrace, SimpleSTDP
 from tritonstdp.functional import prepare, step_, trace_
 from tritonstdp.inspection import gpu_module
-from tritonstdp.kernels.event_lists import _ROOM, Lists
+from tritonstdp.kernels.event_lists import _ROOM, Listing
 from tritonstdp.kernels.launch import Launch
 from tritonstdp.problems import Problem, make_problem
+from tritonstdp.registry import forget_choices
 from tritonstdp.rules import RULES, Formula, soft_bound
 from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne
 
@@ -36,6 +40,10 @@ rules = pytest.mark.parametrize("rule", ["stdp", "rstdp", "triplet"])
 @pytest.fixture
 def driver():
     with fake_driver() as fake:
+        # what was bound for another driver would go there
+        forget_choices()
+        functional._trace_step.cache_clear()
+        functional._known_traces.clear()
         yield fake
 
 
@@ -150,6 +158,57 @@ def test_traces_are_launched_alike_at_every_step(driver):
     assert recorded.ran == []
 
 
+def network_of(groups: int, **settings: float) -> tuple[Network, list[SynapseGroup]]:
+    """A network whose synapse groups share their neurons."""
+
+    class Spikes(Behavior):
+        def initialize(self, neurons):
+            neurons.spikes = torch.rand(neurons.size) < 0.2
+
+    class Weights(Behavior):
+        def initialize(self, synapse):
+            synapse.weights = torch.rand(synapse.src.size, synapse.dst.size)
+
+    network = Network()
+    ends = [NeuronGroup(n, network, behavior={1: Spikes()}) for n in (37, 41)]
+    made = []
+    for _ in range(groups):
+        learning = SimpleSTDP(a_plus=0.1, a_minus=0.1, backend="triton")
+        traces = {4: PreTrace(tau_s=10.0, backend="triton"), 5: PostTrace(tau_s=10.0, backend="triton")}
+        caught = {2: PreSpikeCatcher(), 3: PostSpikeCatcher()}
+        made.append(SynapseGroup(network, *ends, behavior={1: Weights(), **caught, **traces, 6: learning}))
+    network.initialize(info=False)
+    return network, made
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_traces_list_spikes_in_passing_and_groups_that_share_neurons_share_traces_and_lists(driver, groups):
+    network, _ = network_of(groups)
+    network.simulate_iteration()
+    first = [launched.kernel for launched in driver.take()]
+    assert first == ["trace_kernel"] * 2 + ["event_lists_kernel"] + ["items_kernel"] * groups
+    network.simulate_iteration()
+    later = driver.take()
+    assert [launched.kernel for launched in later] == ["trace_kernel"] * 2 + ["items_kernel"] * groups
+    with Recorded() as recorded:
+        network.simulate_iteration()
+    assert plain(driver.take()) == plain(later)
+    assert recorded.ran == ["aten.copy_.default"] * 2, "the spikes are caught, once for all groups"
+
+
+def test_lists_are_made_again_for_spikes_that_are_caught_again(driver):
+    network, [group] = network_of(1)
+    for _ in range(2):
+        network.simulate_iteration()
+    driver.take()
+    learning, catcher = group.behavior[6], group.behavior[2]
+    learning.forward(group)
+    assert [launched.kernel for launched in driver.take()] == ["items_kernel"]
+    catcher.forward(group)
+    learning.forward(group)
+    assert [launched.kernel for launched in driver.take()] == ["event_lists_kernel", "items_kernel"]
+
+
 def test_a_launch_goes_to_the_device_of_its_tensors_whatever_the_current_one_is(driver, monkeypatch):
     current = [0]
 
@@ -194,5 +253,5 @@ def test_what_is_kept_goes_with_the_weights_and_holds_no_topology(driver):
 
 
 def test_lists_of_very_many_neurons_have_few_segments():
-    lists = Lists.of(3_000_000, 3_000_000, 1)
-    assert lists.majors + lists.minors <= 512 and lists.majors * lists.segment >= 3_000_000
+    listing = Listing.of(3_000_000)
+    assert listing.segments <= 256 and listing.segments * listing.segment >= 3_000_000

@@ -294,6 +294,11 @@ def span_of(tensor: torch.Tensor) -> tuple[int, int]:
     return tensor.data_ptr(), tensor.data_ptr() + n * tensor.element_size()
 
 
+def flat(arguments: tuple) -> list:
+    """What tuples in tuples hold."""
+    return [part for a in arguments for part in (flat(a) if isinstance(a, tuple) else [a])]
+
+
 def confine(monkeypatch) -> None:
     """Refuse every access that is not masked out and lies in no tensor of the launch."""
     builder, executor = interpreter.interpreter_builder, interpreter.GridExecutor
@@ -301,8 +306,7 @@ def confine(monkeypatch) -> None:
     spans: list[tuple[int, int]] = []
 
     def note_spans(self, arguments, named):
-        flat = [part for a in arguments for part in (a if isinstance(a, tuple) else (a,))]
-        spans[:] = [span_of(argument) for argument in flat if isinstance(argument, torch.Tensor)]
+        spans[:] = [span_of(argument) for argument in flat(arguments) if isinstance(argument, torch.Tensor)]
         return prepare(self, arguments, named)
 
     def check(pointers, mask):

@@ -20,12 +20,14 @@ from tritonstdp.topology import WEIGHT_DTYPES, Conv2d, Local2d, Sparse, Topology
 
 __all__ = [
     "any_topology",
+    "arriving_spikes",
     "attribute",
-    "caught_spikes",
     "conv2d",
     "dense",
     "dopamine_of",
+    "has_no_delay",
     "local2d",
+    "may_be_delayed",
     "named_signals",
     "one_to_one",
     "positions",
@@ -162,8 +164,7 @@ def _signals_of_axons(synapse: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _from_axon(axon: Any, neurons: Any, synapse: Any, side: str) -> tuple[Tensor, Tensor]:
-    if type(axon).get_spike.__module__ == _CONEX_AXON and axon.max_delay == 1:
-        # one step of history leaves no other delay than 0: its row is what the axon would gather, at less cost
+    if has_no_delay(axon):
         return axon.spike_history.squeeze(0), axon.trace_history.squeeze(0)
     delay = _delay(synapse, side)
     return axon.get_spike(neurons, delay), axon.get_spike_trace(neurons, delay)
@@ -181,8 +182,8 @@ def _delay(synapse: Any, side: str) -> Tensor:
     return delay
 
 
-def caught_spikes(synapse: Any, side: str) -> Tensor:
-    """The spikes that arrive at a synapse group from one side at this moment, as a tensor of their own.
+def arriving_spikes(synapse: Any, side: str) -> Tensor:
+    """The spikes that arrive at a synapse group from one side at this moment; whoever keeps them copies them.
 
     Parameters
     ----------
@@ -213,8 +214,24 @@ def caught_spikes(synapse: Any, side: str) -> Tensor:
             raise ValueError(f"{neurons.tag} has no spikes: set neurons.spikes in one of its behaviors, or add an axon")
         if not isinstance(spikes, Tensor):
             raise TypeError(f"{neurons.tag}.spikes are {type(spikes).__name__}: set torch.as_tensor(spikes)")
-        return spikes.clone()
+        return spikes
+    if has_no_delay(axon):
+        return axon.spike_history.squeeze(0)
     return axon.get_spike(neurons, _delay(synapse, side))
+
+
+def has_no_delay(axon: Any) -> bool:
+    """Whether an axon gives every group the same spikes: CoNeX's, where one step of history leaves no delay but 0.
+
+    Its row is what the axon would gather, at less cost.
+    """
+    return type(axon).get_spike.__module__ == _CONEX_AXON and axon.init_kwargs.get("max_delay", 1) == 1
+
+
+def may_be_delayed(neurons: Any) -> bool:
+    """Whether groups may see different spikes of the same neurons, also where their axon has yet to be initialized."""
+    axons = [*neurons.behavior.values(), attribute_of(neurons, "axon")]
+    return not all(has_no_delay(axon) for axon in axons if hasattr(axon, "get_spike"))
 
 
 def trace_time_constants(synapse: Any) -> tuple[Any, Any]:

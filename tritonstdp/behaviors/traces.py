@@ -2,22 +2,128 @@
 
 Catchers take the spikes from the axon where the neurons have one, delayed as it delays them, and from
 ``neurons.spikes`` in a bare PymoNNtorch network. Add catchers, then traces, then learning.
+
+What several synapse groups would find alike is found once, and they share its tensor: the spikes of the same neurons,
+unless their axon delays them, and traces of the same time constant that follow them; as far as nothing else runs
+between the groups' behaviors. Setting a trace's attribute, or binding another tensor to the group, parts it from the
+others; writing into a shared trace reaches all of them.
 """
 
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 from pymonntorch import Behavior
+from torch import Tensor
 
-from tritonstdp.behaviors.synapse import attribute_of, caught_spikes, keep
+from tritonstdp.behaviors.synapse import arriving_spikes, attribute_of, keep, may_be_delayed
 from tritonstdp.functional import trace_
+from tritonstdp.kernels.spikes import carry_lists, written_anew
 
 __all__ = ["PostSpikeCatcher", "PostTrace", "PreSpikeCatcher", "PreTrace"]
 
 
-class PreSpikeCatcher(Behavior):
-    """Keep the spikes of the pre neurons of this step as ``synapse.pre_spike``.
+class _Caught:
+    """The spikes of some neurons at one place of a step, in one tensor for all groups that ask there."""
+
+    def __init__(self) -> None:
+        self.spikes: Tensor | None = None
+        self.round = 0
+        self._iteration: int | None = None
+        self._served: set[int] = set()
+
+    def by(self, catcher: Behavior, synapse: Any, side: str) -> Tensor:
+        """The spikes, caught anew in a new step, or where the same one asks again."""
+        iteration = attribute_of(attribute_of(synapse, "network"), "iteration")
+        if self.spikes is None or iteration != self._iteration or id(catcher) in self._served:
+            self.spikes = self._copied(arriving_spikes(synapse, side))
+            self._iteration, self.round, self._served = iteration, self.round + 1, set()
+        self._served.add(id(catcher))
+        return self.spikes
+
+    def _copied(self, arriving: Tensor) -> Tensor:
+        spikes, arriving = self.spikes, arriving.detach() if arriving.requires_grad else arriving
+        if spikes is None or not _can_hold(spikes, arriving):
+            spikes = arriving.clone()
+            carry_lists(spikes)
+        else:
+            spikes.copy_(arriving)
+            written_anew(spikes)
+        return spikes
+
+
+def _can_hold(kept: Tensor, arriving: Tensor) -> bool:
+    alike = kept.shape == arriving.shape and kept.dtype is arriving.dtype and kept.device == arriving.device
+    return alike and (not kept.is_inference() or torch.is_inference_mode_enabled())
+
+
+class _SharedTrace:
+    """A trace of the spikes that are caught at one place, for all groups that keep one alike at another."""
+
+    def __init__(self, values: Tensor, caught: _Caught | None = None) -> None:
+        self.values, self.caught = values, caught
+        self.keepers: list[tuple[_Trace, Any]] = []
+        self._advanced = 0, 0
+
+    def is_advanced(self, keeper: Behavior) -> bool:
+        """Whether another keeper has advanced it since the spikes were caught; if not, this one does."""
+        if self.caught is None:
+            return False
+        by, caught_in = self._advanced
+        if caught_in == self.caught.round and by != id(keeper):
+            return True
+        self._advanced = id(keeper), self.caught.round
+        return False
+
+
+_CAUGHT: WeakKeyDictionary[Any, dict[Any, _Caught]] = WeakKeyDictionary()
+_TRACES: WeakKeyDictionary[Any, dict[Any, _SharedTrace]] = WeakKeyDictionary()
+"""By neurons."""
+
+
+def _order(synapse: Any) -> list[Behavior]:
+    """The behaviors of a step, as the network runs them."""
+    order = getattr(getattr(synapse, "network", None), "sorted_behavior_execution_list", ())
+    return [behavior for _, _, behavior in order]
+
+
+def _place(behavior: Behavior, order: list[Behavior]) -> int | None:
+    """Where in a step a catcher or trace comes: behind how many behaviors, as far as others stand between."""
+    place = 0
+    for k, other in enumerate(order):
+        if other is behavior:
+            return place
+        if not isinstance(other, (_Catcher, _Trace)):
+            place = k + 1
+    return None
+
+
+class _Catcher(Behavior):
+    """The spikes of one side of a synapse group."""
+
+    initialize_last = True
+    side = ""
+    neurons = ""
+
+    def initialize(self, synapse: Any) -> None:
+        self.caught = self.shared(synapse) or _Caught()
+        self.forward(synapse)
+
+    def shared(self, synapse: Any) -> _Caught | None:
+        """What catches for all groups at this place; None where this one is alone."""
+        neurons, place = getattr(synapse, self.neurons), _place(self, _order(synapse))
+        if place is None or may_be_delayed(neurons):
+            return None
+        return _CAUGHT.setdefault(neurons, {}).setdefault(place, _Caught())
+
+    def forward(self, synapse: Any) -> None:
+        keep(synapse, f"{self.side}_spike", self.caught.by(self, synapse, self.neurons))
+
+
+class PreSpikeCatcher(_Catcher):
+    """Keep the spikes of the pre neurons of this step as ``synapse.pre_spike``, in the same tensor at every step.
 
     Raises
     ------
@@ -30,17 +136,11 @@ class PreSpikeCatcher(Behavior):
     'PreSpikeCatcher'
     """
 
-    initialize_last = True
-
-    def initialize(self, synapse: Any) -> None:
-        self.forward(synapse)
-
-    def forward(self, synapse: Any) -> None:
-        keep(synapse, "pre_spike", caught_spikes(synapse, "src"))
+    side, neurons = "pre", "src"
 
 
-class PostSpikeCatcher(Behavior):
-    """Keep the spikes of the post neurons of this step as ``synapse.post_spike``.
+class PostSpikeCatcher(_Catcher):
+    """Keep the spikes of the post neurons of this step as ``synapse.post_spike``, in the same tensor at every step.
 
     Raises
     ------
@@ -53,13 +153,11 @@ class PostSpikeCatcher(Behavior):
     'PostSpikeCatcher'
     """
 
-    initialize_last = True
+    side, neurons = "post", "dst"
 
-    def initialize(self, synapse: Any) -> None:
-        self.forward(synapse)
 
-    def forward(self, synapse: Any) -> None:
-        keep(synapse, "post_spike", caught_spikes(synapse, "dst"))
+_SETTINGS = ("tau_s", "spike_scale", "nearest", "backend")
+"""What traces that are shared have in common."""
 
 
 class _Trace(Behavior):
@@ -67,6 +165,8 @@ class _Trace(Behavior):
 
     side = ""
     neurons = ""
+    catcher: type[_Catcher]
+    _shared: _SharedTrace
 
     def __init__(
         self,
@@ -86,6 +186,8 @@ class _Trace(Behavior):
         )
 
     def initialize(self, synapse: Any) -> None:
+        self._shared = _SharedTrace(getattr(synapse, self.neurons).vector(0.0))
+        self._shared.keepers.append((self, synapse))
         self.tau_s = self.parameter("tau_s", None)
         if self.tau_s is None:
             raise ValueError(f"{type(self).__name__} needs tau_s, the time constant of the trace: pass tau_s=...")
@@ -93,12 +195,49 @@ class _Trace(Behavior):
         self.nearest = self.parameter("nearest", False)
         self.signal = self.parameter("signal", f"{self.side}_trace")
         self.backend = self.parameter("backend", None)
-        setattr(synapse, self.signal, getattr(synapse, self.neurons).vector(0.0))
+        self._shared = self._found(synapse)
+        setattr(synapse, self.signal, self._shared.values)
+
+    def _found(self, synapse: Any) -> _SharedTrace:
+        neurons, order = getattr(synapse, self.neurons), _order(synapse)
+        catchers = [each for each in synapse.behavior.values() if isinstance(each, self.catcher)]
+        caught = catchers[0].shared(synapse) if len(catchers) == 1 else None
+        settings = tuple([getattr(self, name) for name in _SETTINGS])
+        if caught is None or any(isinstance(value, Tensor) for value in settings):
+            return self._shared
+        is_behind = order.index(catchers[0]) < order.index(self)
+        traces, key = _TRACES.setdefault(neurons, {}), (id(caught), _place(self, order), is_behind, settings)
+        if key not in traces or any(keeper is self for keeper, _ in traces[key].keepers):  # which begins anew
+            traces[key] = _SharedTrace(self._shared.values, caught)
+        traces[key].keepers.append((self, synapse))
+        return traces[key]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in (*_SETTINGS, "behavior_enabled") and name in self.__dict__ and getattr(self, name) is not value:
+            self._part()
+        super().__setattr__(name, value)
+
+    def _part(self) -> None:
+        """Go on alone from what the trace is now."""
+        left = self._shared
+        [(_, synapse)] = mine = [pair for pair in left.keepers if pair[0] is self]
+        left.keepers = [pair for pair in left.keepers if pair[0] is not self]
+        self._shared = _SharedTrace(left.values.clone())
+        self._shared.keepers += mine
+        if getattr(synapse, self.signal) is left.values:
+            setattr(synapse, self.signal, self._shared.values)
 
     def forward(self, synapse: Any) -> None:
+        spikes, caught = getattr(synapse, f"{self.side}_spike"), self._shared.caught
+        if caught is not None and (
+            spikes is not caught.spikes or getattr(synapse, self.signal) is not self._shared.values
+        ):
+            self._part()
+        if self._shared.is_advanced(self):
+            return
         trace_(
             getattr(synapse, self.signal),
-            getattr(synapse, f"{self.side}_spike"),
+            spikes,
             tau=self.tau_s,
             dt=attribute_of(attribute_of(synapse, "network"), "dt", 1.0),
             scale=self.spike_scale,
@@ -135,7 +274,7 @@ class PreTrace(_Trace):
     'PreTrace'
     """
 
-    side, neurons = "pre", "src"
+    side, neurons, catcher = "pre", "src", PreSpikeCatcher
 
 
 class PostTrace(_Trace):
@@ -157,4 +296,4 @@ class PostTrace(_Trace):
     'PostTrace'
     """
 
-    side, neurons = "post", "dst"
+    side, neurons, catcher = "post", "dst", PostSpikeCatcher
