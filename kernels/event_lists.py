@@ -26,7 +26,7 @@ from tritonstdp.kernels.blocks import number_passing
 from tritonstdp.kernels.formula_gpu import NUMBERS
 from tritonstdp.kernels.launch import Kept, Launch, kept_with, starts_apart
 from tritonstdp.kernels.protocol import Case, Step
-from tritonstdp.kernels.spikes import lists_of
+from tritonstdp.kernels.spikes import Carried, lists_of
 
 SMALLEST_SEGMENT, LARGEST_SEGMENT = 1024, 4096
 MOST_SEGMENTS, LARGEST_OF_ALL = 256, 16384
@@ -82,14 +82,17 @@ class Listing(NamedTuple):
         return Listing(size, maps * parts, segment, parts=parts)
 
     @property
-    def key(self) -> tuple[Any, ...]:
-        """What tells it apart as long as it lives."""
-        return *self[:-1], id(self.further)
+    def key(self) -> int:
+        """What tells it apart from all others that live, and is found at little cost."""
+        return _KEYS.setdefault((*self[:-1], id(self.further)), len(_KEYS))
 
     @property
     def slot(self) -> int:
         """The entries that a segment has room for."""
         return self.segment // self.group
+
+
+_KEYS: dict[tuple[int, ...], int] = {}
 
 
 class EventList:
@@ -106,7 +109,6 @@ class EventList:
     """
 
     def __init__(self, listing: Listing, device: torch.device) -> None:
-        self.made = False
         n, segments, segment, group, parts, further = listing
         self.read = tuple(
             [torch.empty(n, dtype=torch.int32, device=device) for n in (segments, segments * listing.slot)]
@@ -246,7 +248,7 @@ class _Prepared(NamedTuple):
     """What a step does for a topology and a kind of weights, and the launches that make some of its lists."""
 
     listings: Sequence[Listing]
-    keys: tuple[Any, ...]
+    keys: tuple[int, ...]
     update: Launch
     making: dict[tuple[int, ...], Launch]
 
@@ -255,40 +257,41 @@ class _Prepared(NamedTuple):
         listings, update = launches(*arguments)
         return _Prepared(listings, tuple([listing.key for listing in listings]), update, {})
 
-    def own_lists(self, device: torch.device) -> list[EventList]:
-        return [EventList(listing, device) for listing in self.listings]
-
-    def lists(self, weights: Tensor, spikes: tuple[Tensor, Tensor]) -> list[EventList]:
-        """The lists that the spikes carry, and else those that belong to the weights."""
-        carried = [lists_of(spikes[k]) for k in range(len(self.keys))]
-        if all(one is None for one in carried):
-            return self._of_weights(weights)
-        own = self._of_weights(weights) if None in carried else []
-        found = []
-        for k, lists in enumerate(carried):
-            if lists is None:
-                found.append(own[k])
-                continue
-            if self.keys[k] not in lists:
-                lists[self.keys[k]] = EventList(self.listings[k], weights.device)
-            found.append(lists[self.keys[k]])
-        return found
-
-    def _of_weights(self, weights: Tensor) -> list[EventList]:
-        place = weights.data_ptr(), self.keys
-        return kept_with(_ROOM, weights.untyped_storage(), place, self.own_lists, weights.device)
-
-    def read(self, unusual: bool, weights: Tensor, spikes: tuple[Tensor, Tensor]) -> tuple[Any, ...]:
-        """What a kernel takes that reads the lists, once they are made."""
-        lists = self.lists(weights, spikes)
-        missing = tuple([k for k, one in enumerate(lists) if not one.made])
+    def lists(self, unusual: bool, weights: Tensor, spikes: tuple[Tensor, Tensor]) -> tuple[Any, ...]:
+        """What a kernel takes that reads the lists, which are made where they are not."""
+        if not self.keys:
+            return ()
+        major, minor = carried = lists_of(spikes[0]), lists_of(spikes[1])
+        if major and minor and not major.missing and not minor.missing:
+            try:
+                return major[self.keys[0]].read, minor[self.keys[1]].read
+            except KeyError:
+                pass
+        found = tuple(map(self._found, range(2), carried, (weights, weights)))
+        missing = tuple([k for k in (0, 1) if carried[k] is None or self.keys[k] in carried[k].missing])
         if missing:
-            if missing not in self.making:
-                self.making[missing] = Making.of([lists[k] for k in missing]).launch(weights.device)
-            self.making[missing](unusual, tuple([lists[k].written(spikes[k]) for k in missing]))
+            self._list(missing, unusual, found, spikes)
             for k in missing:
-                lists[k].made = lists_of(spikes[k]) is not None
-        return tuple([one.read for one in lists])
+                if carried[k] is not None:
+                    carried[k].missing = tuple([key for key in carried[k].missing if key != self.keys[k]])
+        return found[0].read, found[1].read
+
+    def _found(self, k: int, carried: Carried | None, weights: Tensor) -> EventList:
+        """The list that spikes carry, or else the one that belongs to the weights."""
+        key = self.keys[k]
+        if carried is None:
+            place = weights.data_ptr(), key, k
+            return kept_with(_ROOM, weights.untyped_storage(), place, EventList, self.listings[k], weights.device)
+        if key not in carried:
+            carried[key] = EventList(self.listings[k], weights.device)
+        return carried[key]
+
+    def _list(
+        self, missing: tuple[int, ...], unusual: bool, found: Sequence[EventList], spikes: Sequence[Tensor]
+    ) -> None:
+        if missing not in self.making:
+            self.making[missing] = Making.of([found[k] for k in missing]).launch(spikes[0].device)
+        self.making[missing](unusual, tuple([found[k].written(spikes[k]) for k in missing]))
 
 
 def listed_step(case: Case, launches: Launches, pre_is_major: bool = True) -> Step:
@@ -323,7 +326,7 @@ def listed_step(case: Case, launches: Launches, pre_is_major: bool = True) -> St
         major, minor = (tuple(pre), tuple(post)) if pre_is_major else (tuple(post), tuple(pre))
         passed = passing(numbers, w_min, w_max)
         unusual = starts_apart(weights, eligibility, *pre, *post, *passed[NUMBERS])
-        lists = prepared.read(unusual, weights, (major[0], minor[0]))
+        lists = prepared.lists(unusual, weights, (major[0], minor[0]))
         prepared.update(unusual, weights, eligibility, lists, major, minor, *passed)
 
     return step

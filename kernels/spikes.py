@@ -11,8 +11,20 @@ from typing import Any
 from torch import Tensor
 
 
-class Carried(dict[Any, Any]):
-    """Event lists by how they are cut; copies of the spikes carry none of them, but make their own."""
+class Carried(dict[int, Any]):
+    """Event lists by how they are cut; copies of the spikes carry none of them, but make their own.
+
+    Attributes
+    ----------
+    missing : tuple of int
+        Those that are not made of the spikes as they are.
+    """
+
+    missing: tuple[int, ...] = ()
+
+    def __setitem__(self, key: int, made_of: Any) -> None:
+        super().__setitem__(key, made_of)
+        self.missing = (*self.missing, key)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Carried:
         return Carried()
@@ -28,10 +40,10 @@ def carry_lists(spikes: Tensor) -> None:
 
 def lists_of(spikes: Tensor) -> Carried | None:
     """The lists that spikes carry; None where they carry none."""
-    return getattr(spikes, "event_lists", None)
+    return spikes.__dict__.get("event_lists")
 
 
 def written_anew(spikes: Tensor) -> None:
     """Say that spikes that carry lists are others now."""
-    for carried in spikes.event_lists.values():  # type: ignore[attr-defined]
-        carried.made = False
+    carried = spikes.event_lists  # type: ignore[attr-defined]
+    carried.missing = tuple(carried)

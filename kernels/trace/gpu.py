@@ -79,17 +79,17 @@ def build(case: TraceCase, config: Config = DEFAULT) -> TraceStep:
         return Launch(trace_kernel, blocks + making.programs, device, settled, num_warps=num_warps, **options)
 
     def step(trace, spikes, scale, tau, dt):  # type: ignore[no-untyped-def]
-        n, carried = trace.numel(), lists_of(spikes)
+        n, carried, lists = trace.numel(), lists_of(spikes), []
         if not n:
             return
-        missing = () if not carried else tuple([key for key, one in carried.items() if not one.made])
-        lists = [carried[key] for key in missing]
-        kind = n, trace.device, missing
+        missing = carried.missing if carried else ()
+        if missing:
+            lists = [carried[key] for key in missing]
+            carried.missing = ()
+        kind = n, trace.get_device(), missing
         if kind not in kept:
             kept[kind] = launch_of(n, trace.device, lists)
         written = tuple([one.written(spikes) for one in lists])
         kept[kind](starts_apart(trace, spikes), trace, spikes, scale, tau, dt, written)
-        for one in lists:
-            one.made = True
 
     return step

@@ -171,7 +171,9 @@ def test_each_spike_is_caught_once_a_step_for_all_groups(monkeypatch):
     caught = []
     arriving = traces_module.arriving_spikes
     monkeypatch.setattr(
-        traces_module, "arriving_spikes", lambda synapse, side: caught.append(side) or arriving(synapse, side)
+        traces_module,
+        "arriving_spikes",
+        lambda neurons, synapse, side: caught.append(side) or arriving(neurons, synapse, side),
     )
     network, _ = network_of(traces(), traces(), traces(9.0))
     caught.clear()

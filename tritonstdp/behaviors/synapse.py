@@ -182,11 +182,13 @@ def _delay(synapse: Any, side: str) -> Tensor:
     return delay
 
 
-def arriving_spikes(synapse: Any, side: str) -> Tensor:
+def arriving_spikes(neurons: Any, synapse: Any, side: str) -> Tensor:
     """The spikes that arrive at a synapse group from one side at this moment; whoever keeps them copies them.
 
     Parameters
     ----------
+    neurons : NeuronGroup
+        The neurons of that side.
     synapse : SynapseGroup
         The group.
     side : str
@@ -204,9 +206,6 @@ def arriving_spikes(synapse: Any, side: str) -> Tensor:
     TypeError
         If ``spikes`` is no tensor.
     """
-    neurons = attribute_of(synapse, side)
-    if neurons is None:
-        neurons = getattr(synapse, side)
     axon = attribute_of(neurons, "axon")
     if axon is None:
         spikes = attribute_of(neurons, "spikes")

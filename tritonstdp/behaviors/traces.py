@@ -28,23 +28,27 @@ __all__ = ["PostSpikeCatcher", "PostTrace", "PreSpikeCatcher", "PreTrace"]
 class _Caught:
     """The spikes of some neurons at one place of a step, in one tensor for all groups that ask there."""
 
-    def __init__(self) -> None:
+    def __init__(self, synapse: Any, side: str) -> None:
+        self.network, self.neurons, self.side = synapse.network, getattr(synapse, side), side
         self.spikes: Tensor | None = None
         self.round = 0
-        self._iteration: int | None = None
-        self._served: set[int] = set()
+        self._iteration = -1
+        self._served: list[Behavior] = []
 
-    def by(self, catcher: Behavior, synapse: Any, side: str) -> Tensor:
+    def by(self, catcher: Behavior, synapse: Any) -> Tensor:
         """The spikes, caught anew in a new step, or where the same one asks again."""
-        iteration = attribute_of(attribute_of(synapse, "network"), "iteration")
-        if self.spikes is None or iteration != self._iteration or id(catcher) in self._served:
-            self.spikes = self._copied(arriving_spikes(synapse, side))
-            self._iteration, self.round, self._served = iteration, self.round + 1, set()
-        self._served.add(id(catcher))
-        return self.spikes
+        iteration, spikes = self.network.iteration, self.spikes
+        if spikes is None or iteration != self._iteration or catcher in self._served:
+            spikes = self.spikes = self._copied(arriving_spikes(self.neurons, synapse, self.side))
+            self._iteration, self._served = iteration, []
+            self.round += 1
+        self._served.append(catcher)
+        return spikes
 
     def _copied(self, arriving: Tensor) -> Tensor:
-        spikes, arriving = self.spikes, arriving.detach() if arriving.requires_grad else arriving
+        spikes = self.spikes
+        if arriving.requires_grad:
+            arriving = arriving.detach()
         if spikes is None or not _can_hold(spikes, arriving):
             spikes = arriving.clone()
             carry_lists(spikes)
@@ -55,15 +59,18 @@ class _Caught:
 
 
 def _can_hold(kept: Tensor, arriving: Tensor) -> bool:
-    alike = kept.shape == arriving.shape and kept.dtype is arriving.dtype and kept.device == arriving.device
-    return alike and (not kept.is_inference() or torch.is_inference_mode_enabled())
+    if kept.is_inference() and not torch.is_inference_mode_enabled():
+        return False
+    # the index of a device takes a tenth of what the device itself does; a group's neurons are a vector
+    alike = kept.dtype is arriving.dtype and kept.numel() == arriving.numel()
+    return alike and kept.get_device() == arriving.get_device()
 
 
 class _SharedTrace:
     """A trace of the spikes that are caught at one place, for all groups that keep one alike at another."""
 
-    def __init__(self, values: Tensor, caught: _Caught | None = None) -> None:
-        self.values, self.caught = values, caught
+    def __init__(self, values: Tensor, network: Any, caught: _Caught | None = None) -> None:
+        self.values, self.network, self.caught = values, network, caught
         self.keepers: list[tuple[_Trace, Any]] = []
         self._advanced = 0, 0
 
@@ -108,7 +115,7 @@ class _Catcher(Behavior):
     neurons = ""
 
     def initialize(self, synapse: Any) -> None:
-        self.caught = self.shared(synapse) or _Caught()
+        self.caught = self.shared(synapse) or _Caught(synapse, self.neurons)
         self.forward(synapse)
 
     def shared(self, synapse: Any) -> _Caught | None:
@@ -116,10 +123,10 @@ class _Catcher(Behavior):
         neurons, place = getattr(synapse, self.neurons), _place(self, _order(synapse))
         if place is None or may_be_delayed(neurons):
             return None
-        return _CAUGHT.setdefault(neurons, {}).setdefault(place, _Caught())
+        return _CAUGHT.setdefault(neurons, {}).setdefault(place, _Caught(synapse, self.neurons))
 
     def forward(self, synapse: Any) -> None:
-        keep(synapse, f"{self.side}_spike", self.caught.by(self, synapse, self.neurons))
+        keep(synapse, f"{self.side}_spike", self.caught.by(self, synapse))
 
 
 class PreSpikeCatcher(_Catcher):
@@ -186,7 +193,7 @@ class _Trace(Behavior):
         )
 
     def initialize(self, synapse: Any) -> None:
-        self._shared = _SharedTrace(getattr(synapse, self.neurons).vector(0.0))
+        self._shared = _SharedTrace(getattr(synapse, self.neurons).vector(0.0), synapse.network)
         self._shared.keepers.append((self, synapse))
         self.tau_s = self.parameter("tau_s", None)
         if self.tau_s is None:
@@ -208,7 +215,7 @@ class _Trace(Behavior):
         is_behind = order.index(catchers[0]) < order.index(self)
         traces, key = _TRACES.setdefault(neurons, {}), (id(caught), _place(self, order), is_behind, settings)
         if key not in traces or any(keeper is self for keeper, _ in traces[key].keepers):  # which begins anew
-            traces[key] = _SharedTrace(self._shared.values, caught)
+            traces[key] = _SharedTrace(self._shared.values, synapse.network, caught)
         traces[key].keepers.append((self, synapse))
         return traces[key]
 
@@ -222,7 +229,7 @@ class _Trace(Behavior):
         left = self._shared
         [(_, synapse)] = mine = [pair for pair in left.keepers if pair[0] is self]
         left.keepers = [pair for pair in left.keepers if pair[0] is not self]
-        self._shared = _SharedTrace(left.values.clone())
+        self._shared = _SharedTrace(left.values.clone(), left.network)
         self._shared.keepers += mine
         if getattr(synapse, self.signal) is left.values:
             setattr(synapse, self.signal, self._shared.values)
@@ -239,7 +246,7 @@ class _Trace(Behavior):
             getattr(synapse, self.signal),
             spikes,
             tau=self.tau_s,
-            dt=attribute_of(attribute_of(synapse, "network"), "dt", 1.0),
+            dt=attribute_of(self._shared.network, "dt", 1.0),
             scale=self.spike_scale,
             nearest=self.nearest,
             backend=self.backend,
