@@ -21,7 +21,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tritonstdp.kernels import loops
-from tritonstdp.kernels.conv2d.sides import Laid, Side, laid_out, tap_of
+from tritonstdp.kernels.conv2d.sides import Laid, Side, laid_out, met_extent, tap_of
 from tritonstdp.kernels.protocol import Case
 
 
@@ -335,7 +335,7 @@ def _selecter(case: Case, side: Side) -> Any:
 
 def _windows(case: Case, side: Side, n_laid: int) -> Any:
     """``window_of(first_row, own_shape, other_shape, padding, n_weights)``, compiled."""
-    is_post, rows, columns, sw = side.is_post, side.reach.rows, side.reach.columns, case.kernel_key[1][1]
+    is_post, rows, columns, extent_of = side.is_post, side.reach.rows, side.reach.columns, met_extent(case.kernel_key)
 
     @loops.njit_part
     def window_of(first_row, own_shape, other_shape, padding, n_weights):  # type: ignore[no-untyped-def]
@@ -343,8 +343,7 @@ def _windows(case: Case, side: Side, n_laid: int) -> Any:
         if is_post:
             margin, extent = pad_w, other_width + 2 * pad_w
         else:
-            margin = columns - 1
-            extent = margin + max(other_width, (own_shape[2] - 1 + pad_w) // sw + 1)
+            margin, extent = columns - 1, extent_of(own_shape[2], other_width, pad_w)
         channels = max(1, min(other_channels, n_weights // (n_laid * rows * extent)))
         return Window(first_row, margin, extent, channels)
 

@@ -42,6 +42,21 @@ class Reach(NamedTuple):
         return self.strides[0] * self.strides[1] * self.rows * self.vector
 
 
+def met_extent(kernel_key: Any) -> Any:
+    """``extent(width, met_width, pad_w)``, compiled: the neurons that a row's pre spikes meet, and those between.
+
+    Some lie outside the map: as many in front as a spike meets in a row but one, and some behind.
+    """
+    (_, kw), (_, sw) = kernel_key
+    margin = -(-kw // sw) - 1
+
+    @loops.njit_part
+    def extent(width, met_width, pad_w):  # type: ignore[no-untyped-def]
+        return margin + max(met_width, (width - 1 + pad_w) // sw + 1)
+
+    return extent
+
+
 class Side(NamedTuple):
     """The side whose spikes contribute, and the other.
 

@@ -19,6 +19,7 @@ from numba.extending import intrinsic
 
 from tritonstdp.kernels import loops, threads
 from tritonstdp.kernels.formula_cpu import modulated_visits, synapse_update
+from tritonstdp.kernels.local2d.events import event_noter, rows_lister
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -152,9 +153,9 @@ def _gatherer(case: Case) -> Any:
     return gather
 
 
-def _event_noter(case: Case) -> Any:
+def _event_lister(case: Case) -> Any:
     """``note_events``, compiled: where a row of output positions sees spikes."""
-    (kh, kw), (sh, sw) = case.kernel_key
+    note_at_positions = event_noter(case)
 
     @loops.njit_part
     def note_events(
@@ -164,22 +165,9 @@ def _event_noter(case: Case) -> Any:
 
         They are listed in the order of memory, which the processor foresees.
         """
-        kernel_rows = (len(row_start) - 1) // height * kh
-        taps = kernel_rows * kw
+        note_at_positions(seeing, seen, counts, fired, row_start, u, height, width, pad_h, pad_w)
         out_width = len(counts)
-        counts[:] = 0
-        for m in range(kernel_rows):
-            row = u * sh - pad_h + m % kh
-            if not 0 <= row < height:
-                continue
-            row += m // kh * height
-            for e in range(row_start[row], row_start[row + 1]):
-                column = np.int64(fired[e]) + pad_w
-                neuron = row * width + fired[e]
-                for v in range(max(0, (column - kw + sw) // sw), min(out_width, column // sw + 1)):
-                    at = v * taps + counts[v]
-                    seeing[at], seen[at] = v * taps + m * kw + column - v * sw, neuron
-                    counts[v] += 1
+        taps = len(seeing) // out_width
         count = 0
         for v in range(out_width):
             for at in range(v * taps, v * taps + counts[v]):
@@ -204,8 +192,9 @@ def _compile(case: Case, parallel: bool) -> Any:
     visit_patch = _patch_visitor(case, update, pre_side.traces)
     visit_events = _event_visitor(case, update, pre_side.traces, post_traces)
     visit_silent, write_held = modulated_visits(update, n_signals, len(names.post), real)
-    note_events, gather = _event_noter(case), _gatherer(case)
-    list_row, at_once = loops.row_lister(case.dtype, case.bool_spikes), loops.AT_ONCE
+    note_events, gather = _event_lister(case), _gatherer(case)
+    list_rows, list_row = rows_lister(case), loops.row_lister(case.dtype, case.bool_spikes)
+    at_once = loops.AT_ONCE
     pointer = loops.as_pointer
     carray: Any = numba.carray
     parts = numba.prange if parallel else range
@@ -220,11 +209,7 @@ def _compile(case: Case, parallel: bool) -> Any:
         eligibility = carray(pointer(c_address), n_post * taps if modulated else 0, real)
         row_synapses = out_width * taps
 
-        fired = np.empty(n_pre + at_once, np.uint32)
-        row_start = np.zeros(c_in * height + 1, np.int64)
-        for row in range(c_in * height):
-            row_start[row + 1] = list_row(pre[0], row * width, width, fired, row_start[row])
-
+        fired, row_start = list_rows(pre[0], c_in * height, width)
         n_parts = out_height if parallel else 1
         for part in parts(n_parts):
             synapses, positions = np.empty(row_synapses, np.uint32), np.empty(row_synapses, np.uint32)
