@@ -170,7 +170,7 @@ def _run_lister(case: PropagationCase) -> Any:
 
 
 def _kernel_layer(case: PropagationCase) -> Any:
-    """``lay_out(w, c_in, c_out, step)``, compiled: the kernels by pre channel, row and set of taps, and post channel."""
+    """``lay_out(w, c_in, c_out, step)``, compiled: kernels by pre channel, row and set of taps, and post channel."""
     real, (_, taps, place) = loops.REAL[case.dtype], _row_of(case)
     (kh, kw), _ = case.kernel_key
 
@@ -257,6 +257,7 @@ def _row_adder(case: PropagationCase) -> Any:
     @intrinsic
     def add_block(typing_context, target, plane, source, step):  # type: ignore[no-untyped-def]
         """Of as many channels as neurons; where nothing was brought, nothing is written."""
+
         def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             target, plane, source, step = arguments
             vector = ir.VectorType(context.get_value_type(number), lanes)
@@ -268,7 +269,7 @@ def _row_adder(case: PropagationCase) -> Any:
             rows = [builder.load(place, align=itemsize) for place in places(source, step)]
             integers = ir.VectorType(ir.IntType(8 * itemsize), lanes)
             for k, bits in enumerate(builder.bitcast(row, integers) for row in rows):
-                changed = builder.xor(bits, ir.Constant(integers, [1<<8*itemsize-1]*lanes))
+                changed = builder.xor(bits, ir.Constant(integers, [1 << 8 * itemsize - 1] * lanes))
                 came = builder.or_(came, changed) if k else changed
             came = builder.icmp_unsigned("!=", came, ir.Constant(integers, None))
             came = builder.icmp_unsigned("!=", builder.bitcast(came, ir.IntType(lanes)), ir.IntType(lanes)(0))

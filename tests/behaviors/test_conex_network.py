@@ -45,8 +45,9 @@ def connection(conex, network, src, dst, initializer, dendrite, *more: Behavior)
     return SynapseGroup(network, src, dst, tag="Proximal", behavior=conex.prioritize_behaviors(behaviors))
 
 
-def cortex(conex, learning, without: str | None = None, seed: int = 3):
+def cortex(conex, learning, without: str | None = None, seed: int = 3, dendrites=None):
     """A layer of spiking neurons with every kind of connection, whose learning classes come from ``learning``."""
+    dendrites = conex if dendrites is None else dendrites
     random.seed(seed)
     torch.manual_seed(seed)
     dopamine = [conex.Payoff(initial_payoff=0.05), conex.Dopamine(tau_dopamine=4.0, initial_dopamine_concentration=0.4)]
@@ -59,22 +60,22 @@ def cortex(conex, learning, without: str | None = None, seed: int = 3):
     local = {**half, "weight_shape": (3, 16, 18), "kernel_shape": (3, 4, 4, 2, 3, 3)}
     one = {**half, "weight_shape": (48,)}
     sparse = {**half, "density": 0.3}
-    dense = conex.SimpleDendriticInput
+    dense = dendrites.SimpleDendriticInput
     plan = [
         ("SimpleSTDP", image, relay, half, dense(), conex.DelayInitializer(mode=2), conex.WeightNormalization(norm=3)),
         ("SimpleSTDP", relay, relay, half, dense(current_coef=0.1), conex.WeightClip(w_min=0.1, w_max=0.7)),
         ("SimpleiSTDP", relay, features, half, dense(current_coef=0.1)),
         ("SimpleRSTDP", image, features, half, dense(current_coef=0.1)),
-        ("SparseSTDP", image, relay, sparse, conex.SparseDendriticInput()),
-        ("SparseiSTDP", relay, features, sparse, conex.SparseDendriticInput()),
-        ("SparseRSTDP", relay, image, sparse, conex.SparseDendriticInput()),
-        ("One2OneSTDP", features, relay, one, conex.One2OneDendriticInput()),
-        ("One2OneiSTDP", relay, features, one, conex.One2OneDendriticInput()),
-        ("One2OneRSTDP", features, relay, one, conex.One2OneDendriticInput()),
-        ("Conv2dSTDP", image, features, kernel, conex.Conv2dDendriticInput()),
-        ("Conv2dRSTDP", image, features, kernel, conex.Conv2dDendriticInput()),
-        ("Local2dSTDP", image, features, local, conex.Local2dDendriticInput()),
-        ("Local2dRSTDP", image, features, local, conex.Local2dDendriticInput()),
+        ("SparseSTDP", image, relay, sparse, dendrites.SparseDendriticInput()),
+        ("SparseiSTDP", relay, features, sparse, dendrites.SparseDendriticInput()),
+        ("SparseRSTDP", relay, image, sparse, dendrites.SparseDendriticInput()),
+        ("One2OneSTDP", features, relay, one, dendrites.One2OneDendriticInput()),
+        ("One2OneiSTDP", relay, features, one, dendrites.One2OneDendriticInput()),
+        ("One2OneRSTDP", features, relay, one, dendrites.One2OneDendriticInput()),
+        ("Conv2dSTDP", image, features, kernel, dendrites.Conv2dDendriticInput()),
+        ("Conv2dRSTDP", image, features, kernel, dendrites.Conv2dDendriticInput()),
+        ("Local2dSTDP", image, features, local, dendrites.Local2dDendriticInput()),
+        ("Local2dRSTDP", image, features, local, dendrites.Local2dDendriticInput()),
     ]
     groups = []
     for name, src, dst, initializer, dendrite, *more in plan:
@@ -115,6 +116,24 @@ def test_only_the_import_changes_and_the_weights_stay_the_same(learnt):
         torch.testing.assert_close(weights, wanted, rtol=1e-5, atol=1e-6)
         if "Conv2dDendriticInput" not in group.tags:
             assert torch.equal(weights, wanted), group
+
+
+def test_dendritic_inputs_take_the_place_of_conex_s_by_a_changed_import(conex):
+    networks = []
+    for dendrites in (conex, ours):
+        network, layer, groups = cortex(conex, conex, dendrites=dendrites)
+        network.initialize(info=False)
+        network.simulate_iterations(20, measure_block_time=False)
+        networks.append((network, groups))
+    (theirs, expected), (mine, groups) = networks
+    assert sum(neurons.spikes.sum() for neurons in theirs.NeuronGroups) > 0
+    for neurons, wanted in zip(mine.NeuronGroups, theirs.NeuronGroups, strict=True):
+        assert torch.equal(neurons.spikes, wanted.spikes)
+        torch.testing.assert_close(neurons.v, wanted.v, rtol=1e-4, atol=1e-4)
+    for group, wanted in zip(groups, expected, strict=True):
+        assert group.tags[-1] == wanted.tags[-1]
+        torch.testing.assert_close(group.I, wanted.I, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(values_of(group.weights), values_of(wanted.weights), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", IN_CONEX)

@@ -1,5 +1,13 @@
 """PymoNNtorch behaviors under CoNeX's names: change the import, and nothing else."""
 
+from tritonstdp.behaviors.dendrites import (
+    BaseDendriticInput,
+    Conv2dDendriticInput,
+    Local2dDendriticInput,
+    One2OneDendriticInput,
+    SimpleDendriticInput,
+    SparseDendriticInput,
+)
 from tritonstdp.behaviors.learning import (
     BOUNDS,
     BaseLearning,
@@ -26,6 +34,12 @@ from tritonstdp.behaviors.learning import (
 from tritonstdp.behaviors.traces import PostSpikeCatcher, PostTrace, PreSpikeCatcher, PreTrace
 
 __all__ = [
+    "BaseDendriticInput",
+    "Conv2dDendriticInput",
+    "Local2dDendriticInput",
+    "One2OneDendriticInput",
+    "SimpleDendriticInput",
+    "SparseDendriticInput",
     "BOUNDS",
     "BaseLearning",
     "Conv2dRSTDP",
