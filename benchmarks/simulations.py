@@ -1,7 +1,10 @@
-"""Whole simulations: networks of CoNeX's behaviors, with its learning classes and with tritonstdp's in their place.
+"""Whole simulations: networks of CoNeX's behaviors, and the same with tritonstdp's in place of some of them.
 
-Both networks of a pair draw the same spikes and start from the same weights; they advance in turns, and must end in the
-same weights. ``python -m benchmarks.simulations`` prints steps/s and the share of a step that learning takes.
+"CoNeX" is all of it; "learning" swaps the learning classes; "whole step" swaps dendritic inputs, traces and axons as
+well. All networks draw the same spikes and start from the same weights; they advance in turns. Where learning alone is
+swapped the weights must be the same; where sums are taken in another order they must be the same within rounding, or,
+once that has made a neuron fire a step earlier, in their mean. ``python -m benchmarks.simulations`` prints steps/s and
+the share of a step that learning takes.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pymonntorch import Behavior, Network, NeuronDimension, NeuronGroup, SynapseGroup
@@ -31,6 +34,8 @@ from tritonstdp.machine import machine
 
 RATE = 0.02
 TAU = 25.0
+MEAN_OFF = 1e-3
+"""By how much a mean weight, of weights from 0 to 1, may differ between networks that fire alike."""
 LEARNING = 400  # the priority that CoNeX gives to learning, a key of the network's own time measurement
 STDP = {"a_plus": 0.01, "a_minus": 0.012, "positive_bound": "soft_bound", "negative_bound": "soft_bound"}
 RSTDP = STDP | {"tau_c": 200.0}
@@ -67,25 +72,44 @@ class Dopamine(Behavior):
         network.dopamine_concentration = 0.5 if network.iteration % 100 < 50 else -0.5
 
 
+class Parts(NamedTuple):
+    """Where a network's classes come from.
+
+    Attributes
+    ----------
+    learning, others : module
+        That of the learning classes, and that of dendritic inputs, traces and axons.
+    """
+
+    learning: ModuleType
+    others: ModuleType
+
+
+def parts() -> dict[str, Parts]:
+    """The networks that are compared."""
+    conex = import_conex()
+    return {"CoNeX": Parts(conex, conex), "learning": Parts(ours, conex), "whole step": Parts(ours, ours)}
+
+
 @dataclass(frozen=True)
 class Simulation:
-    """A network that can be built with either library's learning classes.
+    """A network that can be built with either library's classes.
 
     Attributes
     ----------
     name, what : str
         The letter under which it is reported, and what it is.
     build : callable
-        ``build(classes)``: the network and its plastic synapses, from a module of learning classes.
+        ``build(parts)``: the network and its plastic synapses, of the classes that :class:`Parts` names.
     steps : int
-        Steps that each of the two networks does, in turns.
+        Steps that each of the networks does, in turns.
     turn : int
         Steps of a turn.
     """
 
     name: str
     what: str
-    build: Callable[[ModuleType], tuple[Network, SynapseGroup]]
+    build: Callable[[Parts], tuple[Network, SynapseGroup]]
     steps: int
     turn: int
 
@@ -95,13 +119,12 @@ def _network() -> Network:
     return Network(behavior={1: conex.TimeResolution(dt=1), 120: Dopamine()}, index=False)
 
 
-def _input(network: Network, size: Any) -> NeuronGroup:
-    conex = import_conex()
-    behavior = {340: PoissonInput(), 360: conex.SpikeTrace(tau_s=10.0), 380: conex.NeuronAxon()}
+def _input(network: Network, size: Any, of: Parts) -> NeuronGroup:
+    behavior = {340: PoissonInput(), 360: of.others.SpikeTrace(tau_s=10.0), 380: of.others.NeuronAxon()}
     return NeuronGroup(size, network, behavior=behavior)
 
 
-def _neurons(network: Network, size: Any, number: int, noisy: bool = False) -> NeuronGroup:
+def _neurons(network: Network, size: Any, number: int, of: Parts, noisy: bool = False) -> NeuronGroup:
     """LIF neurons that a mean current of 1 makes fire at the wanted rate, out of step with each other."""
     conex = import_conex()
     threshold = 1 - torch.tensor(-1 / (RATE * TAU)).exp().item()
@@ -111,8 +134,8 @@ def _neurons(network: Network, size: Any, number: int, noisy: bool = False) -> N
         240: conex.SimpleDendriteComputation(),
         260: conex.LIF(R=1.0, threshold=threshold, tau=TAU, v_reset=0.0, v_rest=0.0, init_v=start),
         340: conex.Fire(),
-        360: conex.SpikeTrace(tau_s=10.0),
-        380: conex.NeuronAxon(),
+        360: of.others.SpikeTrace(tau_s=10.0),
+        380: of.others.NeuronAxon(),
     }
     if noisy:
         behavior[250] = NoisyCurrent()
@@ -129,26 +152,26 @@ def _connect(network: Network, src: Any, dst: Any, weights: Any, dendrite: Any, 
     return SynapseGroup(network, src, dst, tag="Proximal", behavior=behavior)
 
 
-def _dense(n_pre: int, n_post: int) -> Callable[[ModuleType], tuple[Network, SynapseGroup]]:
-    def build(classes: ModuleType) -> tuple[Network, SynapseGroup]:
+def _dense(n_pre: int, n_post: int) -> Callable[[Parts], tuple[Network, SynapseGroup]]:
+    def build(of: Parts) -> tuple[Network, SynapseGroup]:
         conex = import_conex()
         network = _network()
-        src, dst = _input(network, n_pre), _neurons(network, n_post, n_post)
-        dendrite = conex.SimpleDendriticInput(current_coef=2 / (n_pre * RATE))
+        src, dst = _input(network, n_pre, of), _neurons(network, n_post, n_post, of)
+        dendrite = of.others.SimpleDendriticInput(current_coef=2 / (n_pre * RATE))
         weights = conex.WeightInitializer(weights=_uniform(n_pre, n_post))
-        return network, _connect(network, src, dst, weights, dendrite, classes.SimpleSTDP(**STDP))
+        return network, _connect(network, src, dst, weights, dendrite, of.learning.SimpleSTDP(**STDP))
 
     return build
 
 
-def _recurrent(n: int) -> Callable[[ModuleType], tuple[Network, SynapseGroup]]:
-    def build(classes: ModuleType) -> tuple[Network, SynapseGroup]:
+def _recurrent(n: int) -> Callable[[Parts], tuple[Network, SynapseGroup]]:
+    def build(of: Parts) -> tuple[Network, SynapseGroup]:
         conex = import_conex()
         network = _network()
-        neurons = _neurons(network, n, n, noisy=True)
-        dendrite = conex.SimpleDendriticInput(current_coef=0.1 / (n * RATE))
+        neurons = _neurons(network, n, n, of, noisy=True)
+        dendrite = of.others.SimpleDendriticInput(current_coef=0.1 / (n * RATE))
         weights = conex.WeightInitializer(weights=_uniform(n, n))
-        return network, _connect(network, neurons, neurons, weights, dendrite, classes.SimpleSTDP(**STDP))
+        return network, _connect(network, neurons, neurons, weights, dendrite, of.learning.SimpleSTDP(**STDP))
 
     return build
 
@@ -170,26 +193,25 @@ class _SparseWeights(Behavior):
         synapse.src_idx, synapse.dst_idx = synapse.weights.row_indices(), drawn // n_pre
 
 
-def _sparse(n_pre: int, n_post: int, synapses: int) -> Callable[[ModuleType], tuple[Network, SynapseGroup]]:
-    def build(classes: ModuleType) -> tuple[Network, SynapseGroup]:
-        conex = import_conex()
+def _sparse(n_pre: int, n_post: int, synapses: int) -> Callable[[Parts], tuple[Network, SynapseGroup]]:
+    def build(of: Parts) -> tuple[Network, SynapseGroup]:
         network = _network()
-        src, dst = _input(network, n_pre), _neurons(network, n_post, n_post)
-        dendrite = conex.SparseDendriticInput(current_coef=2 * n_post / (synapses * RATE))
+        src, dst = _input(network, n_pre, of), _neurons(network, n_post, n_post, of)
+        dendrite = of.others.SparseDendriticInput(current_coef=2 * n_post / (synapses * RATE))
         weights = _SparseWeights(n_pre, n_post, synapses)
-        return network, _connect(network, src, dst, weights, dendrite, classes.SparseSTDP(**STDP))
+        return network, _connect(network, src, dst, weights, dendrite, of.learning.SparseSTDP(**STDP))
 
     return build
 
 
-def _conv2d(classes: ModuleType) -> tuple[Network, SynapseGroup]:
+def _conv2d(of: Parts) -> tuple[Network, SynapseGroup]:
     conex = import_conex()
     network = _network()
-    src = _input(network, NeuronDimension(depth=8, height=64, width=64))
-    dst = _neurons(network, NeuronDimension(depth=16, height=60, width=60), 16 * 60 * 60)
-    dendrite = conex.Conv2dDendriticInput(current_coef=2 / (8 * 25 * RATE))
+    src = _input(network, NeuronDimension(depth=8, height=64, width=64), of)
+    dst = _neurons(network, NeuronDimension(depth=16, height=60, width=60), 16 * 60 * 60, of)
+    dendrite = of.others.Conv2dDendriticInput(current_coef=2 / (8 * 25 * RATE))
     weights = conex.WeightInitializer(weights=_uniform(16, 8, 5, 5))
-    return network, _connect(network, src, dst, weights, dendrite, classes.Conv2dRSTDP(**RSTDP))
+    return network, _connect(network, src, dst, weights, dendrite, of.learning.Conv2dRSTDP(**RSTDP))
 
 
 SIMULATIONS = {
@@ -206,14 +228,14 @@ SIMULATIONS = {
 
 @dataclass(frozen=True)
 class Result:
-    """What a simulation has shown for one library's learning classes.
+    """What a simulation has shown for one choice of classes.
 
     Attributes
     ----------
     simulation, what : str
         Which it is.
     classes : str
-        "CoNeX" or "tritonstdp".
+        "CoNeX", or which of its classes tritonstdp's take the place of: see :func:`parts`.
     steps_per_second : float
         From the median turn.
     learning_share : float
@@ -221,7 +243,7 @@ class Result:
     firing_rate : float
         The mean share of post neurons that spike in a step.
     difference : float
-        The largest difference between the weights of the two networks at the end; 0 where they have the same bits.
+        The largest difference from the weights of CoNeX's network at the end; 0 where they have the same bits.
     threads : int
         Of torch and numba.
     """
@@ -242,7 +264,7 @@ def _values(synapse: SynapseGroup) -> torch.Tensor:
 
 
 def run(simulation: Simulation, steps: int | None = None) -> list[Result]:
-    """Advance both networks of a simulation in turns.
+    """Advance the networks of a simulation in turns.
 
     Raises
     ------
@@ -250,8 +272,8 @@ def run(simulation: Simulation, steps: int | None = None) -> list[Result]:
         If they end in different weights: then there is nothing to compare.
     """
     networks = {}
-    for name, classes in (("CoNeX", import_conex()), ("tritonstdp", ours)):
-        network, synapse = simulation.build(classes)
+    for name, of in parts().items():
+        network, synapse = simulation.build(of)
         network.initialize(info=False)
         networks[name] = network, synapse
     turns: dict[str, list[float]] = {name: [] for name in networks}
@@ -266,13 +288,18 @@ def run(simulation: Simulation, steps: int | None = None) -> list[Result]:
                 fired[name] += _advance_measured(network, synapse.dst, simulation.turn, learning[name])
             else:
                 turns[name].append(_advance(network, simulation.turn))
-    difference = _difference(*(_values(synapse) for _, synapse in networks.values()))
-    if difference > 1e-4:
-        raise RuntimeError(f"({simulation.name}): the two networks' weights differ by {difference:.2g}")
+    expected = _values(networks["CoNeX"][1])
+    differences = {name: _difference(_values(synapse), expected) for name, (_, synapse) in networks.items()}
+    if differences["learning"] > 1e-4:
+        raise RuntimeError(f"({simulation.name}): learning alone makes weights {differences['learning']:.2g} off")
+    mean = _values(networks["whole step"][1]).mean().item()
+    if abs(mean - expected.mean().item()) > MEAN_OFF:
+        raise RuntimeError(f"({simulation.name}): the mean weight is {mean:.4f}, and CoNeX's {expected.mean():.4f}")
     return [
         Result(
             simulation.name, simulation.what, name, 1 / statistics.median(turns[name]),
-            learning[name][0] / learning[name][1], statistics.fmean(fired[name]), difference, torch.get_num_threads(),
+            learning[name][0] / learning[name][1], statistics.fmean(fired[name]), differences[name],
+            torch.get_num_threads(),
         )
         for name in networks
     ]  # fmt: skip
@@ -305,8 +332,8 @@ def table_of(results: list[Result]) -> Table:
     """Results as a table."""
     titles = dict.fromkeys(f"({r.simulation}) {r.what}" for r in results)
     table = Table(title="\n".join(titles), title_justify="left", box=SIMPLE)
-    for heading in ("", "learning classes", "steps/s", "learning", "spikes", "faster"):
-        table.add_column(heading, justify="left" if heading in ("", "learning classes") else "right")
+    for heading in ("", "classes", "steps/s", "learning", "spikes", "faster"):
+        table.add_column(heading, justify="left" if heading in ("", "classes") else "right")
     conex = {r.simulation: r.steps_per_second for r in results if r.classes == "CoNeX"}
     for r in results:
         faster = "" if r.classes == "CoNeX" else f"{r.steps_per_second / conex[r.simulation]:.2f}x"
@@ -335,7 +362,7 @@ def main() -> int:
     console, results = Console(), []
     for name in arguments.names:
         results += run(SIMULATIONS[name], arguments.steps)
-        console.print(table_of(results[-2:]))
+        console.print(table_of(results[-len(parts()) :]))
     if arguments.out:
         where = {f"machine_{key}": value for key, value in machine().items()}
         arguments.out.write_text(json.dumps([asdict(r) | where for r in results], indent=1) + "\n")

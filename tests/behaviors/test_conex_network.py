@@ -121,7 +121,7 @@ def test_only_the_import_changes_and_the_weights_stay_the_same(learnt):
 def test_dendritic_inputs_take_the_place_of_conex_s_by_a_changed_import(conex):
     networks = []
     for dendrites in (conex, ours):
-        network, layer, groups = cortex(conex, conex, dendrites=dendrites)
+        network, _, groups = cortex(conex, conex, dendrites=dendrites)
         network.initialize(info=False)
         network.simulate_iterations(20, measure_block_time=False)
         networks.append((network, groups))

@@ -44,7 +44,7 @@ _CAUGHT_BY = {
     "post_trace": "PostTrace",
 }
 
-_CONEX_AXON = "conex.behaviors.neurons.axon"
+_CONEX_AXON, _OWN_AXON = "conex.behaviors.neurons.axon", "tritonstdp.behaviors.neurons"
 
 
 def weights_of(synapse: Any) -> Tensor:
@@ -165,7 +165,7 @@ def _signals_of_axons(synapse: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def _from_axon(axon: Any, neurons: Any, synapse: Any, side: str) -> tuple[Tensor, Tensor]:
     if has_no_delay(axon):
-        return axon.spike_history.squeeze(0), axon.trace_history.squeeze(0)
+        return _undelayed(axon)  # type: ignore[return-value]
     delay = _delay(synapse, side)
     return axon.get_spike(neurons, delay), axon.get_spike_trace(neurons, delay)
 
@@ -215,16 +215,20 @@ def arriving_spikes(neurons: Any, synapse: Any, side: str) -> Tensor:
             raise TypeError(f"{neurons.tag}.spikes are {type(spikes).__name__}: set torch.as_tensor(spikes)")
         return spikes
     if has_no_delay(axon):
-        return axon.spike_history.squeeze(0)
+        return _undelayed(axon)[0]
     return axon.get_spike(neurons, _delay(synapse, side))
 
 
 def has_no_delay(axon: Any) -> bool:
-    """Whether an axon gives every group the same spikes: CoNeX's, where one step of history leaves no delay but 0.
+    """Whether an axon gives every group the same spikes, as one step of history leaves no delay but 0."""
+    known = type(axon).get_spike.__module__ in (_CONEX_AXON, _OWN_AXON)
+    return known and axon.init_kwargs.get("max_delay", 1) == 1
 
-    Its row is what the axon would gather, at less cost.
-    """
-    return type(axon).get_spike.__module__ == _CONEX_AXON and axon.init_kwargs.get("max_delay", 1) == 1
+
+def _undelayed(axon: Any) -> tuple[Tensor, Tensor | None]:
+    """The one row of an axon's spikes and trace: what it would gather, at less cost."""
+    spikes = axon.spikes if type(axon).get_spike.__module__ == _OWN_AXON else axon.spike_history.squeeze(0)
+    return spikes, axon.trace_history.squeeze(0) if axon.have_trace else None
 
 
 def may_be_delayed(neurons: Any) -> bool:
