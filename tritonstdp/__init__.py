@@ -9,6 +9,7 @@ from tritonstdp import (
     library,
 )
 from tritonstdp.functional import explain, istdp_, per_post, per_pre, prepare, rstdp_, stdp_, trace_, update_
+from tritonstdp.graphs import capture
 from tritonstdp.propagation import propagate_
 from tritonstdp.registry import (
     Backend,
@@ -33,6 +34,7 @@ __all__ = [
     "OneToOne",
     "Rule",
     "Sparse",
+    "capture",
     "explain",
     "hard_bound",
     "istdp_",
