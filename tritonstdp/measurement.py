@@ -328,7 +328,7 @@ class PropagationInputs(Inputs):
         return current, None
 
     def bytes_that_must_move(self) -> float:
-        """Mean bytes a step over some patterns: 64-byte lines that hold a weight that counts, and all currents twice."""
+        """Mean bytes a step over some patterns: 64-byte lines with a weight that counts, and all currents twice."""
         per_line, start = max(1, 64 // self.values.element_size()), self.start
         silent = torch.zeros(self.topology.post_shape, dtype=torch.bool, device=start.device)
         lines = [_lines_touched(self, pre_spike, silent, per_line) for pre_spike, _ in self.spikes[:_COUNTED]]
