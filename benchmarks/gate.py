@@ -44,6 +44,8 @@ WORKLOADS: tuple[Workload, ...] = (
     *(Workload("propagation", "dense", "no_bound", (4000, 4000), rate) for rate in (0.005, 0.02, 0.1)),
     Workload("propagation", "dense", "no_bound", (1000, 1000), 0.02),
     *(Workload("propagation", "sparse", "no_bound", (10_000, 10_000, 1_000_000), rate) for rate in (0.005, 0.02, 0.1)),
+    *(Workload("propagation", "conv2d", "no_bound", (8, 64, 64, 16, 5), rate) for rate in (0.005, 0.1)),
+    *(Workload("propagation", "local2d", "no_bound", (8, 32, 32, 8, 5), rate) for rate in (0.005, 0.1)),
 )
 
 Measure = Callable[[Workload], list[Row]]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.linalg import vecdot
 from torch.nn.functional import conv2d, embedding_bag, unfold
 
 from tritonstdp.measurement import OURS, Inputs, NotAvailableError, Provider, Runner
@@ -90,15 +91,31 @@ def _convolution(inputs: Inputs) -> Any:
     return compute
 
 
+def _patches(inputs: Inputs, k: int) -> Tensor:
+    """What each position sees, ``(positions, taps)``."""
+    topology = inputs.topology
+    image = inputs.float_spikes[k][0].view(1, *topology.src_shape)
+    return unfold(image, topology.kernel_size, padding=topology.padding, stride=topology.stride)[0].t()
+
+
+def _unfolded_product(inputs: Inputs) -> Any:
+    kernels = inputs.weights.flatten(1)
+    return lambda k: (kernels @ _patches(inputs, k).t()).view(-1)
+
+
 def _unfolded_sum(inputs: Inputs) -> Any:
-    w, topology = inputs.weights, inputs.topology
+    w = inputs.weights
+    return lambda k: (w * _patches(inputs, k)).sum(-1).view(-1)
 
-    def compute(k: int) -> Tensor:
-        image = inputs.float_spikes[k][0].view(1, *topology.src_shape)
-        patches = unfold(image, topology.kernel_size, padding=topology.padding, stride=topology.stride)[0].t()
-        return (w * patches).sum(-1).view(-1)
 
-    return compute
+def _unfolded_dots(inputs: Inputs) -> Any:
+    w = inputs.weights
+    return lambda k: vecdot(w, _patches(inputs, k)[None]).view(-1)
+
+
+def _unfolded_batches(inputs: Inputs) -> Any:
+    w = inputs.weights.transpose(0, 1)
+    return lambda k: torch.bmm(w, _patches(inputs, k)[..., None])[..., 0].t().reshape(-1)
 
 
 PROPAGATIONS: dict[str, Provider] = {
@@ -110,6 +127,8 @@ PROPAGATIONS: dict[str, Provider] = {
     "CSR product": _adding({"sparse": _transposed_csr}),
     "COO product": _adding({"sparse": _transposed_coo}),
     "torch convolution": _adding({"conv2d": _convolution}),
+    "unfolded product": _adding({"conv2d": _unfolded_product, "local2d": _unfolded_batches}),
     "unfolded sum": _adding({"local2d": _unfolded_sum}),
+    "unfolded dots": _adding({"local2d": _unfolded_dots}),
 }
 """Who propagates spikes; the ways that transpose sparse weights do so once, as no network that learns could."""
