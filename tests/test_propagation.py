@@ -104,7 +104,8 @@ def test_what_no_spike_reads_leaks_nothing(group, backend):
         if meeting.shares_weights:
             read = seen.any(-1)
         for wild in (torch.nan, torch.inf):
-            found = propagated(topology, current.clone(), torch.where(read, w, wild), given, backend)
+            leaky = torch.where(read, w, wild).contiguous()
+            found = propagated(topology, current.clone(), leaky, given, backend)
             assert torch.equal(found, propagated(topology, current.clone(), w, given, backend))
             assert (found[~reached].signbit() & (found[~reached] == 0)).all()
 

@@ -103,9 +103,9 @@ def _compile(case: PropagationCase, parallel: bool) -> Any:
 
 
 def _summer(case: PropagationCase) -> Any:
-    """``sum_up(sums, n, w, step, synapses, neurons, spikes)``, compiled: what some synapses bring, in each channel.
+    """``sum_up(w, apart, synapses, neurons, spikes)``, compiled: what some synapses bring, in each channel.
 
-    ``w`` starts with the first of ``n`` channels, which are ``step`` apart.
+    ``w`` starts with the first channel, and the others are so far ``apart`` from it.
     """
     real, bool_spikes = loops.REAL[case.dtype], case.bool_spikes
 
