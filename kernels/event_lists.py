@@ -268,13 +268,16 @@ class _Prepared(NamedTuple):
             except KeyError:
                 pass
         found = tuple(map(self._found, range(2), carried, (weights, weights)))
-        missing = tuple([k for k in (0, 1) if carried[k] is None or self.keys[k] in carried[k].missing])
+        missing = tuple([k for k in (0, 1) if self._is_missing(k, carried[k]) and not (k and found[0] is found[1])])
         if missing:
             self._list(missing, unusual, found, spikes)
-            for k in missing:
-                if carried[k] is not None:
-                    carried[k].missing = tuple([key for key in carried[k].missing if key != self.keys[k]])
+            for k, lists in enumerate(carried):
+                if lists is not None:
+                    lists.missing = tuple([key for key in lists.missing if key != self.keys[k]])
         return found[0].read, found[1].read
+
+    def _is_missing(self, k: int, carried: Carried | None) -> bool:
+        return carried is None or self.keys[k] in carried.missing
 
     def _found(self, k: int, carried: Carried | None, weights: Tensor) -> EventList:
         """The list that spikes carry, or else the one that belongs to the weights."""

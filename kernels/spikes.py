@@ -1,7 +1,7 @@
 """What spikes carry along: lists of who spiked, made once for all that read them on a GPU.
 
-Only whoever writes spikes can tell that they are others: a tensor carries lists if its writer says so
-(:func:`carry_lists`), and then says at each step that it has written it anew (:func:`written_anew`).
+A tensor carries lists only if whoever writes it asks for it, and writes it by torch's functions, which its version
+counts: what a kernel of somebody's own writes would go unnoticed.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ class Carried(dict[int, Any]):
 
     Attributes
     ----------
+    version : int
+        The spikes' version for which lists were made.
     missing : tuple of int
         Those that are not made of the spikes as they are.
     """
 
+    version = -1
     missing: tuple[int, ...] = ()
 
     def __setitem__(self, key: int, made_of: Any) -> None:
@@ -34,16 +37,14 @@ class Carried(dict[int, Any]):
 
 
 def carry_lists(spikes: Tensor) -> None:
-    """Have spikes carry lists; whoever writes them must call :func:`written_anew` from then on."""
-    spikes.event_lists = Carried()  # type: ignore[attr-defined]
+    """Have spikes carry lists, unless they were made for inference: such have no version."""
+    if not spikes.is_inference():
+        spikes.event_lists = Carried()  # type: ignore[attr-defined]
 
 
 def lists_of(spikes: Tensor) -> Carried | None:
     """The lists that spikes carry; None where they carry none."""
-    return spikes.__dict__.get("event_lists")
-
-
-def written_anew(spikes: Tensor) -> None:
-    """Say that spikes that carry lists are others now."""
-    carried = spikes.event_lists  # type: ignore[attr-defined]
-    carried.missing = tuple(carried)
+    carried: Carried | None = spikes.__dict__.get("event_lists")
+    if carried is not None and carried.version != spikes._version:
+        carried.version, carried.missing = spikes._version, tuple(carried)
+    return carried

@@ -15,7 +15,7 @@ from tritonstdp.kernels.blocks import launch_options, real_type
 from tritonstdp.kernels.event_lists import EventList, Making, make_lists
 from tritonstdp.kernels.formula_gpu import device_function, fp64
 from tritonstdp.kernels.launch import Launch, starts_apart
-from tritonstdp.kernels.spikes import lists_of
+from tritonstdp.kernels.spikes import Carried, lists_of
 from tritonstdp.kernels.trace import TraceCase, TraceStep
 
 
@@ -79,17 +79,15 @@ def build(case: TraceCase, config: Config = DEFAULT) -> TraceStep:
         return Launch(trace_kernel, blocks + making.programs, device, settled, num_warps=num_warps, **options)
 
     def step(trace, spikes, scale, tau, dt):  # type: ignore[no-untyped-def]
-        n, carried, lists = trace.numel(), lists_of(spikes), []
+        n, carried = trace.numel(), lists_of(spikes) or Carried()
         if not n:
             return
-        missing = carried.missing if carried else ()
-        if missing:
-            lists = [carried[key] for key in missing]
-            carried.missing = ()
-        kind = n, trace.get_device(), missing
+        lists = [carried[key] for key in carried.missing]
+        kind = n, trace.get_device(), carried.missing
         if kind not in kept:
             kept[kind] = launch_of(n, trace.device, lists)
         written = tuple([one.written(spikes) for one in lists])
         kept[kind](starts_apart(trace, spikes), trace, spikes, scale, tau, dt, written)
+        carried.missing = ()
 
     return step

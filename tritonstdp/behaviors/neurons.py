@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tritonstdp.behaviors.synapse import attribute_of
 from tritonstdp.functional import trace_
-from tritonstdp.kernels.spikes import carry_lists, written_anew
+from tritonstdp.kernels.spikes import carry_lists
 
 __all__ = ["NeuronAxon", "SpikeTrace"]
 
@@ -123,7 +123,6 @@ class NeuronAxon(Behavior):
 
     def forward(self, neurons: Any) -> None:
         _push(self.spike_history, neurons.spikes)
-        written_anew(self.spikes)
         if self.have_trace:
             _push(self.trace_history, neurons.trace)
 

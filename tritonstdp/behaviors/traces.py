@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tritonstdp.behaviors.synapse import arriving_spikes, attribute_of, keep, may_be_delayed
 from tritonstdp.functional import trace_
-from tritonstdp.kernels.spikes import carry_lists, written_anew
+from tritonstdp.kernels.spikes import carry_lists
 
 __all__ = ["PostSpikeCatcher", "PostTrace", "PreSpikeCatcher", "PreTrace"]
 
@@ -54,7 +54,6 @@ class _Caught:
             carry_lists(spikes)
         else:
             spikes.copy_(arriving)
-            written_anew(spikes)
         return spikes
 
 
