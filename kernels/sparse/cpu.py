@@ -88,17 +88,20 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 
 
 def once_a_plan(read: Callable[[Any], Facts]) -> Callable[[Any], Facts]:
-    """What is read of a plan, once for a group that steps again and again."""
-    known: tuple[Callable[[], Any], Any] = (lambda: None, None)
+    """What is read of a plan, once, and found at once where one group steps again and again."""
+    known: weakref.WeakKeyDictionary[Any, Facts] = weakref.WeakKeyDictionary()
+    last: tuple[Callable[[], Any], Any] = (lambda: None, None)
 
     @wraps(read)
     def remembered(topology: Any) -> Facts:
-        nonlocal known
-        plan, facts = known
-        if plan() is not topology:
-            facts = read(topology)
-            known = weakref.ref(topology), facts
-        return facts
+        nonlocal last
+        plan, facts = last
+        if plan() is topology:
+            return facts
+        if topology not in known:
+            known[topology] = read(topology)
+        last = weakref.ref(topology), known[topology]
+        return known[topology]
 
     return remembered
 

@@ -380,3 +380,16 @@ def test_other_layouts_are_refused():
         Sparse.from_weights(torch.eye(4).to_sparse_bsr(2))
     with pytest.raises(TypeError, match="CSC, CSR or coalesced COO"):
         Sparse.from_weights(torch.eye(4))
+
+
+def test_what_groups_that_step_in_turns_need_of_their_plans_is_read_once_each():
+    read = []
+
+    @cpu.once_a_plan
+    def facts_of(topology):
+        read.append(topology)
+        return len(read)
+
+    plans = [Sparse.random(5, 7, 20, torch.sparse_csc) for _ in range(3)]
+    assert [facts_of(plan) for _ in range(4) for plan in plans] == [1, 2, 3] * 4
+    assert read == plans
