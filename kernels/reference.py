@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from tritonstdp.kernels.compose import Composed, compose_on_tensors
-from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.kernels.propagation import PropagationStep
+from tritonstdp.kernels.protocol import CannotCompileError, Case, Step
 from tritonstdp.rules import is_own
 
 HALF = (torch.float16, torch.bfloat16)
@@ -57,6 +58,9 @@ class Meeting(NamedTuple):
         See :func:`tritonstdp.kernels.compose.compose`.
     divisor : callable, optional
         ``divisor(topology)``: what a change summed over positions is divided by; None where weights are not shared.
+    onto_post : callable, optional
+        ``onto_post(topology, values)``: the sum at each post neuron of a value at each synapse; where weights are shared,
+        at each position as well. Spike propagation needs it.
     careless : bool
         Whether silent neurons are told apart by nothing but the formula: right where all is finite.
     """
@@ -65,6 +69,7 @@ class Meeting(NamedTuple):
     at_post: At
     bound_first: bool = False
     divisor: Callable[[Any], float] | None = None
+    onto_post: At | None = None
     careless: bool = False
 
     @property
@@ -179,5 +184,28 @@ def build(meeting: Meeting, case: Case) -> Step:
         weights.copy_(new_weights)
         if c is not None:
             c.copy_(new_c)
+
+    return step
+
+
+def build_propagation(meeting: Meeting, topology: str) -> PropagationStep:
+    """Build the reference of spike propagation over a topology; raises ``CannotCompileError`` where it can't be told."""
+    onto_post = meeting.onto_post
+    if onto_post is None:
+        raise CannotCompileError(
+            f"{topology} does not say how synapses sum up at post neurons: its MEETING, in reference.py, needs onto_post"
+        )
+
+    @torch.no_grad()
+    def step(topology, weights, current, pre_spike):  # type: ignore[no-untyped-def]
+        # half precision is computed in float32 and rounded once, where it is stored
+        compute = torch.float32 if weights.dtype in HALF else weights.dtype
+        w = weights.to(compute)
+        spikes = meeting.at_pre(topology, pre_spike.to(compute))
+        added = spikes * (w[..., None] if meeting.shares_weights else w)
+        spiked = (spikes != 0).expand_as(added)
+        reached = onto_post(topology, spiked.to(compute)) != 0
+        total = current.to(compute) + onto_post(topology, torch.where(spiked, added, 0))
+        current.copy_(torch.where(reached, total, current))
 
     return step

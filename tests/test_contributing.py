@@ -35,7 +35,7 @@ w, pre, post = torch.zeros(3), torch.tensor([False, True, False]), torch.zeros(3
 ts.stdp_(w, pre, torch.ones(3), post, torch.tensor([1.0, 2.0, 3.0]), a_plus=1.0, a_minus=1.0, topology=ring.Ring(3))
 assert w.tolist() == [0.0, -3.0, 0.0], w
 choice = ts.explain("rstdp", "ring")
-assert choice.backend == "reference" and choice.rejected["cpu"] == "cpu has no kernel for ring", choice
+assert choice.backend == "reference" and choice.rejected["cpu"] == "cpu has no plasticity kernel for ring", choice
 from tritonstdp.cli import main
 assert main(["list"]) == 0
 assert main(["verify", "--topology", "ring", "--quick", "--device", "cpu"]) == 0

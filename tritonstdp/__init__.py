@@ -9,6 +9,7 @@ from tritonstdp import (
     library,
 )
 from tritonstdp.functional import explain, istdp_, per_post, per_pre, prepare, rstdp_, stdp_, trace_, update_
+from tritonstdp.propagation import propagate_
 from tritonstdp.registry import (
     Backend,
     register_backend,
@@ -42,6 +43,7 @@ __all__ = [
     "per_post",
     "per_pre",
     "prepare",
+    "propagate_",
     "register_backend",
     "register_bound",
     "register_kernel",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from tritonstdp.autotune.use import configured_step
 from tritonstdp.kernels.compilation import undisturbed
-from tritonstdp.kernels.protocol import Case, Step
-from tritonstdp.registry import BACKENDS, CHOSEN_FOR, KernelEntry, serving_entry
-from tritonstdp.rules import Formula, is_own
+from tritonstdp.registry import BACKENDS, CHOSEN_FOR, AnyCase, KernelEntry, serving_entry
+from tritonstdp.rules import is_own
 from tritonstdp.source import CannotCompileError, content_of, name_of
 
 __all__ = ["Choice", "choose"]
@@ -27,7 +27,7 @@ class Choice:
 
     Attributes
     ----------
-    case : Case
+    case : Case or PropagationCase
         The case.
     backend : str
         The chosen backend.
@@ -37,25 +37,25 @@ class Choice:
         Why each backend that was tried before it was not used.
     """
 
-    case: Case
+    case: AnyCase
     backend: str
-    step: Step
+    step: Callable[..., None]
     rejected: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         case = self.case
-        lines = [f"{case.formula.rule.name} on {case.topology}, {case.dtype} weights on {case.device}: {self.backend}"]
+        lines = [f"{case.formula.name} on {case.topology}, {case.dtype} weights on {case.device}: {self.backend}"]
         lines += [f"  not {backend}: {reason}" for backend, reason in self.rejected.items()]
         return "\n".join(lines)
 
 
-def choose(case: Case | tuple[Any, ...], backend: str | None = None, autotune: bool = False) -> Choice:
+def choose(case: AnyCase, backend: str | None = None, autotune: bool = False) -> Choice:
     """Choose and build the kernel for a case, once; later calls return the same choice.
 
     Parameters
     ----------
-    case : Case or tuple
-        The case, or its fields, which are found as fast as they are put together.
+    case : Case or PropagationCase
+        The case.
     backend : str, optional
         Use this backend and no other.
     autotune : bool
@@ -72,15 +72,15 @@ def choose(case: Case | tuple[Any, ...], backend: str | None = None, autotune: b
     ValueError
         If ``backend`` is not known, or can't take the case.
     """
-    choices = case[0].choices
+    choices = case.formula.choices
     choice = choices.get((case, backend, autotune))
     if choice is None:
-        choice = choices[case, backend, autotune] = _choose(Case(*case), backend, autotune)
-        CHOSEN_FOR.add(case[0])
+        choice = choices[case, backend, autotune] = _choose(case, backend, autotune)
+        CHOSEN_FOR.add(case.formula)
     return choice
 
 
-def _choose(case: Case, wanted: str | None, autotune: bool) -> Choice:
+def _choose(case: AnyCase, wanted: str | None, autotune: bool) -> Choice:
     if not case.dtype.is_floating_point:
         raise TypeError(f"weights are {case.dtype}: plasticity needs a floating dtype, as of weights.float()")
     names = [b.name for b in BACKENDS]
@@ -101,7 +101,9 @@ def _choose(case: Case, wanted: str | None, autotune: bool) -> Choice:
                 _log_fallback(case, backend.name, rejected)
                 return Choice(case, backend.name, step, rejected)
         rejected[backend.name] = reason
-    raise ValueError(f"backend {wanted!r} can't take this case: {rejected[str(wanted)]}")
+    if wanted is not None:
+        raise ValueError(f"backend {wanted!r} can't take this case: {rejected[wanted]}")
+    raise ValueError(f"no backend takes this case: {'; '.join(rejected.values())}")
 
 
 MOST_VARIANTS = 8
@@ -109,9 +111,9 @@ MOST_VARIANTS = 8
 _VARIANTS: dict[tuple[Any, ...], set[int]] = {}
 
 
-def _check_variants(formula: Formula) -> None:
+def _check_variants(functions: Sequence[Callable[..., Any]]) -> None:
     """Refuse to compile a formula of which too many variants have been: one made anew at each step never ends."""
-    written = [function for function in formula.functions if not is_own(function)]
+    written = [function for function in functions if not is_own(function)]
     codes = [getattr(getattr(function, "func", function), "__code__", None) for function in written]
     if not any(codes):
         return
@@ -126,26 +128,26 @@ def _check_variants(formula: Formula) -> None:
     variants.add(variant)
 
 
-def _build(case: Case, backend: str, autotune: bool) -> Step:
+def _build(case: AnyCase, backend: str, autotune: bool) -> Callable[..., None]:
     entry = serving_entry(case, backend)
     if backend == "reference":
         return entry.build(case)
-    _check_variants(case.formula)
+    _check_variants(case.formula.functions)
     return undisturbed(partial(_compile, entry, case, autotune))
 
 
-def _compile(entry: KernelEntry, case: Case, autotune: bool) -> Step:
+def _compile(entry: KernelEntry, case: AnyCase, autotune: bool) -> Callable[..., None]:
     if entry.space is None:
         return entry.build(case)
     return configured_step(entry, entry.space(), case, autotune)
 
 
-def _log_fallback(case: Case, backend: str, rejected: dict[str, str]) -> None:
+def _log_fallback(case: AnyCase, backend: str, rejected: dict[str, str]) -> None:
     preferred = "cpu" if case.device == "cpu" else "triton"
     reason = rejected.get(preferred, "")
     if backend != "reference" or not reason or reason.endswith("was asked for"):
         return
-    message = f"{case.formula.rule.name} on {case.topology} runs on the reference, not on {preferred}: {reason}"
+    message = f"{case.formula.name} on {case.topology} runs on the reference, not on {preferred}: {reason}"
     if message not in _logged:
         _logged.add(message)
         logger.warning(message)

@@ -27,6 +27,7 @@ from tritonstdp.kernels import reference
 from tritonstdp.kernels.compilation import undisturbed
 from tritonstdp.kernels.compose import rounded
 from tritonstdp.kernels.memory import address, check_apart
+from tritonstdp.kernels.propagation import PROPAGATION, PropagationCase
 from tritonstdp.kernels.protocol import Case, Names, PerNeuron
 from tritonstdp.kernels.trace import TraceCase, TraceStep
 from tritonstdp.registry import BACKENDS, Backend, has_module, meeting_of
@@ -138,24 +139,38 @@ def _check(
 ) -> None:
     """Name the first tensor that does not fit, and say what would."""
     synapse = topology.weights_shape
-    named: list[tuple[str, Any, tuple[int, ...]]] = [("weights", values, synapse)]
+    named: list[Named] = [("weights", values, synapse)]
     for side, signals, size in ((names.pre, pre, topology.pre_shape), (names.post, post, topology.post_shape)):
         if len(side) != len(signals):
             raise ValueError(f"{len(signals)} signals are given of one side, which has {', '.join(side)}")
         named += [(name, signal, size) for name, signal in zip(side, signals, strict=True)]
     if c is not None:
         named.append(("c", c, synapse))
-    for name, tensor, shape in named:
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} is {type(tensor).__name__}, not a Tensor of shape {shape}: use torch.as_tensor")
-        if tensor.is_nested:
-            raise TypeError(f"{name} is a nested tensor: pass a plain one of shape {shape}")
+    check_tensors(named)
     for name, tensor in (("weights", weights), ("c", c)):
         if tensor is not None and tensor.requires_grad:
             raise ValueError(f"{name} require grad: plasticity writes in place; pass {name}.detach()")
     for name, tensor in (("weights", values), ("c", c)):
         if tensor is not None and tensor.is_neg():
             raise ValueError(f"{name} is negated in name alone, and written in place: pass {name}.resolve_neg()")
+    check_alike(topology, values, named)
+
+
+Named = tuple[str, Any, tuple[int, ...]]
+"""A tensor, what it is to whoever passed it, and the shape that it should have."""
+
+
+def check_tensors(named: Sequence[Named]) -> None:
+    """Refuse what is no plain tensor."""
+    for name, tensor, shape in named:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} is {type(tensor).__name__}, not a Tensor of shape {shape}: use torch.as_tensor")
+        if tensor.is_nested:
+            raise TypeError(f"{name} is a nested tensor: pass a plain one of shape {shape}")
+
+
+def check_alike(topology: Topology, values: Tensor, named: Sequence[Named]) -> None:
+    """Refuse tensors of another shape, device or dtype than a step on these weights needs."""
     for name, tensor, shape in named:
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; {topology.name} needs {shape}")
@@ -293,7 +308,7 @@ def _check_numbers(formula: Formula, named: dict[str, Any]) -> None:
         raise ValueError(f"w_min is {w_min} and w_max {w_max}: the lower limit can't lie above the upper one")
 
 
-def _in_torch(values: Tensor, c: Tensor | None) -> ExitStack:
+def in_torch(values: Tensor, c: Tensor | None) -> ExitStack:
     """What a step by torch's own functions needs around it, that kernels do without."""
     stack = ExitStack()
     if values.device.type != "meta":
@@ -406,20 +421,17 @@ def step_(
         choice = choose(case, backend, autotune)
         as_they_are = all(map(operator.is_, (*fitting_pre, *fitting_post), (*pre, *post)))
         if as_they_are and choice.backend != "reference" and Binding.can_hold(tensors):
-            forget = partial(_forget, weakref.ref(formula), key)
+            forget = partial(forget_binding, weakref.ref(formula), key)
             formula.choices[key] = Binding(choice, weakref.ref(topology, forget), tensors, 1 if c is None else 2)
         pre, post = fitting_pre, fitting_post
     written = (values,) if c is None else (values, c)
-    before = _copies(written) if _preparing.get() else None
+    before = copies_to_put_back(written)
     if choice.backend == "reference":
-        with _in_torch(values, c):
+        with in_torch(values, c):
             choice.step(topology, values, c, pre, post, numbers, w_min, w_max)
     else:
         choice.step(topology, values, c, pre, post, numbers, w_min, w_max)
-    # so that autograd notices a write that no torch function has made
-    increment_version(written)
-    if before is not None:
-        _put_back(written, before)
+    note_write(written, before)
     return choice
 
 
@@ -453,17 +465,23 @@ def prepare() -> Iterator[None]:
         _preparing.reset(token)
 
 
-def _copies(tensors: Signals) -> Signals:
-    return tuple([tensor.clone() for tensor in tensors])
+def copies_to_put_back(tensors: Signals) -> Signals | None:
+    """What tensors hold before they are written, if it is to be put back: see :func:`prepare`."""
+    return tuple([tensor.clone() for tensor in tensors]) if _preparing.get() else None
 
 
-def _put_back(tensors: Signals, copies: Signals) -> None:
+def note_write(tensors: Signals, copies: Signals | None) -> None:
+    """Let autograd notice a write that no torch function has made; and take it back where there are copies."""
+    increment_version(tensors)
+    if copies is None:
+        return
     with torch.inference_mode(tensors[0].is_inference()), torch.no_grad():
         for tensor, copy in zip(tensors, copies, strict=True):
             tensor.copy_(copy)
 
 
-def _forget(formula: weakref.ref[Formula], key: Any, _: Any) -> None:
+def forget_binding(formula: weakref.ref[Any], key: Any, _: Any) -> None:
+    """Let go of a binding of a formula, or of propagation, whose topology is gone."""
     still = formula()
     if still is not None:
         still.choices.pop(key, None)
@@ -518,8 +536,8 @@ def _fitting(
             address(name, tensor)
     (pre_spike, *pre), (post_spike, *post) = pre, post  # type: ignore[assignment]
     if pre_spike.dtype is not torch.bool or post_spike.dtype is not torch.bool:
-        pre_spike = _real_spikes("pre_spike", pre_spike, values.dtype)
-        post_spike = _real_spikes("post_spike", post_spike, values.dtype)
+        pre_spike = real_spikes("pre_spike", pre_spike, values.dtype)
+        post_spike = real_spikes("post_spike", post_spike, values.dtype)
     return (pre_spike.contiguous(), *map(_plain, pre)), (post_spike.contiguous(), *map(_plain, post))
 
 
@@ -529,7 +547,8 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.resolve_neg() if tensor.is_neg() else tensor
 
 
-def _real_spikes(name: str, spikes: Tensor, dtype: torch.dtype) -> Tensor:
+def real_spikes(name: str, spikes: Tensor, dtype: torch.dtype) -> Tensor:
+    """Spikes that count with their value, as the weights' dtype has them."""
     if spikes.is_complex():
         raise TypeError(f"{name} is {spikes.dtype}: spikes are bool or real numbers")
     return spikes.to(dtype).resolve_neg()
@@ -587,7 +606,8 @@ def weight_change(
     )
 
 
-def _topology_of(weights: Tensor, topology: Topology | None) -> Topology:
+def topology_of(weights: Tensor, topology: Topology | None) -> Topology:
+    """The topology that is given for some weights, or else the one that they have by themselves."""
     if topology is None:
         return infer_topology(weights)
     if not isinstance(topology, Topology):
@@ -689,7 +709,7 @@ def update_(
         raise _wrong_arguments(formula, arguments) from None
     if len(arguments) != len(pre) + len(post) + len(parameters):
         raise _wrong_arguments(formula, arguments)
-    step_(formula, _topology_of(weights, topology), weights, pre, post, parameters, w_min, w_max, c, backend, autotune)
+    step_(formula, topology_of(weights, topology), weights, pre, post, parameters, w_min, w_max, c, backend, autotune)
     return weights
 
 
@@ -998,7 +1018,7 @@ def trace_(
             _check_trace_parameter(name, value, trace)
     dtype, bool_spikes = trace.dtype, spikes.dtype is torch.bool
     if not bool_spikes:
-        spikes = _real_spikes("spikes", spikes, dtype)
+        spikes = real_spikes("spikes", spikes, dtype)
     elif dtype is torch.float64 and scalars:
         scale = rounded(scale, torch.get_default_dtype())
     device = "cpu" if trace.is_cpu else trace.device.type
@@ -1019,11 +1039,9 @@ def trace_(
 
 
 def _traced(step: TraceStep, trace: Tensor, spikes: Tensor, scale: Any, tau: Any, dt: Any) -> Tensor:
-    before = _copies((trace,)) if _preparing.get() else None
+    before = copies_to_put_back((trace,))
     step(trace, spikes, scale, tau, dt)
-    increment_version(trace)
-    if before is not None:
-        _put_back((trace,), before)
+    note_write((trace,), before)
     return trace
 
 
@@ -1052,7 +1070,7 @@ def explain(
     Parameters
     ----------
     rule : str or Rule
-        The rule.
+        The rule, or "propagation" for :func:`tritonstdp.propagate_`.
     topology : str or Topology
         The topology, or its name.
     dtype : torch.dtype
@@ -1078,7 +1096,10 @@ def explain(
     stdp on dense, torch.float32 weights on cpu: cpu
       not triton: the weights are on cpu: Triton runs on cuda and xpu (and on cpu under TRITON_INTERPRET=1)
     """
-    formula = Formula.of(resolve_rule(rule), resolve_bound(positive_bound), resolve_bound(negative_bound), clamp)
     if isinstance(topology, str):
         topology = example_topology(topology)
-    return choose(Case.plain(formula, topology, dtype, torch.device(device).type), backend)
+    of_device = torch.device(device).type
+    if rule == PROPAGATION.name:
+        return choose(PropagationCase.plain(topology, dtype, of_device), backend)
+    formula = Formula.of(resolve_rule(rule), resolve_bound(positive_bound), resolve_bound(negative_bound), clamp)
+    return choose(Case.plain(formula, topology, dtype, of_device), backend)

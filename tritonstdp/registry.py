@@ -15,7 +15,8 @@ from weakref import WeakSet
 import torch
 
 from tritonstdp.kernels import reference
-from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.kernels.propagation import PROPAGATION, PropagationCase
+from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.reference import Meeting
 from tritonstdp.rules import (
     BOUNDS,
@@ -28,7 +29,7 @@ from tritonstdp.rules import (
     meaning_of_rule,
     resolve_bound,
 )
-from tritonstdp.source import CannotCompileError, name_of
+from tritonstdp.source import CannotCompileError
 from tritonstdp.topology import TOPOLOGIES, WEIGHT_DTYPES, Topology
 
 __all__ = [
@@ -46,7 +47,11 @@ __all__ = [
 
 logger = logging.getLogger("tritonstdp")
 
-Build = Callable[..., Step]
+AnyCase = Case | PropagationCase
+Build = Callable[..., Any]
+
+PREFIXES = {Formula.operation: "", PROPAGATION.operation: "propagation_"}
+"""What is computed over synapses, and how the names of its files begin in each topology's folder."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,12 @@ class Backend:
     refuse : callable
         ``refuse(case)``: why the backend can't take the case, or None where it can.
     kernels : str or callable
-        The name of its file in each topology's folder, whose ``build(case, config)`` gives a step; or ``build(case)``,
-        which does for every topology.
+        The name of its file in each topology's folder, whose ``build(case, config)`` gives a step, and behind
+        "propagation_" of that for spike propagation; or ``build(case)``, which does for learning on every topology.
     """
 
     name: str
-    refuse: Callable[[Case], str | None]
+    refuse: Callable[[Any], str | None]
     kernels: str | Build
 
 
@@ -81,7 +86,7 @@ def _triton_version() -> tuple[int, ...] | None:
     return tuple(int(part) for part in release)
 
 
-def _triton_refuses(case: Case) -> str | None:
+def _triton_refuses(case: AnyCase) -> str | None:
     if case.device not in ("cuda", "xpu") and not _interpreting():
         return f"the weights are on {case.device}: Triton runs on cuda and xpu (and on cpu under TRITON_INTERPRET=1)"
     version = _triton_version()
@@ -95,7 +100,7 @@ def _triton_refuses(case: Case) -> str | None:
     return _values_refused(case, ("number", "pre", "post", "scalar"))
 
 
-def _cpu_refuses(case: Case) -> str | None:
+def _cpu_refuses(case: AnyCase) -> str | None:
     if case.device != "cpu":
         return f"the weights are on {case.device}"
     if case.dtype not in (torch.float32, torch.float64):
@@ -103,7 +108,7 @@ def _cpu_refuses(case: Case) -> str | None:
     return _values_refused(case, ("number", "pre", "post"))
 
 
-def _values_refused(case: Case, kinds: tuple[str, ...]) -> str | None:
+def _values_refused(case: AnyCase, kinds: tuple[str, ...]) -> str | None:
     if case.limits == "tensor":
         return "w_min or w_max is a tensor"
     for name, kind in zip(case.parameters, case.given, strict=True):
@@ -160,6 +165,8 @@ class KernelEntry:
         Only this rule, or only where both bounds are this one.
     space : callable, optional
         Gives the kernel's configurations; called when they are first needed.
+    operation : str
+        "plasticity" or "propagation".
     """
 
     topology: str
@@ -168,12 +175,15 @@ class KernelEntry:
     rule: str | None = None
     bound: str | None = None
     space: Callable[[], Space] | None = None
+    operation: str = Formula.operation
 
-    def serves(self, case: Case, backend: str) -> bool:
+    def serves(self, case: AnyCase, backend: str) -> bool:
         """Whether the entry serves a case on a backend."""
         formula = case.formula
-        if (self.topology, self.backend) != (case.topology, backend):
+        if (self.operation, self.topology, self.backend) != (formula.operation, case.topology, backend):
             return False
+        if not isinstance(formula, Formula):
+            return True
         if self.rule not in (None, formula.rule.name):
             return False
         if self.bound is None:
@@ -215,19 +225,22 @@ def _enter(topology: str, backend: Backend) -> None:
     file = backend.kernels
     if not isinstance(file, str):
         _ENTRIES.append(KernelEntry(topology, backend.name, file))
-    elif file == "reference":
-        build = partial(_build_reference, topology)
-        _ENTRIES.append(KernelEntry(topology, backend.name, build))
-    elif has_module(_FOLDERS[topology], file):
-        build, space = partial(_build_from, topology, file), partial(_space_of, topology, file)
-        _ENTRIES.append(KernelEntry(topology, backend.name, build, space=space))
+        return
+    for operation, prefix in PREFIXES.items():
+        if file == "reference":
+            build = partial(_build_reference, topology)
+            _ENTRIES.append(KernelEntry(topology, backend.name, build, operation=operation))
+        elif has_module(_FOLDERS[topology], prefix + file):
+            build, space = (partial(function, topology, prefix + file) for function in (_build_from, _space_of))
+            _ENTRIES.append(KernelEntry(topology, backend.name, build, space=space, operation=operation))
 
 
-def _build_reference(topology: str, case: Case) -> Step:
-    return reference.build(meeting_of(topology), case)
+def _build_reference(topology: str, case: AnyCase) -> Any:
+    meeting = meeting_of(topology)
+    return reference.build(meeting, case) if isinstance(case, Case) else reference.build_propagation(meeting, topology)
 
 
-def _build_from(topology: str, file: str, case: Case, config: Any) -> Step:
+def _build_from(topology: str, file: str, case: AnyCase, config: Any) -> Any:
     return kernels_of(topology, file).build(case, config)
 
 
@@ -342,13 +355,15 @@ def register_kernel(
     bound: str | None = None,
     default: Any = None,
     space: Mapping[str, Sequence[Any]] | None = None,
+    operation: str = Formula.operation,
 ) -> None:
     """Add a kernel; among those that serve a case, the most specific and then the newest is used.
 
     Parameters
     ----------
     build : callable
-        ``build(case)`` returns a step with the signature of :class:`tritonstdp.kernels.protocol.Step`.
+        ``build(case)`` returns a step with the signature of :class:`tritonstdp.kernels.protocol.Step`, or of
+        :class:`tritonstdp.kernels.propagation.PropagationStep`.
     topology, backend : str
         The topology's and the backend's name.
     rule, bound : str, optional
@@ -357,11 +372,13 @@ def register_kernel(
         The kernel's default configuration; ``build`` is then called as ``build(case, config)``.
     space : mapping, optional
         The candidate values of each field of ``default``, from which ``tritonstdp tune`` chooses.
+    operation : str
+        "plasticity" or "propagation".
 
     Raises
     ------
     ValueError
-        If a name is not known, or ``space`` names what ``default`` does not have.
+        If a name is not known, ``space`` names what ``default`` does not have, or propagation is given a rule or bound.
 
     Examples
     --------
@@ -375,25 +392,28 @@ def register_kernel(
         ("backend", backend, {b.name for b in BACKENDS}),
         ("rule", rule, RULES),
         ("bound", bound, BOUNDS),
+        ("operation", operation, PREFIXES),
     ):
         if name is not None and (not isinstance(name, str) or name not in known):
             raise ValueError(f"unknown {what} {name!r}: use one of {', '.join(sorted(known))}")
+    if operation != Formula.operation and (rule, bound) != (None, None):
+        raise ValueError(f"rule is {rule!r} and bound {bound!r}: {operation} has neither; leave them out")
     foreign = sorted(set(space or ()) - set(getattr(default, "_fields", ())))
     if foreign:
         raise ValueError(f"space names {', '.join(foreign)}, which default does not have: use its fields")
     configurations = None if default is None else partial(Space, default, dict(space or {}), build.__module__)
-    _ENTRIES.append(KernelEntry(topology, backend, build, rule, bound, configurations))
+    _ENTRIES.append(KernelEntry(topology, backend, build, rule, bound, configurations, operation))
     forget_choices()
 
 
-CHOSEN_FOR: WeakSet[Formula] = WeakSet()
-"""The formulas that keep a kernel which has been chosen for them."""
+CHOSEN_FOR: WeakSet[Any] = WeakSet()
+"""The formulas, and propagation, that keep a kernel which has been chosen for them."""
 
 
 def forget_choices() -> None:
     """Build kernels anew when they are next asked for, as after tuning."""
-    for formula in list(CHOSEN_FOR):
-        formula.choices.clear()
+    for computed in list(CHOSEN_FOR):
+        computed.choices.clear()
 
 
 def register_bound(name: str, bound: Bound) -> None:
@@ -449,6 +469,8 @@ def register_rule(rule: Rule) -> None:
     """
     if not isinstance(rule, Rule):
         raise TypeError(f"{rule!r} is no Rule: make one by tritonstdp.Rule(name, on_pre, on_post, change)")
+    if rule.name == PROPAGATION.name:
+        raise ValueError(f"a rule can't be named {rule.name!r}, as spike propagation is: choose another name")
     if meaning_of_rule(RULES.get(rule.name, rule)) != meaning_of_rule(rule):
         raise ValueError(f"a rule named {rule.name!r} is already registered: choose another name")
     RULES[rule.name] = rule
@@ -464,7 +486,7 @@ for _kind in tuple(TOPOLOGIES.values()):
     register_topology(_kind, f"tritonstdp.kernels.{_kind.name}")
 
 
-def serving_entry(case: Case, backend: str) -> KernelEntry:
+def serving_entry(case: AnyCase, backend: str) -> KernelEntry:
     """The registered kernel that serves a case on a backend: the most specific, and of those the newest.
 
     Raises
@@ -474,20 +496,16 @@ def serving_entry(case: Case, backend: str) -> KernelEntry:
     """
     serving = [entry for entry in _ENTRIES if entry.serves(case, backend)]
     if not serving:
-        raise CannotCompileError(f"{backend} has no kernel for {case.topology}")
+        raise CannotCompileError(f"{backend} has no {case.formula.operation} kernel for {case.topology}")
     best = max(entry.specificity for entry in serving)
     return [entry for entry in serving if entry.specificity == best][-1]
 
 
-def describe(case: Case) -> dict[str, Any]:
+def describe(case: AnyCase) -> dict[str, Any]:
     """The case as plain values, for tables and JSON."""
-    formula = case.formula
     return {
-        "rule": formula.rule.name,
+        **case.formula.described,
         "topology": case.topology,
-        "positive_bound": name_of(formula.positive),
-        "negative_bound": name_of(formula.negative),
-        "clamp": formula.clamp,
         "dtype": str(case.dtype).removeprefix("torch."),
         "device": case.device,
         "layout": case.layout,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Lock
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -659,6 +659,8 @@ class Formula:
     ----------
     choices : dict
         The kernels that the registry has built for it, which live as long as it does.
+    operation : str
+        What kernels do with it, beside :class:`tritonstdp.kernels.propagation.Propagation`.
     """
 
     rule: Rule
@@ -666,6 +668,7 @@ class Formula:
     negative: Bound
     clamp: bool
     choices: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+    operation: ClassVar[str] = "plasticity"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # copies build kernels of their own
@@ -676,6 +679,17 @@ class Formula:
         """What every function of the formula reads, by its place in the formula."""
         bounds = {part: _bound_signature(getattr(self, part)) for part in ("positive", "negative")}
         return {**self.rule.signatures, **bounds}
+
+    @property
+    def name(self) -> str:
+        """The rule's name."""
+        return self.rule.name
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """As plain values, for tables and JSON."""
+        bounds = {"positive_bound": name_of(self.positive), "negative_bound": name_of(self.negative)}
+        return {"rule": self.name, **bounds, "clamp": self.clamp}
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:

@@ -21,4 +21,14 @@ def _per_position(topology: Any, values: Tensor) -> Tensor:
     return values.reshape(topology.dst_shape[0], 1, 1, 1, -1)
 
 
-MEETING = Meeting(_windows, _per_position, bound_first=True, divisor=lambda topology: topology.weight_divisor)
+def _summed(topology: Any, values: Tensor) -> Tensor:
+    return values.sum((1, 2, 3)).view(-1)
+
+
+MEETING = Meeting(
+    _windows,
+    _per_position,
+    bound_first=True,
+    divisor=lambda topology: topology.weight_divisor,
+    onto_post=_summed,
+)

@@ -7,4 +7,5 @@ from tritonstdp.kernels.reference import Meeting
 MEETING = Meeting(
     lambda topology, values: values[:, None],
     lambda topology, values: values[None, :],
+    onto_post=lambda topology, values: values.sum(0),
 )

@@ -20,4 +20,8 @@ def _per_position(topology: Any, values: Tensor) -> Tensor:
     return values.reshape(topology.dst_shape[0], -1, 1)
 
 
-MEETING = Meeting(_patches, _per_position, bound_first=True)
+def _summed(topology: Any, values: Tensor) -> Tensor:
+    return values.sum(-1).view(-1)
+
+
+MEETING = Meeting(_patches, _per_position, bound_first=True, onto_post=_summed)

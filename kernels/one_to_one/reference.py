@@ -7,4 +7,5 @@ from tritonstdp.kernels.reference import Meeting
 MEETING = Meeting(
     lambda topology, values: values,
     lambda topology, values: values,
+    onto_post=lambda topology, values: values,
 )

@@ -18,7 +18,13 @@ def _at_minor(topology: Any, values: Tensor) -> Tensor:
     return values[topology.minor_of]
 
 
+def _summed(topology: Any, values: Tensor) -> Tensor:
+    _, post = topology.ends()
+    return values.new_zeros(topology.post_shape).index_add_(0, post, values)
+
+
 MEETING = Meeting(
     lambda topology, values: (_at_minor if topology.post_is_major else _at_major)(topology, values),
     lambda topology, values: (_at_major if topology.post_is_major else _at_minor)(topology, values),
+    onto_post=_summed,
 )

@@ -12,10 +12,9 @@ import torch
 
 from tritonstdp.autotune.cache import Key
 from tritonstdp.kernels.digest import digest_of
-from tritonstdp.kernels.protocol import Case
 from tritonstdp.machine import device_name, driver, version_of
-from tritonstdp.registry import Space
-from tritonstdp.source import content_of, name_of
+from tritonstdp.registry import AnyCase, Space
+from tritonstdp.source import content_of
 from tritonstdp.topology import Topology
 
 __all__ = ["candidates", "key_of", "rate_bucket", "size_bucket"]
@@ -92,19 +91,19 @@ def rate_bucket(rate: float) -> float:
     return min(buckets, key=lambda bucket: abs(math.log(bucket / rate)))
 
 
-def key_of(space: Space, case: Case, backend: str, synapses: int, rate: float | None) -> Key | None:
+def key_of(space: Space, case: AnyCase, backend: str, synapses: int, rate: float | None) -> Key | None:
     """The key of a case in its size and rate bucket on this machine; None where what it computes can't be told."""
     source = _source_hash(space, case)
     if source is None:
         return None
-    formula = case.formula
+    described = case.formula.described
     return Key(
-        rule=_label(formula.rule.name),
+        rule=_label(described["rule"]),
         topology=case.topology,
         backend=backend,
-        positive_bound=_label(name_of(formula.positive)),
-        negative_bound=_label(name_of(formula.negative)),
-        clamp=formula.clamp,
+        positive_bound=_label(described["positive_bound"]),
+        negative_bound=_label(described["negative_bound"]),
+        clamp=described["clamp"],
         dtype=str(case.dtype).removeprefix("torch."),
         synapses=synapses,
         rate=rate,
@@ -123,9 +122,8 @@ def _label(name: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in name)[:100]
 
 
-def _source_hash(space: Space, case: Case) -> str | None:
-    formula = case.formula
-    contents = [content_of(function) for function in formula.functions]
+def _source_hash(space: Space, case: AnyCase) -> str | None:
+    contents = [content_of(function) for function in case.formula.functions]
     if None in contents:
         return None
     return _hash(*map(str, contents), _digest(space.module))

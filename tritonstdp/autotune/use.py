@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,9 +14,9 @@ from tritonstdp.autotune import cache
 from tritonstdp.autotune.space import key_of, size_bucket
 from tritonstdp.autotune.sweep import RATES, find, keep, space_of, tuning_case
 from tritonstdp.kernels.compilation import undisturbed
-from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.kernels.protocol import Case
 from tritonstdp.machine import device_name
-from tritonstdp.registry import KernelEntry, Space
+from tritonstdp.registry import AnyCase, KernelEntry, Space
 from tritonstdp.rules import BOUNDS, RULES, Formula
 from tritonstdp.topology import DTYPES, TOPOLOGIES, Topology, example_topology
 
@@ -27,7 +28,7 @@ TYPICAL_RATE = 0.02
 """The rate for which a GPU's settings are looked up unless ``TRITONSTDP_RATE`` says another."""
 
 
-def configured_step(entry: KernelEntry, space: Space, case: Case, autotune: bool = False) -> Step:
+def configured_step(entry: KernelEntry, space: Space, case: AnyCase, autotune: bool = False) -> Callable[..., None]:
     """Build a kernel so that each size of group runs in the configuration that was tuned for it, or in the default.
 
     Parameters
@@ -53,7 +54,7 @@ def configured_step(entry: KernelEntry, space: Space, case: Case, autotune: bool
     return _step_by_size(entry, space, case, tuned, autotune)
 
 
-def look_up(entry: KernelEntry, space: Space, case: Case) -> dict[int, Any]:
+def look_up(entry: KernelEntry, space: Space, case: AnyCase) -> dict[int, Any]:
     """The cached configurations of a case on this machine, by size bucket; none where it can't be known again."""
     declared = declared_rate() if entry.backend == "triton" else TYPICAL_RATE
     kept = cache.load(cache.path_of(device_name(case.device)))
@@ -116,24 +117,26 @@ def _is_among(value: Any, allowed: tuple[Any, ...]) -> bool:
     return any(type(value) is type(each) and value == each for each in allowed)  # 1, 1.0 and True are equal
 
 
-def _may_tune(entry: KernelEntry, space: Space, case: Case, asked: bool) -> bool:
+def _may_tune(entry: KernelEntry, space: Space, case: AnyCase, asked: bool) -> bool:
     asked = asked or os.environ.get("TRITONSTDP_AUTOTUNE") == "1"
     interpreted = entry.backend == "triton" and case.device == "cpu"
-    return asked and bool(space.values) and not interpreted
+    return asked and bool(space.values) and not interpreted and isinstance(case, Case)
 
 
-def _step_by_size(entry: KernelEntry, space: Space, case: Case, tuned: dict[int, Any], autotune: bool) -> Step:
-    built: dict[Any, Step] = {}
-    steps: dict[Any, Step] = {}
+def _step_by_size(
+    entry: KernelEntry, space: Space, case: AnyCase, tuned: dict[int, Any], autotune: bool
+) -> Callable[..., None]:
+    built: dict[Any, Callable[..., None]] = {}
+    steps: dict[Any, Callable[..., None]] = {}
 
-    def build(config: Any) -> Step:
+    def build(config: Any) -> Callable[..., None]:
         if config not in built:
             built[config] = _build_or_default(entry, case, config, space.default)
         return built[config]
 
-    def first_step(topology: Topology) -> Step:
+    def first_step(topology: Topology) -> Callable[..., None]:
         bucket = size_bucket(topology)
-        if autotune and bucket not in tuned:
+        if autotune and bucket not in tuned and isinstance(case, Case):
             if _capturing(case.device):  # nothing may be timed now; the first step outside will be
                 return build(space.default)
             tuned[bucket] = _tuned_now(case, topology, space)
@@ -148,7 +151,7 @@ def _step_by_size(entry: KernelEntry, space: Space, case: Case, tuned: dict[int,
     return step
 
 
-def _build_or_default(entry: KernelEntry, case: Case, config: Any, default: Any) -> Step:
+def _build_or_default(entry: KernelEntry, case: AnyCase, config: Any, default: Any) -> Callable[..., None]:
     try:
         return undisturbed(lambda: entry.build(case, config))
     except Exception as error:  # whatever a compiler raises: a setting is no reason for a step to fail
