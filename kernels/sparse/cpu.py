@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from functools import partial, wraps
+from typing import Any, NamedTuple, TypeVar
 
 import numba
 import numpy as np
@@ -26,6 +26,8 @@ from tritonstdp.kernels.memory import address
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 from tritonstdp.kernels.sparse import is_indexed
+
+Facts = TypeVar("Facts")
 
 
 class Config(NamedTuple):
@@ -66,17 +68,11 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     loop_for = threads.by_work(partial(_compile, case), config.parallel_work)
     post_is_major, _ = case.kernel_key
     full_pass_share, address_of = _full_pass_share(case, config), loops.address_of
-    known: tuple[Callable[[], Any], tuple[int, ...]] = (lambda: None, ())
+    names = ("major_start", "minor_of", "minor_start", "by_minor", "major_by_minor")
 
-    def addresses_of(topology):  # type: ignore[no-untyped-def]
-        """Where a plan's tensors lie; proved once for a group that steps again and again."""
-        nonlocal known
-        plan, addresses = known
-        if plan() is not topology:
-            names = ("major_start", "minor_of", "minor_start", "by_minor", "major_by_minor")
-            addresses = tuple(address(f"topology.{name}", getattr(topology, name)) for name in names)
-            known = weakref.ref(topology), addresses
-        return addresses
+    @once_a_plan
+    def addresses_of(topology: Any) -> tuple[int, ...]:
+        return tuple(address(f"topology.{name}", getattr(topology, name)) for name in names)
 
     def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         major, minor = (tuple(map(address_of, pre)), topology.n_pre), (tuple(map(address_of, post)), topology.n_post)
@@ -89,6 +85,22 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         )  # fmt: skip
 
     return step
+
+
+def once_a_plan(read: Callable[[Any], Facts]) -> Callable[[Any], Facts]:
+    """What is read of a plan, once for a group that steps again and again."""
+    known: tuple[Callable[[], Any], Any] = (lambda: None, None)
+
+    @wraps(read)
+    def remembered(topology: Any) -> Facts:
+        nonlocal known
+        plan, facts = known
+        if plan() is not topology:
+            facts = read(topology)
+            known = weakref.ref(topology), facts
+        return facts
+
+    return remembered
 
 
 def _full_pass_share(case: Case, config: Config) -> float:
@@ -112,7 +124,7 @@ def _sides_of(case: Case, post_is_major: bool) -> _Sides:
     return _Sides(post, pre, post_names, pre_names) if post_is_major else _Sides(pre, post, pre_names, post_names)
 
 
-def _fetchers(itemsize: int, modulated: bool) -> tuple[Any, Any]:
+def fetchers(itemsize: int, modulated: bool) -> tuple[Any, Any]:
     """Fetch ahead the first of a row's values or indices, and the values at some positions."""
     prefetch, fetch_lines = loops.prefetch, loops.fetch_lines
 
@@ -230,7 +242,7 @@ def _compile(case: Case, parallel: bool) -> Any:
     minor_arrays, minor_traces = sides.minor.arrays, sides.minor.traces
     n_minor_signals = len(sides.minor_names)
     update = synapse_update(case, bound_first=False, post_is_major=post_is_major)
-    fetch, fetch_scattered = _fetchers(np.dtype(real).itemsize, modulated)
+    fetch, fetch_scattered = fetchers(np.dtype(real).itemsize, modulated)
     visit_row = _row_visitor(case, post_is_major, sides, update)
     visit_minor = _minor_visitor(case, sides, update, fetch_scattered)
     visit_silent, write_held = modulated_visits(update, len(sides.major_names), n_minor_signals, real)
