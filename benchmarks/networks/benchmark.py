@@ -79,38 +79,48 @@ EVERY = 10
 """One step of so many is timed in its parts."""
 
 
-def advance(network: Network, steps: int, work: Mapping[int, str]) -> tuple[float, dict[str, float]]:
-    """Simulate some steps. The first one, in which steps are compiled and synapses planned, is not timed.
+class Stopwatch:
+    """Advances a network and takes the time. The first step, in which loops are compiled, is not timed.
 
     Parameters
     ----------
     network : Network
         The network, initialized.
-    steps : int
-        How many.
     work : mapping
         What the behaviors do, by the tens of their keys.
-
-    Returns
-    -------
-    wall : float
-        The seconds that so many steps take.
-    shares : dict
-        The part of them that each kind of work took.
     """
-    spent: dict[str, float] = {}
-    network.simulate_iteration()
-    began = time.perf_counter()
-    for step in range(1, steps):
-        if step % EVERY != 1:
-            network.simulate_iteration()
-            continue
-        for key, ms in network.simulate_iteration(measure_behavior_execution_time=True).items():
-            name = work.get(key // 10 * 10, "other")
-            spent[name] = spent.get(name, 0.0) + ms
-    wall = (time.perf_counter() - began) * steps / (steps - 1)
-    total = sum(spent.values())
-    return wall, {name: ms / total for name, ms in spent.items()}
+
+    def __init__(self, network: Network, work: Mapping[int, str]) -> None:
+        self.network, self.work = network, work
+        self.steps, self._timed, self._seconds = 0, 0, 0.0
+        self._spent: dict[str, float] = {}
+
+    @property
+    def wall(self) -> float:
+        """The seconds that all steps take, the first one as long as the others on average."""
+        return self._seconds / self._timed * self.steps
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The part of a step that each kind of work takes."""
+        return {name: ms / sum(self._spent.values()) for name, ms in self._spent.items()}
+
+    def advance(self, steps: int) -> None:
+        """Simulate some steps."""
+        first = 0 if self.steps else 1
+        for _ in range(first):
+            self.network.simulate_iteration()
+        began = time.perf_counter()
+        for step in range(self.steps + first, self.steps + steps):
+            if step % EVERY != 1:
+                self.network.simulate_iteration()
+                continue
+            for key, ms in self.network.simulate_iteration(measure_behavior_execution_time=True).items():
+                name = self.work.get(key // 10 * 10, "other")
+                self._spent[name] = self._spent.get(name, 0.0) + ms
+        self._seconds += time.perf_counter() - began
+        self._timed += steps - first
+        self.steps += steps
 
 
 def check_agreement(
