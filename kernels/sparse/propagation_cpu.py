@@ -113,6 +113,9 @@ def _compile(case: PropagationCase, parallel: bool) -> Any:
                         fetch(position_address, start[later], start[later + 1], positions.itemsize)
                     else:
                         fetch(w_address, start[later], start[later + 1], w.itemsize)
+                if permuted and e + 1 < len(events):
+                    first, last = start[events[e + 1]], start[events[e + 1] + 1]
+                    fetch_scattered(w_address, 0, positions[first : min(last, first + AHEAD)])
                 i = events[e]
                 first, last = start[i], start[i + 1]
                 if parallel:
