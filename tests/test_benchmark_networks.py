@@ -9,6 +9,7 @@ import json
 import math
 import sys
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,10 @@ SMALL_BRUNEL = brunel.Parameters(
     n_excitatory=80, n_inhibitory=20, probability=0.3, external_rate=60.0, excitatory_weight=0.15, rate=0.05
 )
 SMALL_IZHIKEVICH = izhikevich.Parameters(120, offset=25.0, a_plus=0.1, a_minus=0.12)
+
+
+SECONDS = 0.03
+brunel_by_tritonstdp = brunel.simulate
 
 
 def event_driven(p: brunel.Parameters, pairs: brunel.Pairs, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -72,10 +77,9 @@ def event_driven(p: brunel.Parameters, pairs: brunel.Pairs, steps: int) -> tuple
 
 
 def test_brunels_network_does_what_the_event_driven_script_says():
-    p, seconds = SMALL_BRUNEL, 0.03
-    pairs = brunel.draw_pairs(p)
-    found = brunel.simulate(p, pairs, seconds)
-    raster, weights = event_driven(p, pairs, p.steps(1000 * seconds))
+    p = SMALL_BRUNEL
+    found = simulated(p)
+    raster, weights = event_driven(p, brunel.draw_pairs(p), p.steps(1000 * SECONDS))
     expected = np.argwhere(raster)
     assert len(expected) > 400 and np.abs(weights - p.excitatory_weight).max() > 0.01
     assert (np.stack([found.step, found.neuron], 1) == expected).all()
@@ -83,29 +87,33 @@ def test_brunels_network_does_what_the_event_driven_script_says():
     assert math.isclose(sum(found.shares.values()), 1.0) and found.wall > 0
 
 
-def _as_results(p: brunel.Parameters, monkeypatch, ours: brunel.Parameters) -> list[Result]:
-    pairs = brunel.draw_pairs(p)
-    runs = [brunel.simulate(q, pairs, 0.03) for q in (p, ours)]
-    monkeypatch.setattr(brunel, "Parameters", lambda: p)
-    monkeypatch.setattr(brunel, "simulate_by_brian2", lambda *_: runs[0])
-    monkeypatch.setattr(brunel, "simulate", lambda *_: runs[1])
-    return brunel.run(0.03)
+@lru_cache
+def simulated(p: brunel.Parameters) -> brunel.Run:
+    return brunel_by_tritonstdp(p, brunel.draw_pairs(p), SECONDS)
+
+
+def results_of(ours: brunel.Parameters, monkeypatch) -> list[Result]:
+    """Those of the benchmark, with the small network for Brian2's and another for tritonstdp's."""
+    monkeypatch.setattr(brunel, "Parameters", lambda: SMALL_BRUNEL)
+    monkeypatch.setattr(brunel, "simulate_by_brian2", lambda *_: simulated(SMALL_BRUNEL))
+    monkeypatch.setattr(brunel, "simulate", lambda *_: simulated(ours))
+    return brunel.run(SECONDS)
 
 
 def test_brunels_results_are_reported_beside_the_references(monkeypatch):
-    results = _as_results(SMALL_BRUNEL, monkeypatch, SMALL_BRUNEL)
+    results = results_of(SMALL_BRUNEL, monkeypatch)
     assert [r.who for r in results] == [brunel.REFERENCE, OURS] and results[0].activity == results[1].activity
     screen = io.StringIO()
     Console(width=250, file=screen).print(table_of(brunel.BENCHMARK, results))
-    assert f"{results[0].wall / results[1].wall:.2f}x" in screen.getvalue() and "Hz of E" in screen.getvalue()
+    assert f"{results[0].seconds / results[1].seconds:.2f}x" in screen.getvalue() and "Hz of E" in screen.getvalue()
     rows = json.loads(json.dumps([r.row() for r in results]))
-    assert rows[0]["ms_per_step"] == pytest.approx(1e3 * results[0].wall / 300)
+    assert rows[0]["ms_per_step"] == pytest.approx(1e3 * results[0].processor / 300)
 
 
 @pytest.mark.parametrize("wrong", [{"alpha": 1.0}, {"w_max": 0.2}, {"refractory": 4.0}, {"delay": 0.5}])
 def test_brunels_check_fails_where_the_network_is_another(wrong, monkeypatch):
     with pytest.raises(RuntimeError, match=r"\(f\): the activity is not the reference's"):
-        _as_results(SMALL_BRUNEL, monkeypatch, replace(SMALL_BRUNEL, **wrong))
+        results_of(replace(SMALL_BRUNEL, **wrong), monkeypatch)
 
 
 def test_brunels_reference_is_not_passed_over_in_silence(monkeypatch):

@@ -216,6 +216,7 @@ class Run:
     step: np.ndarray
     weights: np.ndarray
     wall: float
+    processor: float
     shares: dict[str, float]
 
 
@@ -227,7 +228,7 @@ def simulate(p: Parameters, pairs: Pairs, seconds: float) -> Run:
     stopwatch.advance(steps)
     rasters = [group["Raster", 0].spikes for group in network.NeuronGroups]
     step, neuron = torch.cat(rasters, 1).nonzero().T.numpy()
-    return Run(neuron, step, plastic.weights.values().numpy(), stopwatch.wall, stopwatch.shares)
+    return Run(neuron, step, plastic.weights.values().numpy(), stopwatch.wall, stopwatch.processor, stopwatch.shares)
 
 
 def simulate_by_brian2(p: Parameters, pairs: Pairs, seconds: float) -> Run:
@@ -248,7 +249,7 @@ def simulate_by_brian2(p: Parameters, pairs: Pairs, seconds: float) -> Run:
             raise RuntimeError(f"Brian2 fails: {done.stderr}")
         found, times = np.load(folder / "found.npz"), json.loads((folder / "times.json").read_text())
         shares = {part: spent / times["wall"] for part, spent in times["profile"].items()}
-        return Run(found["neuron"], found["step"], found["w"], times["wall"], _by_work(shares))
+        return Run(found["neuron"], found["step"], found["w"], times["wall"], times["processor"], _by_work(shares))
 
 
 _SIDES = "pre", "post"
@@ -307,7 +308,9 @@ def run(seconds: float | None) -> list[Result]:
     pairs = draw_pairs(p)
     runs = {REFERENCE: simulate_by_brian2(p, pairs, seconds), OURS: simulate(p, pairs, seconds)}
     results = [
-        Result("f", _WHAT, who, seconds, r.wall, p.steps(1000 * seconds), activity_of(p, r, seconds), r.shares)
+        Result(
+            "f", _WHAT, who, seconds, r.wall, p.steps(1000 * seconds), activity_of(p, r, seconds), r.shares, r.processor
+        )
         for who, r in runs.items()
     ]
     check_agreement("(f)", results[1].activity, results[0].activity, TOLERANCES)

@@ -174,7 +174,7 @@ def compare(p: Parameters, steps: int) -> list[Result]:
     for who, (network, synapses) in networks.items():
         raster = network["Raster", 0].spikes
         activity, watch = activity_of(raster, synapses.weights.sub_(draw_weights(p))), stopwatches[who]
-        results.append(Result("g", what, who, steps / 1000, watch.wall, steps, activity, watch.shares))
+        results.append(Result("g", what, who, steps / 1000, watch.wall, steps, activity, watch.shares, watch.processor))
         rasters.append(raster)
     check_same_start(*rasters)
     check_agreement(f"(g), {what}", results[1].activity, results[0].activity, TOLERANCES)
