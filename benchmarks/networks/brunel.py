@@ -298,8 +298,9 @@ def interval_variation(neuron: np.ndarray, step: np.ndarray) -> float:
     return float(np.mean(np.sqrt(np.maximum(mean_square - mean**2, 0)) / mean))
 
 
-TOLERANCES = {"Hz of E": 0.02, "Hz of I": 0.02, "CV of intervals": 0.03, "mean weight": 0.002, "weight spread": 0.03}
-"""Both draw numbers of their own, so that spikes differ and statistics agree."""
+TOLERANCES = {"Hz of E": 0.03, "Hz of I": 0.03, "CV of intervals": 0.05, "mean weight": 0.002, "weight spread": 0.05}
+"""Both draw numbers of their own, so that spikes differ and statistics agree. Over seeds, rates in a fifth of a second
+have a standard deviation of 1 %, of Brian2's networks and of these."""
 
 
 def run(seconds: float | None) -> list[Result]:
