@@ -81,6 +81,37 @@ def test_it_passes_and_reports_what_it_did(small, report, capsys):
     assert f"all {len(written['checks'])} checks passed" in capsys.readouterr().out
 
 
+def test_a_wrong_current_is_noticed(small, report, monkeypatch):
+    propagated = verification._propagated
+
+    def off_by_a_little(backend, *arguments):
+        return propagated(backend, *arguments) + (1e-5 if backend == "cpu" else 0)
+
+    monkeypatch.setattr(verification, "_propagated", off_by_a_little)
+    status, found = verify(report, "--topology", "one_to_one", "--quick")
+    assert status == 1
+    assert {(c["name"], c["backend"]) for c in found["checks"] if not c["passed"]} == {("currents", "cpu")}
+
+
+def test_a_captured_network_is_held_against_one_that_runs(monkeypatch):
+    made, network_of = [], verification.network_of
+
+    class Replayed:
+        def __init__(self, network):
+            self.network = network
+
+        def simulate_iterations(self, iterations):
+            for _ in range(iterations):
+                self.network.simulate_iteration()
+
+    monkeypatch.setattr(verification, "network_of", lambda device: made.append(device) or network_of("cpu"))
+    monkeypatch.setattr(verification, "capture", Replayed)
+    assert verification._network_replays()
+    assert made == ["cuda", "cuda"]
+    monkeypatch.setattr(Replayed, "simulate_iterations", lambda self, n: setattr(self.network, "iteration", n))
+    assert not verification._network_replays()
+
+
 def test_a_small_error_is_noticed(small, report, monkeypatch, capsys):
     broken(monkeypatch, "cpu", lambda weights: weights.mul_(1 + 2e-6))
     status, written = verify(report, "--topology", "one_to_one")

@@ -16,18 +16,22 @@ from multiprocessing import active_children, get_context
 from typing import Any
 
 import torch
+from pymonntorch import Behavior, Network, NeuronGroup, SynapseGroup
 from torch import Tensor
 
+from tritonstdp import behaviors
 from tritonstdp.autotune import cost
 from tritonstdp.bench import own_providers, torch_providers
 from tritonstdp.choice import choose
 from tritonstdp.functional import trace_, trace_backends
+from tritonstdp.graphs import capture
 from tritonstdp.inspection import gpu_module
+from tritonstdp.kernels.propagation import PropagationCase
 from tritonstdp.kernels.trace import TraceCase
 from tritonstdp.machine import machine
 from tritonstdp.measurement import OURS, Row, Workload, measure
 from tritonstdp.problems import Problem, make_problem
-from tritonstdp.registry import BACKENDS, describe, entries
+from tritonstdp.registry import BACKENDS, AnyCase, describe, entries
 from tritonstdp.rules import BOUNDS, RULES, Formula, Rule, soft_bound
 from tritonstdp.terminal import Progress
 from tritonstdp.topology import DTYPES, TOPOLOGIES
@@ -57,7 +61,8 @@ class Check:
     ----------
     name : str
         "accuracy" (against the float64 reference), "bits" (equal to the reference in the same dtype, on the CPU),
-        "repeatability" (equal bits in 100 runs), "graph" (a CUDA graph's replays equal eager steps) or "sanitizer".
+        "repeatability" (equal bits in 100 runs), "currents" (spike propagation against the float64 reference), "graph"
+        (a CUDA graph's replays equal eager steps), "network" (so does a whole captured network) or "sanitizer".
     backend : str
         The backend that ran.
     case : dict
@@ -65,7 +70,7 @@ class Check:
     passed : bool
         Whether it held.
     error : float or None
-        The greatest difference over what is allowed, for "accuracy".
+        The greatest difference over what is allowed, for "accuracy" and "currents".
     note : str
         What went wrong.
     """
@@ -118,6 +123,8 @@ def checks(device: str, topology: str, quick: bool = False) -> Iterator[Check]:
             )
             if device == "cuda" and backend == "triton":
                 yield _checked("graph", backend, case, partial(_replays, problem))
+    for problem in typical[:1] if quick else _spiking(topology):
+        yield from _propagation_checks(problem, device)
 
 
 def checks_of_all(
@@ -204,7 +211,10 @@ def _problems(topology: str) -> Iterator[Problem]:
 
 
 def _backends(problem: Problem, device: str) -> list[str]:
-    case = problem.case._replace(device=device)
+    return _serving(problem.case._replace(device=device))
+
+
+def _serving(case: AnyCase) -> list[str]:
     return [
         backend.name
         for backend in BACKENDS
@@ -281,6 +291,91 @@ def _replays(problem: Problem) -> bool:
     return all(torch.equal(tensor, eager.outputs[name]) for name, tensor in captured.outputs.items())
 
 
+def _spiking(topology: str) -> Iterator[Problem]:
+    """Spikes and weights to propagate; the rule does not matter."""
+    group, formula = TOPOLOGIES[topology].uneven_example(), Formula.of(RULES["stdp"])
+    for dtype in DTYPES.values():
+        yield make_problem(formula, group, dtype=dtype)
+    yield make_problem(formula, group, float_spikes=True)
+
+
+def _propagation_checks(problem: Problem, device: str) -> Iterator[Check]:
+    """Whether currents are the reference's, within the rounding of a sum."""
+    spikes, dtype = problem.signals["pre_spike"], problem.weights.dtype
+    case = PropagationCase.plain(problem.topology, dtype, device)._replace(bool_spikes=spikes.dtype is torch.bool)
+    start = torch.rand(problem.topology.post_shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    weights = problem.weights.double()
+    exact = _propagated("reference", problem, weights, start.double(), spikes)
+    magnitude = _propagated("reference", problem, weights.abs(), start.double().abs(), spikes * 1.0)
+    count = _propagated("reference", problem, torch.ones_like(weights), torch.zeros_like(exact), spikes != 0)
+    allowed = (count + 1) * torch.finfo(dtype).eps * magnitude
+    for backend in _serving(case):
+        described = {**describe(case), "device": device}
+        try:
+            result = _propagated(backend, problem, problem.weights, start, spikes, device)
+        except Exception as error:  # as for learning
+            yield Check("currents", backend, described, False, note=f"{type(error).__name__}: {error}")
+            continue
+        excess = float(((result.double() - exact).abs() / allowed.clamp(min=torch.finfo(dtype).tiny)).max())
+        yield Check("currents", backend, described, excess <= 1, excess)
+
+
+def _propagated(
+    backend: str, problem: Problem, weights: Tensor, current: Tensor, spikes: Tensor, device: str = "cpu"
+) -> Tensor:
+    """A current after one step, on the CPU again."""
+    topology, weights, spikes = problem.topology.to(device), weights.to(device), spikes.to(device)
+    spikes = spikes if spikes.dtype is torch.bool else spikes.to(weights.dtype)
+    case = PropagationCase.plain(topology, weights.dtype, device)._replace(bool_spikes=spikes.dtype is torch.bool)
+    current = current.to(device, copy=True)
+    choose(case, backend).step(topology, weights, current, spikes)
+    return current.cpu()
+
+
+class _Cells(Behavior):
+    """Neurons that fire where their current is large, for a network that is captured."""
+
+    def initialize(self, neurons: Any) -> None:
+        neurons.v, neurons.spikes = neurons.vector(mode="rand"), neurons.vector(0.0) > 0
+
+    def forward(self, neurons: Any) -> None:
+        neurons.v = neurons.v * 0.9 + 0.1
+        for synapse in neurons.afferent_synapses["All"]:
+            neurons.v += 0.02 * synapse.I
+        neurons.spikes = neurons.v > 1
+        neurons.v = torch.where(neurons.spikes, 0.0, neurons.v)
+
+
+class _Weights(Behavior):
+    def initialize(self, synapse: Any) -> None:
+        synapse.weights = torch.rand(synapse.src.size, synapse.dst.size, device=synapse.device)
+
+
+def network_of(device: str) -> Network:
+    """A recurrent network that learns, initialized: what is captured to see whether it goes on as it would."""
+    torch.manual_seed(0)
+    network = Network(device=device, index=False)
+    cells = NeuronGroup(300, network, behavior={20: _Cells()})
+    learning = behaviors.SimpleSTDP(a_plus=0.01, a_minus=0.012, positive_bound="soft_bound")
+    caught = {40: behaviors.PreSpikeCatcher(), 41: behaviors.PostSpikeCatcher()}
+    traces = {42: behaviors.PreTrace(tau_s=10.0), 43: behaviors.PostTrace(tau_s=10.0)}
+    inputs = {1: _Weights(), 10: behaviors.SimpleDendriticInput()}
+    SynapseGroup(network, cells, cells, behavior={**inputs, **caught, **traces, 44: learning})
+    network.initialize(info=False)
+    return network
+
+
+def _network_replays() -> bool:
+    """Whether a captured network ends as one that runs."""
+    captured, eager = network_of("cuda"), network_of("cuda")
+    replayed = capture(captured)
+    replayed.simulate_iterations(20)
+    while eager.iteration < captured.iteration:
+        eager.simulate_iteration()
+    [found], [wanted] = captured.SynapseGroups, eager.SynapseGroups
+    return torch.equal(found.weights, wanted.weights) and torch.equal(found.src.v, wanted.src.v)
+
+
 def _trace_checks(device: str) -> Iterator[Check]:
     generator = torch.Generator().manual_seed(0)
     for dtype in DTYPES.values():
@@ -292,6 +387,9 @@ def _trace_checks(device: str) -> Iterator[Check]:
             result = trace_(trace.to(device, copy=True), spikes.to(device), tau=11.0, backend=backend).cpu()
             excess = _excess(result, exact)
             yield Check("accuracy", backend, case, excess <= 1, excess)
+    if device == "cuda":
+        case = {"topology": "trace", "network": "300 neurons, dense stdp", "device": device}
+        yield _checked("network", "triton", case, _network_replays)
 
 
 SANITIZER, TOOLS = "compute-sanitizer", ("memcheck", "racecheck")
