@@ -1,0 +1,1 @@
+"""Published networks as benchmarks, each beside its reference: ``python -m benchmarks.networks``."""
