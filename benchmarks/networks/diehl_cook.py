@@ -78,11 +78,12 @@ class Propagation(Behavior):
     def initialize(self, synapse: Any) -> None:
         super().initialize(synapse)
         synapse.weights = self.parameter("weights", None, required=True)
+        self.backend = self.parameter("backend", None)
         # kept here, since PymoNNtorch takes long to find a group's neurons
         self.current, self.spikes = synapse.dst.current, synapse.src.spikes
 
     def forward(self, synapse: Any) -> None:
-        propagate_(self.current.zero_(), synapse.weights, self.spikes)
+        propagate_(self.current.zero_(), synapse.weights, self.spikes, backend=self.backend)
 
 
 class LateralInhibition(Behavior):
@@ -100,11 +101,8 @@ class LateralInhibition(Behavior):
         super().initialize(synapse)
         self.strength = torch.tensor(self.parameter("strength", None, required=True))
         synapse.src.spikes = self.spikes = synapse.src.vector()
-        self.current, self.excitatory_spikes, self.latest = (
-            synapse.dst.current,
-            synapse.dst.spikes,
-            synapse.dst.latest,
-        )
+        excitatory = synapse.dst
+        self.current, self.excitatory_spikes, self.latest = excitatory.current, excitatory.spikes, excitatory.latest
 
     def forward(self, synapse: Any) -> None:
         fired = self.latest[-2] is not None
@@ -115,7 +113,10 @@ class LateralInhibition(Behavior):
 
 
 class LeakyIntegrateAndFire(Behavior):
-    """Potentials that leak, add up currents, and where they reach the threshold are reset and rest for a while."""
+    """Potentials that leak, add up currents, and where they reach the threshold are reset and rest for a while.
+
+    ``neurons.latest`` tells who has reached it in each of the latest steps: bool ``(n,)``, or None for nobody.
+    """
 
     def initialize(self, neurons: Any) -> None:
         super().initialize(neurons)
@@ -187,6 +188,7 @@ class Traces(Behavior):
     def initialize(self, synapse: Any) -> None:
         super().initialize(synapse)
         decay = math.exp(-1 / self.parameter("tau", None, required=True))
+        self.backend = self.parameter("backend", None)
         # trace_ multiplies by 1 - 1 / tau in a step, after it has set what fired
         self.tau, self.scale = 1 / (1 - decay), 1 / decay
         sizes = synapse.src.size, synapse.dst.size
@@ -200,7 +202,7 @@ class Traces(Behavior):
         self.traces.zero_()
 
     def forward(self, synapse: Any) -> None:
-        trace_(self.traces, self.spikes, tau=self.tau, scale=self.scale, nearest=True)
+        trace_(self.traces, self.spikes, tau=self.tau, scale=self.scale, nearest=True, backend=self.backend)
 
 
 class DiehlCook(Network):
@@ -210,6 +212,8 @@ class DiehlCook(Network):
     ----------
     weights : Tensor
         The weights at first, ``(n_pixels, n_neurons)``; changed in place.
+    backend : str, optional
+        The backend of tritonstdp that is to be used, and no other.
 
     Examples
     --------
@@ -218,7 +222,7 @@ class DiehlCook(Network):
     torch.Size([400])
     """
 
-    def __init__(self, weights: Tensor) -> None:
+    def __init__(self, weights: Tensor, backend: str | None = None) -> None:
         super().__init__()
         n_pixels, n_neurons = weights.shape
         self.weight_sum = WEIGHT_SUM_PER_PIXEL * n_pixels
@@ -240,9 +244,9 @@ class DiehlCook(Network):
             dst="excitatory",
             tag="synapses",
             behavior={
-                10: Propagation(weights=weights),
-                50: Traces(tau=TRACE_TAU),
-                51: SimpleSTDP(a_plus=A_PLUS, a_minus=A_MINUS, clamp=True),
+                10: Propagation(weights=weights, backend=backend),
+                50: Traces(tau=TRACE_TAU, backend=backend),
+                51: SimpleSTDP(a_plus=A_PLUS, a_minus=A_MINUS, clamp=True, backend=backend),
             },
         )
         SynapseGroup(

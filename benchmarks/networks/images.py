@@ -137,12 +137,13 @@ def check_agreement(contenders: list[Contender], images: idx.Images) -> None:
 
 
 def shares_of(network: DiehlCook, images: idx.Images, phase: str) -> dict[str, float]:
-    """The part of a step that each kind of work takes, over one image; the network learns from it once more."""
+    """The part of a step that each kind of work takes, over a turn of images, which the network may learn once more."""
     spent = dict.fromkeys(WORK.values(), 0.0)
-    network.begin(encode(images.train_images[0]), learn=phase == LEARNING)
-    for _ in range(STEPS):
-        for key, ms in network.simulate_iteration(measure_behavior_execution_time=True).items():
-            spent[WORK[key // 10]] += ms
+    for image in images.train_images[:TURN]:
+        network.begin(encode(image), learn=phase == LEARNING)
+        for _ in range(STEPS):
+            for key, ms in network.simulate_iteration(measure_behavior_execution_time=True).items():
+                spent[WORK[key // 10]] += ms
     total = sum(spent.values())
     return {work: ms / total for work, ms in spent.items() if ms}
 
