@@ -17,6 +17,7 @@ from typing import NamedTuple
 from benchmarks.environment import restart_pinned
 from tritonstdp.arguments import Parser
 from tritonstdp.bench import is_other
+from tritonstdp.kernels.propagation import PROPAGATION
 from tritonstdp.measurement import OURS, Provider, Row, Workload, measure
 
 FLOORS = Path(__file__).parent / "floors.json"
@@ -40,6 +41,9 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("rstdp", "sparse", "soft_bound", (10_000, 10_000, 1_000_000), 0.02),
     *(Workload("stdp", "conv2d", "soft_bound", (8, 64, 64, 16, 5), rate) for rate in (0.005, 0.1)),
     *(Workload("stdp", "local2d", "soft_bound", (8, 32, 32, 8, 5), rate) for rate in (0.005, 0.1)),
+    *(Workload("propagation", "dense", "no_bound", (4000, 4000), rate) for rate in (0.005, 0.02, 0.1)),
+    Workload("propagation", "dense", "no_bound", (1000, 1000), 0.02),
+    *(Workload("propagation", "sparse", "no_bound", (10_000, 10_000, 1_000_000), rate) for rate in (0.005, 0.02, 0.1)),
 )
 
 Measure = Callable[[Workload], list[Row]]
@@ -107,7 +111,7 @@ def propose(workload: Workload, measure_rows: Measure, attempts: int = ATTEMPTS)
 
 
 def gate_providers() -> dict[str, Provider]:
-    """Who the gate compares with: what the test extra installs, less what is never the fastest."""
+    """Who learns beside tritonstdp: what the test extra installs, less what is never the fastest."""
     from benchmarks.providers import INSTALLED_WITH_TESTS
 
     slow = ("torch.compile, bool spikes", f"{OURS} reference")
@@ -122,10 +126,12 @@ def main() -> int:
     parser.add_argument("--propose", action="store_true", help=f"write new floors to {FLOORS.name}")
     arguments = parser.parse_args()
     restart_pinned()
-    providers = gate_providers()
+    from benchmarks.providers.propagation import PROPAGATIONS
+
+    learning = gate_providers()
 
     def measure_rows(workload: Workload) -> list[Row]:
-        return measure(workload, providers, SECONDS)
+        return measure(workload, PROPAGATIONS if workload.rule == PROPAGATION.name else learning, SECONDS)
 
     began = time.perf_counter()
     if arguments.propose:

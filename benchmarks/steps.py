@@ -12,6 +12,7 @@ from rich.console import Console
 from benchmarks.environment import restart_pinned
 from tritonstdp.arguments import Parser, rows_file, seconds, whole
 from tritonstdp.bench import tables_of
+from tritonstdp.kernels.propagation import PROPAGATION
 from tritonstdp.measurement import OURS, Workload, measure, write_rows
 from tritonstdp.problems import RATES
 from tritonstdp.topology import TOPOLOGIES
@@ -51,7 +52,21 @@ def headline_suite() -> list[Workload]:
     ]
 
 
-SUITES = {"quick": quick_suite, "headline": headline_suite, "full": full_suite}
+def propagation_suite() -> list[Workload]:
+    """Spike propagation over every topology, at every shape and rate, and where next to nobody spikes."""
+    return [
+        Workload(PROPAGATION.name, topology, "no_bound", shape, rate)
+        for topology, shapes in SHAPES.items()
+        for shape, rate in product(shapes, (0.001, *RATES))
+    ]
+
+
+SUITES = {
+    "quick": quick_suite,
+    "headline": headline_suite,
+    "full": full_suite,
+    PROPAGATION.name: propagation_suite,
+}
 AS_IT_COMES = "CoNeX, allocator as it comes"
 
 
@@ -70,12 +85,14 @@ def main() -> int:
     restart_pinned(arguments.threads, tuned_allocator=not arguments.allocator_as_it_comes)
     torch.set_num_threads(arguments.threads)
     from benchmarks.providers import PROVIDERS, VERSIONS
+    from benchmarks.providers.propagation import PROPAGATIONS
 
+    known = PROPAGATIONS if arguments.suite == PROPAGATION.name else PROVIDERS
     for name in arguments.providers or ():
-        if name not in PROVIDERS:
-            parser.error(f"unknown provider {name!r}: use some of {', '.join(PROVIDERS)}")
-    chosen = [OURS, *(arguments.providers or [name for name in PROVIDERS if name != OURS])]
-    providers = {name: PROVIDERS[name] for name in chosen}
+        if name not in known:
+            parser.error(f"unknown provider {name!r}: use some of {', '.join(known)}")
+    chosen = [OURS, *(arguments.providers or [name for name in known if name != OURS])]
+    providers = {name: known[name] for name in chosen}
     versions = dict(VERSIONS)
     if arguments.allocator_as_it_comes and "CoNeX" in providers:
         providers[AS_IT_COMES], versions[AS_IT_COMES] = providers.pop("CoNeX"), versions["CoNeX"]

@@ -59,8 +59,8 @@ class Meeting(NamedTuple):
     divisor : callable, optional
         ``divisor(topology)``: what a change summed over positions is divided by; None where weights are not shared.
     onto_post : callable, optional
-        ``onto_post(topology, values)``: the sum at each post neuron of a value at each synapse; where weights are shared,
-        at each position as well. Spike propagation needs it.
+        ``onto_post(topology, values)``: the sum at each post neuron of a value at each synapse, and at each position
+        where weights are shared. Spike propagation needs it.
     careless : bool
         Whether silent neurons are told apart by nothing but the formula: right where all is finite.
     """
@@ -189,11 +189,11 @@ def build(meeting: Meeting, case: Case) -> Step:
 
 
 def build_propagation(meeting: Meeting, topology: str) -> PropagationStep:
-    """Build the reference of spike propagation over a topology; raises ``CannotCompileError`` where it can't be told."""
+    """Build the reference of spike propagation; raises ``CannotCompileError`` where a topology does not say enough."""
     onto_post = meeting.onto_post
     if onto_post is None:
         raise CannotCompileError(
-            f"{topology} does not say how synapses sum up at post neurons: its MEETING, in reference.py, needs onto_post"
+            f"{topology} does not say how synapses sum up at post neurons: MEETING in its reference.py needs onto_post"
         )
 
     @torch.no_grad()

@@ -276,18 +276,21 @@ BENCHMARKS_REFUSED = [
     ("benchmarks.steps", "--providers nobody", "unknown provider 'nobody': use some of"),
     ("benchmarks.steps", "--out nowhere/rows.json", NO_FOLDER),
     ("benchmarks.growth", "--largest 10", "'10' must be a number of synapses, 10000 or more"),
+    ("benchmarks.networks", "z", "unknown benchmark 'z': use some of f g"),
+    ("benchmarks.networks", "--seconds 0", "seconds above 0"),
     ("benchmarks.simulations", "z", "unknown simulation 'z': use some of a b"),
     ("benchmarks.simulations", "--steps 0", "whole number from 1 to"),
     ("benchmarks.tuning", "", "required: table"),
     ("benchmarks.tuning", "nowhere/table.md", NO_FOLDER),
     ("benchmarks.tuning", "table.md --side 0", "whole number from 1 to"),
 ]
+PACKAGES = ("benchmarks", "benchmarks.networks")
 
 
 @pytest.mark.parametrize(("module", "arguments", "words"), BENCHMARKS_REFUSED)
 def test_benchmarks_refuse_in_one_line_too(module, arguments, words, folder, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(CHECKOUT))
-    benchmark = importlib.import_module(f"{module}.__main__" if module == "benchmarks" else module)
+    benchmark = importlib.import_module(f"{module}.__main__" if module in PACKAGES else module)
     monkeypatch.setattr(sys, "argv", [module, *arguments.split()])
     monkeypatch.setattr(f"{benchmark.__name__}.restart_pinned", lambda *arguments, **named: None, raising=False)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)

@@ -34,6 +34,8 @@ import torch, ring, tritonstdp as ts
 w, pre, post = torch.zeros(3), torch.tensor([False, True, False]), torch.zeros(3, dtype=torch.bool)
 ts.stdp_(w, pre, torch.ones(3), post, torch.tensor([1.0, 2.0, 3.0]), a_plus=1.0, a_minus=1.0, topology=ring.Ring(3))
 assert w.tolist() == [0.0, -3.0, 0.0], w
+current = ts.propagate_(torch.zeros(3), torch.tensor([1.0, 2.0, 3.0]), pre, topology=ring.Ring(3))
+assert current.tolist() == [0.0, 0.0, 2.0], current
 choice = ts.explain("rstdp", "ring")
 assert choice.backend == "reference" and choice.rejected["cpu"] == "cpu has no plasticity kernel for ring", choice
 from tritonstdp.cli import main

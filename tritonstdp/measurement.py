@@ -12,18 +12,20 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from tritonstdp.autotune.timing import Timing, clock, enqueuing_seconds
 from tritonstdp.functional import step_
+from tritonstdp.kernels.propagation import PROPAGATION
 from tritonstdp.machine import machine
 from tritonstdp.problems import CHUNK, disagreement, make_problem, random_spikes
+from tritonstdp.propagation import propagate_
 from tritonstdp.registry import meeting_of
 from tritonstdp.rules import BOUNDS, RULES, Formula
 from tritonstdp.terminal import write_output
@@ -101,7 +103,7 @@ class Workload:
     Parameters
     ----------
     rule, topology, bound : str
-        Names that the registry knows; the bound stands for potentiation and depression.
+        Names that the registry knows; the bound stands for potentiation and depression. The rule may be "propagation".
     shape : tuple of int
         What the topology's :attr:`~tritonstdp.topology.Topology.sizes` names.
     rate : float
@@ -152,7 +154,7 @@ class Workload:
         """
         weights, neurons, scratch = TOPOLOGIES[self.topology].needs(self.shape)
         item = getattr(torch, self.dtype).itemsize
-        states = 2 if RULES[self.rule].modulated else 1
+        states = 2 if self.rule in RULES and RULES[self.rule].modulated else 1
         # weights are drawn, and copied for the provider
         return states * ((4 + 2 * item) * weights + scratch) + (16 + 4 * (1 + item)) * neurons
 
@@ -161,6 +163,10 @@ class Workload:
         """What is computed at a synapse."""
         bound = BOUNDS[self.bound]
         return Formula.of(RULES[self.rule], bound, bound)
+
+    def inputs(self) -> Inputs:
+        """What a step takes."""
+        return PropagationInputs.of(self) if self.rule == PROPAGATION.name else Inputs.of(self)
 
     @property
     def name(self) -> str:
@@ -189,6 +195,7 @@ class Inputs:
         Pairs of pre and post spikes, bool; ``POOL`` of them, or fewer for large groups.
     """
 
+    written: ClassVar[str] = "weights"
     workload: Workload
     topology: Topology
     weights: Tensor
@@ -233,6 +240,11 @@ class Inputs:
         rule = self.workload.formula.rule
         pre, post = ([self.traces[name] for name in names[1:]] for names in (rule.pre, rule.post))
         return (pre_spike, *pre), (post_spike, *post)
+
+    @property
+    def start(self) -> Tensor:
+        """What is written, as it is before the first step."""
+        return self.values
 
     @property
     def values(self) -> Tensor:
@@ -284,6 +296,45 @@ class Inputs:
         return 2.0 * 64 * statistics.fmean(lines)
 
 
+@dataclass(eq=False)
+class PropagationInputs(Inputs):
+    """The tensors of a workload of spike propagation: runners write a current of their own, which begins with zeros."""
+
+    written: ClassVar[str] = "current"
+
+    @staticmethod
+    def of(workload: Workload, seed: int = 0) -> PropagationInputs:
+        """Draw the inputs of a workload.
+
+        Examples
+        --------
+        >>> inputs = PropagationInputs.of(Workload("propagation", "dense", "no_bound", (100, 50), 0.02))
+        >>> inputs.start.shape, int(inputs.spikes[0][0].sum())
+        (torch.Size([50]), 2)
+        """
+        drawn = Inputs.of(replace(workload, rule="stdp"), seed)
+        return PropagationInputs(workload, drawn.topology, drawn.weights, None, {}, drawn.spikes)
+
+    @property
+    def start(self) -> Tensor:
+        return self.values.new_zeros(self.topology.post_shape)
+
+    @cached_property
+    def expected(self) -> tuple[Tensor, None]:
+        weights, current = self.topology.weights_of(self.values.double()), self.start.double()
+        topology = self.topology if self.topology.ends() is None else None
+        for pre_spike, _ in self.spikes[:PROOF_STEPS]:
+            propagate_(current, weights, pre_spike, topology=topology, backend="reference")
+        return current, None
+
+    def bytes_that_must_move(self) -> float:
+        """Mean bytes a step over some patterns: 64-byte lines with a weight that counts, and all currents twice."""
+        per_line, start = max(1, 64 // self.values.element_size()), self.start
+        silent = torch.zeros(self.topology.post_shape, dtype=torch.bool, device=start.device)
+        lines = [_lines_touched(self, pre_spike, silent, per_line) for pre_spike, _ in self.spikes[:_COUNTED]]
+        return 64 * statistics.fmean(lines) + 2 * start.nbytes
+
+
 def _lines_touched(inputs: Inputs, pre_spike: Tensor, post_spike: Tensor, per_line: int) -> int:
     topology = inputs.topology
     touched = meeting_of(topology.name).touched(topology, pre_spike.float(), post_spike.float())
@@ -301,7 +352,7 @@ class Runner:
     step : callable
         ``step(k)``: one step with pattern ``k`` of the pool, on the runner's own weights.
     weights : callable
-        The weights' values as they are now, in the order of ``Inputs.values``.
+        The weights' values as they are now, in the order of ``Inputs.values``; of spike propagation, the current.
     c : callable, optional
         The eligibility trace likewise.
     times : callable, optional
@@ -370,7 +421,7 @@ def _error(inputs: Inputs, runner: Runner) -> str:
     for k in range(PROOF_STEPS):
         runner.step(k)
     expected_w, expected_c = inputs.expected
-    pairs = [("weights", runner.weights(), expected_w, inputs.values)]
+    pairs = [(inputs.written, runner.weights(), expected_w, inputs.start)]
     if expected_c is not None and inputs.c is not None:
         if runner.c is None:
             return "keeps no eligibility trace"
@@ -455,7 +506,7 @@ def measure(
     >>> [row.status for row in rows if row.provider == "tritonstdp"]
     ['ok']
     """
-    inputs = Inputs.of(workload)
+    inputs = workload.inputs()
     groups = [providers]
     if inputs.nbytes > _SHARED_BYTES:
         groups = [{name: prepare} for name, prepare in providers.items()]

@@ -13,12 +13,12 @@ import torch
 from rich.console import Console
 
 from benchmarks.environment import restart_pinned
-from benchmarks.networks import brunel, images
+from benchmarks.networks import brunel, images, izhikevich
 from benchmarks.networks.benchmark import table_of
 from tritonstdp.arguments import Parser, output_file, seconds
 from tritonstdp.machine import machine
 
-BENCHMARKS = {b.name: b for b in (brunel.BENCHMARK,)}
+BENCHMARKS = {b.name: b for b in (brunel.BENCHMARK, izhikevich.BENCHMARK)}
 
 
 def main() -> int:

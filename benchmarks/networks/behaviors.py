@@ -12,6 +12,9 @@ from torch import Tensor
 import tritonstdp as ts
 from tritonstdp.rules import Rule
 
+BACKEND = "cpu"
+"""Compiled loops or an error: what is measured is never a fallback."""
+
 
 def _on_pre(pre_spike: Any, post_trace: Any) -> Any:
     return pre_spike * post_trace
@@ -29,8 +32,8 @@ def _depress_then_potentiate(
 
 
 MULTIPLICATIVE = Rule("multiplicative", _on_pre, _on_post, _depress_then_potentiate)
-"""Multiplicative STDP as simulators do it where both neurons spike: ``w -= a_minus y (w - w_min)`` on the pre spike, and
-then, with the weight that is left, ``w += a_plus x (w_max - w)`` on the post spike."""
+"""Multiplicative STDP as simulators do it where both neurons spike: ``w -= a_minus y (w - w_min)`` on the pre spike,
+and then, with the weight that is left, ``w += a_plus x (w_max - w)`` on the post spike."""
 
 
 def sampled(tau: float, dt: float) -> float:
@@ -91,7 +94,7 @@ class Propagation(Behavior):
         self.onto = self.parameter("onto")
 
     def forward(self, synapse: Any) -> None:
-        ts.propagate_(getattr(synapse.dst, self.onto), synapse.weights, synapse.pre_spike)
+        ts.propagate_(getattr(synapse.dst, self.onto), synapse.weights, synapse.pre_spike, backend=BACKEND)
 
 
 class Raster(Behavior):

@@ -50,12 +50,17 @@ def main(folder: Path) -> None:
             learning = synapses
     monitor = b.SpikeMonitor(neurons)
     network.add(monitor)
+    b.device.insert_code("before_network_run", "const clock_t began = clock();")
+    processor = folder / "processor.txt"
+    written = f'std::ofstream("{processor}") << double(clock() - began) / CLOCKS_PER_SEC;'
+    b.device.insert_code("after_network_run", written)
     network.run(options["seconds"] * b.second, profile=True)
     b.device.build(directory=str(folder / "program"), compile=True, run=False, with_output=False)
     b.device.run(with_output=False)
     profile = {name: float(spent / b.second) for name, spent in network.profiling_info}
+    times = {"wall": b.device._last_run_time, "processor": float(processor.read_text()), "profile": profile}
     np.savez(folder / "found.npz", neuron=monitor.i[:], step=np.rint(monitor.t[:] / b.defaultclock.dt), w=learning.w[:])
-    (folder / "times.json").write_text(json.dumps({"wall": b.device._last_run_time, "profile": profile}))
+    (folder / "times.json").write_text(json.dumps(times))
 
 
 _PLASTIC = """w : 1

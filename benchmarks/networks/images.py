@@ -17,7 +17,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from benchmarks.networks import idx
-from benchmarks.networks.benchmark import OURS, Benchmark, Result
+from benchmarks.networks.benchmark import OURS, Benchmark, Result, Stopwatch
 from benchmarks.networks.diehl_cook import STEPS, DiehlCook, encode, first_weights
 from benchmarks.networks.readout import accuracy
 from tritonstdp.arguments import whole
@@ -26,7 +26,7 @@ NAME = "h"
 LEARNING, NAMING = "learning", "naming"
 TURN = 10
 SEED = 0
-WORK = {1: "propagation and inhibition", 2: "pixels", 3: "neurons", 5: "traces and plasticity"}
+WORK = {10: "propagation and inhibition", 20: "pixels", 30: "neurons", 50: "traces and plasticity"}
 """What behaviors do, by the tens of their keys."""
 
 
@@ -41,21 +41,23 @@ class Program(Protocol):
 
 @dataclass
 class Contender:
-    """A program, with the responses that it gave and the seconds that they took, by phase."""
+    """A program with the responses that it gave, and the seconds that they took by the clock and of the processor."""
 
     name: str
     program: Program
     responses: dict[str, list[Tensor]] = field(default_factory=lambda: {LEARNING: [], NAMING: []})
     walls: dict[str, float] = field(default_factory=lambda: {LEARNING: 0.0, NAMING: 0.0})
+    processor: dict[str, float] = field(default_factory=lambda: {LEARNING: 0.0, NAMING: 0.0})
 
     def see(self, phase: str, images: Tensor) -> None:
         """Present the images that come next in a phase."""
         responses = self.responses[phase]
-        began = time.perf_counter()
+        wall, processor = time.perf_counter(), time.process_time()
         for image in images:
             torch.manual_seed(SEED + len(responses))
             responses.append(self.program.present(encode(image), learn=phase == LEARNING))
-        self.walls[phase] += time.perf_counter() - began
+        self.walls[phase] += time.perf_counter() - wall
+        self.processor[phase] += time.process_time() - processor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -138,14 +140,11 @@ def check_agreement(contenders: list[Contender], images: idx.Images) -> None:
 
 def shares_of(network: DiehlCook, images: idx.Images, phase: str) -> dict[str, float]:
     """The part of a step that each kind of work takes, over a turn of images, which the network may learn once more."""
-    spent = dict.fromkeys(WORK.values(), 0.0)
+    stopwatch = Stopwatch(network, WORK)
     for image in images.train_images[:TURN]:
         network.begin(encode(image), learn=phase == LEARNING)
-        for _ in range(STEPS):
-            for key, ms in network.simulate_iteration(measure_behavior_execution_time=True).items():
-                spent[WORK[key // 10]] += ms
-    total = sum(spent.values())
-    return {work: ms / total for work, ms in spent.items() if ms}
+        stopwatch.advance(STEPS)
+    return stopwatch.shares
 
 
 def result(
@@ -156,10 +155,12 @@ def result(
     Neurons are assigned to classes by their responses to the second half of the training images.
     """
     learnt, named = (torch.stack(contender.responses[p]) for p in (LEARNING, NAMING))
-    n, wall, half = len(contender.responses[phase]), contender.walls[phase], len(learnt) // 2
+    n, seconds, half = len(contender.responses[phase]), contender.processor[phase], len(learnt) // 2
     if phase == LEARNING:
         found = {"spikes an image": learnt.sum().item() / n}
     else:
         found = accuracy(learnt[half:], images.train_labels[half:], named, images.test_labels)._asdict()
-    activity = {"images/s": n / wall} | found | activity
-    return Result(NAME, f"{phase} {n} images", contender.name, n * STEPS / 1000, wall, n * STEPS, activity, shares)
+    return Result(
+        NAME, f"{phase} {n} images", contender.name, n * STEPS / 1000, contender.walls[phase], n * STEPS,
+        {"images/s": n / seconds} | found | activity, shares, seconds,
+    )  # fmt: skip

@@ -27,7 +27,6 @@ from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
 from tritonstdp.kernels.sparse import is_indexed
 
-
 Facts = TypeVar("Facts")
 
 

@@ -52,7 +52,7 @@ def build(case: PropagationCase, config: Config = DEFAULT) -> PropagationStep:
     @once_a_plan
     def read(topology):  # type: ignore[no-untyped-def]
         addresses = [address(f"topology.{name}", getattr(topology, name)) for name in names]
-        return *addresses, *[0] * (3 - len(names)), case.kernel_key[0] or _is_ordered(topology)
+        return *addresses, *[0] * (3 - len(names)), case.kernel_key[0] or is_ordered(topology)
 
     def step(topology, weights, current, pre_spike):  # type: ignore[no-untyped-def]
         *addresses, ordered = read(topology)
@@ -65,7 +65,7 @@ def build(case: PropagationCase, config: Config = DEFAULT) -> PropagationStep:
     return step
 
 
-def _is_ordered(topology: Any) -> bool:
+def is_ordered(topology: Any) -> bool:
     """Whether the synapses of each major neuron stand in order of the minor one."""
     minor_of = topology.minor_of
     begins = minor_of.new_zeros(len(minor_of) + 1, dtype=bool).index_fill_(0, topology.major_start, True)
@@ -113,6 +113,9 @@ def _compile(case: PropagationCase, parallel: bool) -> Any:
                         fetch(position_address, start[later], start[later + 1], positions.itemsize)
                     else:
                         fetch(w_address, start[later], start[later + 1], w.itemsize)
+                if permuted and e + 1 < len(events):
+                    first, last = start[events[e + 1]], start[events[e + 1] + 1]
+                    fetch_scattered(w_address, 0, positions[first : min(last, first + AHEAD)])
                 i = events[e]
                 first, last = start[i], start[i + 1]
                 if parallel:

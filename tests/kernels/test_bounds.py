@@ -19,11 +19,13 @@ from support import with_tensors
 from tritonstdp import Conv2d, Dense, Local2d, OneToOne, Sparse
 from tritonstdp.choice import choose
 from tritonstdp.kernels import loops, threads
+from tritonstdp.kernels.propagation import PropagationCase
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.trace import TraceCase
 from tritonstdp.kernels.trace import cpu as trace_cpu
 from tritonstdp.library import triplet
 from tritonstdp.problems import Problem, make_problem
+from tritonstdp.registry import kernels_of
 from tritonstdp.rules import Formula, hard_bound, istdp, no_bound, rstdp, soft_bound, stdp, updated_trace
 from tritonstdp.topology import Topology, sparse
 
@@ -75,7 +77,8 @@ LOOPS = [
     Loop("conv2d", "weighted", ((3, 2), (1, 1)), per_neuron=True),
     Loop("local2d", "tagged", ((3, 2), (1, 1)), dopamine="pre", per_neuron=True),
 ]
-_PATCHES = product(("conv2d", "local2d"), ("stdp", "rstdp"), (((1, 1), (1, 1)), ((5, 4), (2, 3)), ((2, 9), (4, 1))))
+_KEYS = (((1, 1), (1, 1)), ((5, 4), (2, 3)), ((2, 9), (4, 1)))
+_PATCHES = product(("conv2d", "local2d"), ("stdp", "rstdp"), _KEYS)
 MORE = [
     *(Loop("dense", rule, form, parallel=threads) for rule, form, threads in
       product(("stdp", "rstdp"), ("pre", "post", "strided"), (False, True))),
@@ -144,7 +147,7 @@ def _checked():
     with loops.bounds_checked(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(threads, "by_work", in_parts)
         yield
-    steps.cache_clear()
+    steps.cache_clear(), propagation_step.cache_clear()
 
 
 @cache
@@ -243,6 +246,69 @@ def test_a_loop_stays_in_its_arrays_and_does_as_the_reference(loop, data):
 @given(data=st.data())
 def test_a_loop_stays_in_its_arrays_over_many_geometries(loop, data):
     prove(loop, data)
+
+
+PROPAGATIONS = [
+    Loop("dense", "propagation", "pre"),
+    Loop("one_to_one", "propagation", "strided", torch.float64, float_spikes=True),
+    Loop("sparse", "propagation", ("csc", False)),
+    Loop("sparse", "propagation", ("csr", True), float_spikes=True, parallel=False),
+    Loop("conv2d", "propagation", ((3, 2), (1, 1))),
+    Loop("local2d", "propagation", ((3, 2), (1, 1))),
+]
+MORE_PROPAGATIONS = [
+    *(Loop("dense", "propagation", form, dtype, spikes, parallel=threads) for form, (dtype, spikes), threads in product(
+      ("pre", "post", "strided"), ((torch.float32, False), (torch.float64, True)), (False, True))),
+    *(Loop("sparse", "propagation", form, torch.float64, spikes, parallel=threads) for form, spikes, threads in
+      product(product(("csc", "csr", "coo"), (False, True)), (False, True), (False, True))),
+    *(Loop(topology, "propagation", key, torch.float64, spikes, parallel=threads) for topology, key, spikes, threads in
+      product(("conv2d", "local2d"), _KEYS, (False, True), (False, True))),
+]  # fmt: skip
+
+
+def with_a_file(propagations: list[Loop]) -> list[Loop]:
+    return [loop for loop in propagations if kernels_of(loop.topology, "propagation_cpu")]
+
+
+@cache
+def propagation_step(loop: Loop, case: PropagationCase) -> Callable[..., Any]:
+    """The loop in few parts."""
+    module = kernels_of(loop.topology, "propagation_cpu")
+    parts = {"parallel_work": loop.parallel, "tasks": 3}
+    config = module.DEFAULT._replace(**{name: n for name, n in parts.items() if name in module.DEFAULT._fields})
+    return module.build(case, config)
+
+
+def prove_propagation(loop: Loop, data: st.DataObject) -> None:
+    topology = data.draw(topologies(loop))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
+    current, w = (torch.rand(shape, generator=generator).to(loop.dtype) for shape in
+                  (topology.post_shape, topology.weights_shape))  # fmt: skip
+    w = torch.where(w < data.draw(st.sampled_from([0.0, 0.02])), torch.inf, w - 0.5)
+    fired = torch.rand(topology.pre_shape, generator=generator) < data.draw(st.sampled_from([0.0, 0.02, 0.3, 1.0]))
+    spikes = fired * torch.rand(topology.pre_shape, generator=generator).to(loop.dtype) if loop.float_spikes else fired
+    case = PropagationCase.plain(topology, loop.dtype, "cpu")._replace(bool_spikes=not loop.float_spikes)
+    case = case._replace(layout=loop.form) if loop.topology == "dense" else case
+    expected, found = current.clone(), between(current)
+    choose(case, "reference").step(topology, w, expected, spikes)
+    propagation_step(loop, case)(topology, laid_out(w, loop.form), found, between(spikes))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("loop", with_a_file(PROPAGATIONS), ids=name_of)
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_a_loop_of_propagation_stays_in_its_arrays_and_does_as_the_reference(loop, data):
+    prove_propagation(loop, data)
+
+
+@pytest.mark.slow
+@pytest.mark.sweep
+@pytest.mark.parametrize("loop", with_a_file(PROPAGATIONS + MORE_PROPAGATIONS), ids=name_of)
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_loop_of_propagation_stays_in_its_arrays_over_many_geometries(loop, data):
+    prove_propagation(loop, data)
 
 
 @pytest.mark.parametrize("n", [0, 1, 65])
