@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import doctest
 import gzip
 import math
 import struct
 import sys
+from argparse import Namespace
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +20,8 @@ from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for benchmarks; last, so that it hides nothing installed
 
-from benchmarks.networks import idx, readout
+from benchmarks.networks import diehl_cook, idx, images, readout
+from benchmarks.networks.benchmark import OURS
 from benchmarks.networks.diehl_cook import DiehlCook
 
 # IDX files
@@ -152,6 +157,10 @@ def by_loops(responses: Tensor, labels: Tensor, test_responses: Tensor) -> tuple
     return named(lambda j, c: 1.0), named(lambda j, c: rates[j][c] / sum(rates[j]))
 
 
+def test_the_readouts_example_runs():
+    assert doctest.testmod(readout) == (0, 1)
+
+
 def test_images_are_named_as_by_bindsnets_two_schemes():
     generator = torch.Generator().manual_seed(2)
     responses = torch.randint(0, 5, (60, 25), generator=generator).double()
@@ -165,3 +174,53 @@ def test_images_are_named_as_by_bindsnets_two_schemes():
         assert expected[7] == expected[8] == -1
         found = readout.accuracy(responses, labels, test_responses, expected)
         assert getattr(found, scheme) == 1
+
+
+# the comparison
+
+
+def tiny_run(monkeypatch, reference: Any) -> list[images.Result]:
+    """Six-pixel images, shown for 20 steps to five neurons, beside a reference that stands for BindsNET's."""
+    monkeypatch.setitem(sys.modules, "benchmarks.networks.diehl_cook_bindsnet", ModuleType("stand-in"))
+    sys.modules["benchmarks.networks.diehl_cook_bindsnet"].BindsNETDiehlCook = reference
+    for module in (diehl_cook, images):
+        monkeypatch.setattr(module, "STEPS", 20)
+    monkeypatch.setattr(diehl_cook, "PEAK_RATE", 0.9)
+    monkeypatch.setattr(diehl_cook, "FIRST_WEIGHTS", 2.0)
+    monkeypatch.setattr(images, "DiehlCook", partial(DiehlCook, backend="reference"))
+    monkeypatch.setattr(images, "TURN", 2)
+    shown, labels = torch.rand(4, 6), torch.arange(4)
+    return images.run(idx.Images(shown, labels, shown[:3], labels[:3]), 5)
+
+
+def test_both_programs_see_every_image_and_every_figure_is_reported(monkeypatch):
+    results = tiny_run(monkeypatch, partial(DiehlCook, backend="reference"))
+    whats = ["learning 4 images"] * 2 + ["naming 3 images"] * 2
+    assert [(r.what, r.who) for r in results] == list(zip(whats, ["BindsNET", OURS] * 2, strict=True))
+    assert [r.steps for r in results] == [80, 80, 60, 60]
+    learning, naming = results[1], results[3]
+    assert learning.activity["spikes an image"] > 0 and 0 <= naming.activity["all_activity"] <= 1
+    assert all(r.activity["responses as BindsNET's"] == 1 and sum(r.shares.values()) > 0.99 for r in (learning, naming))
+    assert "traces and plasticity" in learning.shares and "traces and plasticity" not in naming.shares
+    assert all(r.processor > 0 and r.activity["images/s"] > 0 for r in results)
+
+
+def test_networks_that_differ_are_not_compared(monkeypatch):
+    def other(weights: Tensor) -> DiehlCook:
+        return DiehlCook(weights * 1.01, backend="reference")
+
+    with pytest.raises(RuntimeError, match="h: the networks differ after one image"):
+        tiny_run(monkeypatch, other)
+
+
+def test_images_that_can_not_be_had_are_refused(folder, monkeypatch):
+    monkeypatch.setattr(images.importlib.util, "find_spec", lambda name: None)
+    asked = Namespace(data=folder, neurons=400, train=5, test=3)
+    for changed, why in (
+        ({"data": None}, "h needs --data FOLDER"),
+        ({"train": 6}, "--train is 6: .* has 5"),
+        ({"test": 4}, "--test is 4: .* has 3"),
+        ({}, "BindsNET, which is not installed: pip install"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            images.benchmark(Namespace(**vars(asked) | changed))

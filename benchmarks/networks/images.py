@@ -7,6 +7,7 @@ from the same seeds. Each image's time counts drawing its spikes.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,10 @@ from tritonstdp.arguments import whole
 
 NAME = "h"
 LEARNING, NAMING = "learning", "naming"
+HOW_TO_INSTALL = (
+    "pip install opencv-python-headless gymnasium ale-py pandas tensorboardX tqdm, and pip install --no-deps bindsnet, "
+    "which asks for another torch than it needs"
+)
 TURN = 10
 SEED = 0
 WORK = {10: "propagation and inhibition", 20: "pixels", 30: "neurons", 50: "traces and plasticity"}
@@ -75,7 +80,7 @@ def benchmark(arguments: argparse.Namespace) -> Benchmark:
     Raises
     ------
     ValueError
-        If they can't be had.
+        If they can't be had, or BindsNET is not installed.
     """
     if arguments.data is None:
         raise ValueError(f"{NAME} needs --data FOLDER, with the four IDX files of MNIST or of a data set of its kind")
@@ -83,6 +88,8 @@ def benchmark(arguments: argparse.Namespace) -> Benchmark:
     for option, labels in (("train", images.train_labels), ("test", images.test_labels)):
         if getattr(arguments, option) > len(labels):
             raise ValueError(f"--{option} is {getattr(arguments, option)}: {arguments.data} has {len(labels)}")
+    if importlib.util.find_spec("bindsnet") is None:
+        raise ValueError(f"{NAME} compares with BindsNET, which is not installed: {HOW_TO_INSTALL}")
     n_train, n_test = arguments.train, arguments.test
     chosen = idx.Images(*(part[:n_train] for part in images[:2]), *(part[:n_test] for part in images[2:]))
     description = f"Diehl & Cook 2015, {arguments.neurons} neurons, images of {arguments.data}"
