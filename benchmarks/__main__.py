@@ -22,7 +22,7 @@ from tritonstdp.bench import is_other
 from tritonstdp.measurement import OURS, Row, read_rows, write_rows
 
 HERE = Path(__file__).parent
-PARTS = ("steps", "full", "threads", "growth", "simulations", "figures")
+PARTS = ("steps", "full", "threads", "growth", "simulations", "networks", "figures")
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -109,6 +109,8 @@ def run_parts(arguments: argparse.Namespace) -> None:
         run_pinned(["-m", "benchmarks.growth", "--largest", str(arguments.largest), *duration, *out("growth")])
     if "simulations" in arguments.parts:
         run_pinned(["-m", "benchmarks.simulations", *out("simulations")])
+    if "networks" in arguments.parts:
+        run_pinned(["-m", "benchmarks.networks", *out("networks")])
     if "figures" in arguments.parts:
         for path in draw(results, arguments.figures):
             print(path)

@@ -30,6 +30,9 @@ class Propagation:
     def __init__(self) -> None:
         self.choices: dict[Any, Any] = {}
 
+    def __reduce__(self) -> str:
+        return "PROPAGATION"  # of which there is one, copied and pickled by name
+
     @property
     def functions(self) -> tuple[()]:
         """There are no functions of a user's."""

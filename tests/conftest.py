@@ -50,6 +50,7 @@ LONGER = {
     "commands/test_tune.py": r"ranked_and_marked_as_an_estimate",
     "kernels/test_bounds.py": (
         r"(istdp|(conv2d|local2d|one_to_one|sparse)-rstdp|tagged|weighted|sparse-trip|dense-(rs|tr))"
+        r"|(one_to_one|local2d|csr).*propagation|propagation.*csr"
     ),
     "kernels/test_conv2d.py": (
         r"compiled_loops_agree|in_double_precision|weights\[(weighted|triplet)|clips_every_weight\[cpu|weights\[stdp-4"
@@ -87,6 +88,7 @@ LONGER = {
         r"iSTDP|RSTDP|(One|arse|Local|Conv).*-(Learning|STDP)|compiled_loops"
         r"|left_to_the_reference\[.*-cpu|left_to_the_reference\[local|once.*\[(local2d|conv2d|sparse)"
     ),
+    "test_propagation.py": r"any_strides\[cpu|(by pre neuron|one synapse|no synapses|no p.*neurons)-cpu",
     "test_safety.py": (
         r"negated_view.*(conv|local|sparse).*cpu|require_grad.*(local|conv|sparse).*cpu|another_kind.*(conv|local).*cpu|autocast.*cpu"
     ),

@@ -40,8 +40,8 @@ def event_driven(p: brunel.Parameters, pairs: brunel.Pairs, steps: int) -> tuple
         connected[name] = np.zeros((n[name[0]], n[name[1]]), bool)
         connected[name][tuple(ends.numpy())] = True
         w[name] = connected[name] * (p.excitatory_weight if name[0] == "e" else p.inhibitory_weight)
-    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
-    up_to = brunel.binomial_distribution(p.n_external, p.external_rate * p.dt / 1000)
+    probability = p.external_rate * p.dt / 1000
+    external = [brunel.Binomial(size, p.n_external, probability, k + 1) for k, size in enumerate(n.values())]
     x, y, updated = (np.zeros_like(w["ee"]) for _ in range(3))
     v, last = np.zeros(sum(n.values())), np.full(sum(n.values()), -1000)
     raster = np.zeros((steps, len(v)), bool)
@@ -56,8 +56,7 @@ def event_driven(p: brunel.Parameters, pairs: brunel.Pairs, steps: int) -> tuple
         v -= v * p.dt / p.tau_m
         raster[step] = (v > p.threshold) & (step - last >= p.steps(p.refractory))
         last[raster[step]] = step
-        drawn = torch.cat([torch.rand(size, generator=g) for size, g in zip(n.values(), generators, strict=True)])
-        v += p.excitatory_weight * torch.bucketize(drawn, up_to).numpy()
+        v += p.excitatory_weight * torch.cat([spikes.draw() for spikes in external]).numpy()
         arrived = raster[step - p.steps(p.delay)] if step >= p.steps(p.delay) else np.zeros(len(v), bool)
         for name in pairs:
             pre, post = (slice(first[side], first[side] + n[side]) for side in name)
@@ -122,11 +121,13 @@ def test_brunels_reference_is_not_passed_over_in_silence(monkeypatch):
         brunel.simulate_by_brian2(SMALL_BRUNEL, {}, 0.1)
 
 
-def test_the_number_of_external_spikes_is_binomial():
-    up_to = brunel.binomial_distribution(1000, 0.002)
-    counts = torch.bucketize(torch.rand(200_000, generator=torch.Generator().manual_seed(0)), up_to).double()
-    assert counts.mean().item() == pytest.approx(2.0, rel=0.01)
-    assert counts.var().item() == pytest.approx(1000 * 0.002 * 0.998, rel=0.02)
+@pytest.mark.parametrize(("n", "probability"), [(1000, 0.002), (1000, 0.006), (3, 0.5)])
+def test_the_number_of_external_spikes_is_binomial(n, probability):
+    size = 400_000
+    counts = brunel.Binomial(size, n, probability, seed=0).draw().long().bincount(minlength=16).double()
+    mass = [math.comb(n, k) * probability**k * (1 - probability) ** (n - k) for k in range(16)]
+    expected = size * torch.tensor(mass, dtype=torch.float64)
+    assert ((counts - expected).abs() <= 4 * expected.sqrt() + 1).all()
 
 
 def test_the_izhikevich_networks_spike_and_learn_alike():

@@ -1,5 +1,6 @@
 """Spike propagation: every backend of every topology sums the same, and what does not fit is refused."""
 
+import copy
 import logging
 
 import pytest
@@ -220,7 +221,7 @@ def test_a_topology_that_does_not_say_how_synapses_sum_up_says_so(monkeypatch):
 def test_propagation_is_no_rule_s_name_and_has_no_bound():
     with pytest.raises(ValueError, match="'propagation', as spike propagation is"):
         ts.register_rule(Rule("propagation", stdp.on_pre, stdp.on_post))
-    assert "propagation" not in RULES
+    assert "propagation" not in RULES and copy.deepcopy(PROPAGATION) is PROPAGATION
     with pytest.raises(ValueError, match="propagation has neither"):
         register_kernel(print, topology="dense", backend="cpu", rule="stdp", operation="propagation")
 

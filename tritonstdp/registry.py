@@ -503,9 +503,11 @@ def serving_entry(case: AnyCase, backend: str) -> KernelEntry:
 
 def describe(case: AnyCase) -> dict[str, Any]:
     """The case as plain values, for tables and JSON."""
+    described = case.formula.described
     return {
-        **case.formula.described,
+        "rule": described["rule"],
         "topology": case.topology,
+        **described,
         "dtype": str(case.dtype).removeprefix("torch."),
         "device": case.device,
         "layout": case.layout,

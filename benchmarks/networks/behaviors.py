@@ -101,7 +101,7 @@ class Raster(Behavior):
     """The spikes of so many ``steps``, a row a step."""
 
     def initialize(self, neurons: Any) -> None:
-        self.spikes = torch.zeros(self.parameter("steps"), neurons.size, dtype=torch.bool)
+        self.spikes = torch.full((self.parameter("steps"), neurons.size), False)
         self.step = 0
 
     def forward(self, neurons: Any) -> None:
