@@ -324,7 +324,7 @@ def _propagated(
     backend: str, problem: Problem, weights: Tensor, current: Tensor, spikes: Tensor, device: str = "cpu"
 ) -> Tensor:
     """A current after one step, on the CPU again."""
-    topology, weights, spikes = problem.topology.to(device), weights.to(device), spikes.to(device)
+    topology, weights, spikes = problem.topology.to(device), weights.to(device, copy=True), spikes.to(device)
     spikes = spikes if spikes.dtype is torch.bool else spikes.to(weights.dtype)
     case = PropagationCase.plain(topology, weights.dtype, device)._replace(bool_spikes=spikes.dtype is torch.bool)
     current = current.to(device, copy=True)
