@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import weakref
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,16 +76,15 @@ def propagate_(
     >>> propagate_(torch.zeros(3), weights, torch.tensor([True, False]))
     tensor([0.5000, 0.2500, 0.0000])
     """
+    # what a topology asks of strided weights is part of what a binding has proved
+    if topology is not None and _is_done((id(topology), backend, torch.strided), topology, current, weights, pre_spike):
+        return current
     topology = topology_of(weights, topology)
     topology.check()
     values = topology.values(weights)
     tensors = current, values, pre_spike
-    key = id(topology), backend
-    binding = PROPAGATION.choices.get(key)
-    if binding is not None and not weights.requires_grad and binding.holds(topology, tensors):
-        before = copies_to_put_back((current,))
-        binding.choice.step(topology, values, current, pre_spike)
-        note_write((current,), before)
+    key = id(topology), backend, weights.layout
+    if not weights.requires_grad and _is_done(key, topology, *tensors):
         return current
     _check(topology, current, weights, values, pre_spike)
     spikes = pre_spike if pre_spike.dtype is torch.bool else real_spikes("pre_spike", pre_spike, values.dtype)
@@ -101,6 +101,17 @@ def propagate_(
             current.copy_(contiguous)
     note_write((current,), before)
     return current
+
+
+def _is_done(key: Any, topology: Topology, current: Tensor, values: Tensor, pre_spike: Tensor) -> bool:
+    """Whether the call is like one before, and done as that one was."""
+    binding = PROPAGATION.choices.get(key)
+    if binding is None or not binding.holds(topology, (current, values, pre_spike)):
+        return False
+    before = copies_to_put_back((current,))
+    binding.choice.step(topology, values, current, pre_spike)
+    note_write((current,), before)
+    return True
 
 
 def _check(topology: Topology, current: Tensor, weights: Tensor, values: Tensor, pre_spike: Tensor) -> None:
