@@ -6,15 +6,20 @@ import os
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when kernels are decorated, so before any import of them
 
+import dataclasses
 import random
 import re
+from contextlib import nullcontext
+from unittest import mock
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
+from triton.runtime import interpreter
 
 from support import import_conex
+from tritonstdp.interpretation import swift_interpreter
 
 collect_ignore = ["compiled"] if os.environ["TRITON_INTERPRET"] == "1" else []  # see test_compiled.py
 
@@ -23,6 +28,25 @@ hypothesis.settings.register_profile("the same cases", derandomize=True)
 hypothesis.settings.load_profile("the same cases")
 
 torch.set_num_threads(1)  # shapes are small, and a thread that waits for work spins on a core that others need
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _swift_interpreter():
+    """Triton's interpreter patches what it has patched for most of its time, unless it is told not to."""
+    with swift_interpreter() if os.environ["TRITON_INTERPRET"] == "1" else nullcontext():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _overflow(request):
+    """Longer tests alone look at each integer that the interpreter computes: half of its time is that."""
+    if os.environ["TRITON_INTERPRET"] != "1" or request.node.get_closest_marker("slow"):
+        yield
+        return
+    builder = interpreter.interpreter_builder
+    unchecked = dataclasses.replace(builder.options, sanitize_overflow=False)
+    with mock.patch.object(builder, "options", unchecked):
+        yield
 
 
 @pytest.fixture(autouse=True)
