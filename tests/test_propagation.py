@@ -104,12 +104,12 @@ def test_what_no_spike_reads_leaks_nothing(group, backend):
         if meeting.shares_weights:
             read = seen.any(-1)
         for wild in (torch.nan, torch.inf):
-            found = propagated(topology, current.clone(), torch.where(read, w, wild), given, backend)
+            found = propagated(topology, current.clone(), torch.where(read, w, wild).contiguous(), given, backend)
             assert torch.equal(found, propagated(topology, current.clone(), w, given, backend))
             assert (found[~reached].signbit() & (found[~reached] == 0)).all()
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", ["triton", "cpu", "reference"])
 def test_weights_are_taken_in_any_strides(backend):
     topology = ts.Dense(37, 21)
     current, w, spikes = drawn(topology, torch.float32)
