@@ -241,6 +241,8 @@ def place_of(rank, counted, gaps):
 @triton.jit
 def places_of(rank, counted, gaps):
     """The same of a vector of ranks."""
+    if counted.shape[0] == 1:
+        return rank
     return rank + tl.max(tl.where(counted[:, None] <= rank[None, :], gaps[:, None], 0), axis=0)
 
 

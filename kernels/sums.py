@@ -5,7 +5,7 @@ would be idle, each has several shares: these are kept, and a second launch adds
 on sizes and spikes alone.
 
 Sums start from -0.0, which changes no number that it is added to: what is still -0.0 in the end was not reached, or by
-nothing else, and its current is not touched.
+nothing else, and its current keeps its bits.
 """
 
 from __future__ import annotations
@@ -46,10 +46,9 @@ def no_sums(SHAPE: tl.constexpr, REAL: tl.constexpr):
 
 
 @triton.jit
-def is_reached(sums):
-    """Whether a sum is anything but -0.0."""
-    bits = sums.to(tl.int64 if sums.dtype == tl.float64 else tl.int32, bitcast=True)
-    return (sums != 0) | (bits == 0)
+def bits_of(x):
+    """A number's bits as an integer, of which those of -0.0 are the least."""
+    return x.to(tl.int64 if x.dtype.primitive_bitwidth == 64 else tl.int32, bitcast=True)
 
 
 @triton.jit
@@ -62,17 +61,19 @@ def brought(w_ptr, at, spike, mask, REAL: tl.constexpr):
 @triton.jit
 def total(sums, AXIS: tl.constexpr):
     """The sums along an axis."""
+    none = nothing(sums.dtype)
     # Triton's interpreter starts from 0.0
-    reached = tl.max(is_reached(sums).to(tl.int32), axis=AXIS)
-    return tl.where(reached != 0, tl.sum(sums, axis=AXIS), nothing(sums.dtype))
+    return tl.where(tl.max(bits_of(sums), axis=AXIS) == bits_of(none), none, tl.sum(sums, axis=AXIS))
 
 
 @triton.jit
 def add_sums(sums, j, exists, current_ptr):
     """Add sums to the currents of some post neurons."""
-    mine = exists & is_reached(sums)
-    current = tl.load(current_ptr + j, mask=mine, other=0.0).to(sums.dtype)
-    tl.store(current_ptr + j, (current + sums).to(current_ptr.dtype.element_ty), mask=mine)
+    current = tl.load(current_ptr + j, mask=exists, other=0.0)
+    added = (current.to(sums.dtype) + sums).to(current.dtype)
+    # a mask of what is reached would go through local memory on its way to the store
+    unreached = bits_of(sums) == bits_of(nothing(sums.dtype))
+    tl.store(current_ptr + j, tl.where(unreached, current, added), mask=exists)
 
 
 @triton.jit
