@@ -17,7 +17,7 @@ from tritonstdp.kernels.blocks import launch_options, real_type
 from tritonstdp.kernels.items import WARP
 from tritonstdp.kernels.launch import Launch
 from tritonstdp.kernels.propagation import PropagationCase, PropagationStep
-from tritonstdp.kernels.sums import Summing, brought, no_sums, settle, shares_for, summed_step, total
+from tritonstdp.kernels.sums import Summing, brought, settle, shares_for, summed_step
 
 
 class Config(NamedTuple):
@@ -31,7 +31,7 @@ class Config(NamedTuple):
         Weights that a thread may have in flight.
     """
 
-    taps: int = 256
+    taps: int = 128
     channels: int = 16
     flight: int = 16
 
@@ -68,7 +68,7 @@ def patches_kernel(
     # where there are fewer channels, the last one is summed up several times
     of_channel = tl.minimum(o, c_out - 1).to(tl.int64) * channel_step
     of_position = p.to(tl.int64) * position_step
-    sums = no_sums([POSITIONS, CHANNELS, TAPS], REAL)
+    sums = tl.zeros([POSITIONS, CHANNELS, TAPS], REAL)
     for first in range(share * TAPS, taps, shares * TAPS):
         k = first + tl.arange(0, TAPS)
         line = k // KW
@@ -82,7 +82,7 @@ def patches_kernel(
         sums += brought(w_ptr, at, spike, spike != 0, REAL)
     j = o[None, :] * positions + p[:, None]
     exists = (p < positions)[:, None] & (o < c_out)[None, :]
-    settle(total(sums, 2), j, exists, share, c_out * positions, current_ptr, room_ptr)
+    settle(tl.sum(sums, axis=2), j, exists, share, c_out * positions, current_ptr, room_ptr)
 
 
 def build_patches(case: PropagationCase, config: Config, shares_weights: bool) -> PropagationStep:

@@ -4,8 +4,7 @@ A program owns some post neurons and a share of what reaches them. Where there a
 would be idle, each has several shares: these are kept, and a second launch adds them up. So the order of a sum depends
 on sizes and spikes alone.
 
-Sums start from -0.0, which changes no number that it is added to: what is still -0.0 in the end was not reached, or by
-nothing else, and its current keeps its bits.
+A current to which 0 would be added keeps its bits, as one must that no spike reaches.
 """
 
 from __future__ import annotations
@@ -31,39 +30,9 @@ TURNS_OF_A_SHARE = 32
 
 
 @triton.jit
-def nothing(REAL: tl.constexpr):
-    """-0.0, of which Triton makes 0.0 unless it is given by its bits."""
-    if REAL.primitive_bitwidth == 64:
-        return tl.full([], -(2**63), tl.int64).to(REAL, bitcast=True)
-    else:
-        return tl.full([], -(2**31), tl.int32).to(REAL, bitcast=True)
-
-
-@triton.jit
-def no_sums(SHAPE: tl.constexpr, REAL: tl.constexpr):
-    """A block of sums without a term."""
-    return tl.broadcast_to(nothing(REAL), SHAPE)
-
-
-@triton.jit
-def bits_of(x):
-    """A number's bits as an integer, of which those of -0.0 are the least."""
-    return x.to(tl.int64 if x.dtype.primitive_bitwidth == 64 else tl.int32, bitcast=True)
-
-
-@triton.jit
 def brought(w_ptr, at, spike, mask, REAL: tl.constexpr):
-    """What spikes bring through the weights at some places, where the mask is set; it may be set where they spike."""
-    w = tl.load(w_ptr + at, mask=mask, other=nothing(REAL).to(w_ptr.dtype.element_ty))
-    return w.to(REAL) * tl.where(spike != 0, spike, 1.0)
-
-
-@triton.jit
-def total(sums, AXIS: tl.constexpr):
-    """The sums along an axis."""
-    none = nothing(sums.dtype)
-    # Triton's interpreter starts from 0.0
-    return tl.where(tl.max(bits_of(sums), axis=AXIS) == bits_of(none), none, tl.sum(sums, axis=AXIS))
+    """What spikes bring through the weights at some places: 0 outside the mask, which is to be set where they spike."""
+    return tl.load(w_ptr + at, mask=mask, other=0.0).to(REAL) * tl.where(spike != 0, spike, 1.0)
 
 
 @triton.jit
@@ -72,8 +41,7 @@ def add_sums(sums, j, exists, current_ptr):
     current = tl.load(current_ptr + j, mask=exists, other=0.0)
     added = (current.to(sums.dtype) + sums).to(current.dtype)
     # a mask of what is reached would go through local memory on its way to the store
-    unreached = bits_of(sums) == bits_of(nothing(sums.dtype))
-    tl.store(current_ptr + j, tl.where(unreached, current, added), mask=exists)
+    tl.store(current_ptr + j, tl.where(sums == 0, current, added), mask=exists)
 
 
 @triton.jit
@@ -90,13 +58,12 @@ def shares_kernel(current_ptr, room_ptr, n_post, shares, SHARES: tl.constexpr, P
     """Add what shares have summed up, in their order, to currents."""
     j = tl.program_id(0) * POSTS + tl.arange(0, POSTS)
     exists = j < n_post
-    REAL: tl.constexpr = room_ptr.dtype.element_ty
-    sums = no_sums([SHARES, POSTS], REAL)
+    sums = tl.zeros([SHARES, POSTS], room_ptr.dtype.element_ty)
     for first in range(0, shares, SHARES):
         share = first + tl.arange(0, SHARES)
         at = share.to(tl.int64)[:, None] * n_post + j[None, :]
-        sums += tl.load(room_ptr + at, mask=(share < shares)[:, None] & exists[None, :], other=nothing(REAL))
-    add_sums(total(sums, 0), j, exists, current_ptr)
+        sums += tl.load(room_ptr + at, mask=(share < shares)[:, None] & exists[None, :], other=0.0)
+    add_sums(tl.sum(sums, axis=0), j, exists, current_ptr)
 
 
 def shares_for(programs: int, turns: int, device: torch.device) -> int:

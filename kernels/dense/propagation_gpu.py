@@ -19,7 +19,7 @@ from tritonstdp.kernels.event_lists import Listing, counted_of, places_of
 from tritonstdp.kernels.items import processors
 from tritonstdp.kernels.launch import WIDEST_BYTES, Launch
 from tritonstdp.kernels.propagation import PropagationCase, PropagationStep
-from tritonstdp.kernels.sums import Summing, brought, no_sums, settle, shares_for, summed_step, total
+from tritonstdp.kernels.sums import Summing, brought, settle, shares_for, summed_step
 
 
 class Config(NamedTuple):
@@ -65,7 +65,7 @@ def dense_sums_kernel(
     share = tl.program_id(0) % shares
     for block in range(tl.program_id(0) // shares, blocks, tl.num_programs(0) // shares):
         j = block * POSTS + tl.arange(0, POSTS)
-        sums = no_sums([EVENTS, POSTS], REAL)
+        sums = tl.zeros([EVENTS, POSTS], REAL)
         for first in range(share * EVENTS, events, shares * EVENTS):
             rank = first + tl.arange(0, EVENTS)
             exists = rank < events
@@ -73,7 +73,7 @@ def dense_sums_kernel(
             spike = spiking_at((spike_ptr,), i, exists, REAL)[0]
             at = i.to(tl.int64)[:, None] * row_step + j.to(tl.int64)[None, :] * w_step
             sums += brought(w_ptr, at, spike[:, None], exists[:, None] & (j < n_post)[None, :], REAL)
-        settle(total(sums, 0), j, j < n_post, share, n_post, current_ptr, room_ptr)
+        settle(tl.sum(sums, axis=0), j, j < n_post, share, n_post, current_ptr, room_ptr)
 
 
 def build(case: PropagationCase, config: Config = DEFAULT) -> PropagationStep:

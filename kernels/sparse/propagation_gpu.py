@@ -25,7 +25,7 @@ from tritonstdp.kernels.items import WARP
 from tritonstdp.kernels.launch import Launch
 from tritonstdp.kernels.propagation import PropagationCase, PropagationStep
 from tritonstdp.kernels.sparse.gpu import further_parts
-from tritonstdp.kernels.sums import Summing, add_sums, brought, no_sums, nothing, summed_step, total
+from tritonstdp.kernels.sums import Summing, add_sums, brought, summed_step
 
 
 class Config(NamedTuple):
@@ -63,7 +63,7 @@ def sparse_sums_kernel(
     j, part = part_of(item, exists, n_post, further_ptr)
     begin = tl.load(start_ptr + j, mask=exists, other=0) + part * PART
     length = tl.minimum(tl.load(start_ptr + j + 1, mask=exists, other=0) - begin, PART).to(tl.int32)
-    sums = no_sums([POSTS, SYNAPSES], REAL)
+    sums = tl.zeros([POSTS, SYNAPSES], REAL)
     for first in range(0, tl.max(length), SYNAPSES):
         k = first + tl.arange(0, SYNAPSES)
         at = begin[:, None] + k[None, :]
@@ -72,7 +72,7 @@ def sparse_sums_kernel(
         if place_ptr is not None:
             at = tl.load(place_ptr + at, mask=spike != 0, other=0).to(tl.int64)
         sums += brought(w_ptr, at, spike, spike != 0, REAL)
-    sums = total(sums, 1)
+    sums = tl.sum(sums, axis=1)
     add_sums(sums, j, item < n_post, current_ptr)
     if room_ptr is not None:
         tl.store(room_ptr + item - n_post, sums, mask=exists & (item >= n_post))
@@ -82,12 +82,11 @@ def sparse_sums_kernel(
 def hubs_kernel(current_ptr, room_ptr, hub_ptr, begin_ptr, PARTS: tl.constexpr):
     """Add the sums of a post neuron's further parts, in their order, to its current."""
     end = tl.load(begin_ptr + tl.program_id(0) + 1)
-    REAL: tl.constexpr = room_ptr.dtype.element_ty
-    sums = no_sums([PARTS], REAL)
+    sums = tl.zeros([PARTS], room_ptr.dtype.element_ty)
     for first in range(tl.load(begin_ptr + tl.program_id(0)), end, PARTS):
         k = first + tl.arange(0, PARTS)
-        sums += tl.load(room_ptr + k, mask=k < end, other=nothing(REAL))
-    add_sums(total(sums, 0), tl.load(hub_ptr + tl.program_id(0)), end > 0, current_ptr)
+        sums += tl.load(room_ptr + k, mask=k < end, other=0.0)
+    add_sums(tl.sum(sums, axis=0), tl.load(hub_ptr + tl.program_id(0)), end > 0, current_ptr)
 
 
 def build(case: PropagationCase, config: Config = DEFAULT) -> PropagationStep:
