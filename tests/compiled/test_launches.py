@@ -26,7 +26,7 @@ from tritonstdp.problems import Problem, make_problem
 from tritonstdp.propagation import propagate_
 from tritonstdp.registry import forget_choices
 from tritonstdp.rules import RULES, Formula, soft_bound
-from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne
+from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne, Sparse
 
 SHAPE = (2, 7, 6), (3, 4, 5), (3, 2), (2, 1), (1, 0)
 GROUPS = {
@@ -166,10 +166,10 @@ def test_spikes_are_propagated_by_the_same_launches_at_every_step(driver, topolo
     monkeypatch.setattr(sums, "TURNS_OF_A_SHARE", 1)
     group = {"dense": Dense(300, 41), "sparse": random_sparse(900, 2, 0.9)}.get(topology, GROUPS[topology])
     weights, current = group.weights_of(torch.rand(group.weights_shape)), torch.zeros(group.post_shape)
-    spikes = torch.rand(group.pre_shape) < 0.2
+    spikes, plan = torch.rand(group.pre_shape) < 0.2, Sparse.of(weights) if topology == "sparse" else group
 
     def step() -> list[tuple]:
-        propagate_(current, weights, spikes, topology=group, backend="triton")
+        propagate_(current, weights, spikes, topology=plan, backend="triton")
         return plain(driver.take())
 
     with prepare():
@@ -282,7 +282,7 @@ def test_what_is_kept_goes_with_the_weights_and_holds_no_topology(driver):
     gc.collect()
     assert [topology() for topology in topologies] == [None] * 5
     kept = list(_ROOM.get(weights.untyped_storage(), {}))
-    assert len(kept) == 1, "groups of one geometry that come by turns share their room"
+    assert len(kept) == 2, "a list of either side: groups of one geometry that come by turns share their room"
     storage = weakref.ref(weights.untyped_storage())
     driver.take()
     del weights, problem, _
