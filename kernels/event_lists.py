@@ -284,8 +284,8 @@ class Lists(NamedTuple):
         if missing:
             self._list(missing, unusual, found, spikes)
             for k in missing:
-                if carried[k] is not None:
-                    carried[k].missing = tuple([key for key in carried[k].missing if key != self.keys[k]])
+                if (one := carried[k]) is not None:
+                    one.missing = tuple([key for key in one.missing if key != self.keys[k]])
         return tuple([one.read for one in found])
 
     def _found(self, k: int, carried: Carried | None, weights: Tensor) -> EventList:

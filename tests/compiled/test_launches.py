@@ -69,7 +69,7 @@ def plain(launched: list[Launched]) -> list[tuple]:
     return [(one.kernel, one.programs, value(one.arguments)) for one in launched]
 
 
-VIEWS = ("aten.values.default",)
+VIEWS = tuple(f"aten.{name}.default" for name in ("values", "ccol_indices", "row_indices", "detach"))
 """What neither allocates nor launches anything."""
 
 
