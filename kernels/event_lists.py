@@ -238,43 +238,56 @@ def place_of(rank, counted, gaps):
     return rank + tl.max(tl.where(counted <= rank, gaps, 0), axis=0)
 
 
+@triton.jit
+def places_of(rank, counted, gaps):
+    """The same of a vector of ranks."""
+    if counted.shape[0] == 1:
+        return rank
+    return rank + tl.max(tl.where(counted[:, None] <= rank[None, :], gaps[:, None], 0), axis=0)
+
+
 Launches = Callable[[Any, Tensor, Tensor], tuple[Sequence[Listing], Launch]]
 """Makes, of a topology, the weights and the eligibility, what a step lists of its major and of its minor neurons, if
 anything, and the launch that updates the weights."""
 _ROOM: Kept = WeakKeyDictionary()
 
 
-class _Prepared(NamedTuple):
-    """What a step does for a topology and a kind of weights, and the launches that make some of its lists."""
+class Lists(NamedTuple):
+    """What a step reads of who spiked, and the launches that make some of its lists.
+
+    Attributes
+    ----------
+    listings : sequence of Listing
+        One for each vector of spikes, or none.
+    """
 
     listings: Sequence[Listing]
     keys: tuple[int, ...]
-    update: Launch
     making: dict[tuple[int, ...], Launch]
 
     @staticmethod
-    def of(launches: Launches, *arguments: Any) -> _Prepared:
-        listings, update = launches(*arguments)
-        return _Prepared(listings, tuple([listing.key for listing in listings]), update, {})
+    def of(listings: Sequence[Listing]) -> Lists:
+        return Lists(listings, tuple([listing.key for listing in listings]), {})
 
-    def lists(self, unusual: bool, weights: Tensor, spikes: tuple[Tensor, Tensor]) -> tuple[Any, ...]:
+    def read(self, unusual: bool, weights: Tensor, spikes: tuple[Tensor, ...]) -> tuple[Any, ...]:
         """What a kernel takes that reads the lists, which are made where they are not."""
         if not self.keys:
             return ()
-        major, minor = carried = lists_of(spikes[0]), lists_of(spikes[1])
-        if major and minor and not major.missing and not minor.missing:
+        carried = tuple([lists_of(one) for one in spikes])
+        if all(carried) and not any([one.missing for one in carried if one is not None]):
             try:
-                return major[self.keys[0]].read, minor[self.keys[1]].read
+                return tuple([one[key].read for one, key in zip(carried, self.keys, strict=True) if one is not None])
             except KeyError:
                 pass
-        found = tuple(map(self._found, range(2), carried, (weights, weights)))
-        missing = tuple([k for k in (0, 1) if self._is_missing(k, carried[k]) and not (k and found[0] is found[1])])
+        found = tuple(map(self._found, range(len(spikes)), carried, (weights,) * len(spikes)))
+        # of a recurrent group, both lists may be one
+        missing = tuple([k for k, one in enumerate(carried) if self._is_missing(k, one) and found.index(found[k]) == k])
         if missing:
             self._list(missing, unusual, found, spikes)
-            for k, lists in enumerate(carried):
-                if lists is not None:
-                    lists.missing = tuple([key for key in lists.missing if key != self.keys[k]])
-        return found[0].read, found[1].read
+            for one, key in zip(carried, self.keys, strict=True):
+                if one is not None:
+                    one.missing = tuple([other for other in one.missing if other != key])
+        return tuple([one.read for one in found])
 
     def _is_missing(self, k: int, carried: Carried | None) -> bool:
         return carried is None or self.keys[k] in carried.missing
@@ -320,16 +333,20 @@ def listed_step(case: Case, launches: Launches, pre_is_major: bool = True) -> St
     passing = number_passing(case)
     kept: Kept = WeakKeyDictionary()
 
+    def prepared(*arguments: Any) -> tuple[Lists, Launch]:
+        listings, update = launches(*arguments)
+        return Lists.of(listings), update
+
     def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         if weights.numel() == 0:
             return
         eligibility = weights if c is None else c
         kind = weights.stride(), None if c is None else c.stride(), weights.device
-        prepared = kept_with(kept, topology, kind, _Prepared.of, launches, topology, weights, eligibility)
+        lists, update = kept_with(kept, topology, kind, prepared, topology, weights, eligibility)
         major, minor = (tuple(pre), tuple(post)) if pre_is_major else (tuple(post), tuple(pre))
         passed = passing(numbers, w_min, w_max)
         unusual = starts_apart(weights, eligibility, *pre, *post, *passed[NUMBERS])
-        lists = prepared.lists(unusual, weights, (major[0], minor[0]))
-        prepared.update(unusual, weights, eligibility, lists, major, minor, *passed)
+        read = lists.read(unusual, weights, (major[0], minor[0]))
+        update(unusual, weights, eligibility, read, major, minor, *passed)
 
     return step

@@ -111,7 +111,7 @@ def test_what_no_spike_reads_leaks_nothing(group, backend):
             assert (found[~reached].signbit() & (found[~reached] == 0)).all()
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", ["triton", "cpu", "reference"])
 def test_weights_are_taken_in_any_strides(backend):
     topology = ts.Dense(37, 21)
     current, w, spikes = drawn(topology, torch.float32)

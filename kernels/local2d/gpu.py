@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from tritonstdp.kernels.items import WARP, WIDEST_BYTES, Config, Cut, build_items
+from tritonstdp.kernels.patches import margin
 from tritonstdp.kernels.protocol import Case, Step
 
 # of a column each synapse costs a sector: a pass over all is cheaper sooner than with columns side by side
@@ -49,12 +50,6 @@ def evenly(blocks: int, most: int) -> tuple[int, int]:
     """How many items share some blocks, and how many each of them takes."""
     items = triton.cdiv(blocks, most)
     return items, triton.cdiv(blocks, items)
-
-
-@triton.jit
-def margin(row, column, height, width):
-    """How far inside a map a place lies, below 0 outside: truths of four comparisons would crowd out each other."""
-    return tl.minimum(tl.minimum(row, height - 1 - row), tl.minimum(column, width - 1 - column))
 
 
 @triton.jit

@@ -38,7 +38,7 @@ def cut_of(topology: Any, config: Config, *_: Any) -> Cut:
         block = config.num_warps * WARP
         starts = topology.major_start, topology.minor_start
         wide, high = (_blocks(start, block, config.blocks) for start in starts)
-        further = _further(starts[0], wide * block), _further(starts[1], high * block)
+        further = further_parts(starts[0], wide * block), further_parts(starts[1], high * block)
         n_major, n_minor = (len(start) - 1 + len(parts) for start, parts in zip(starts, further, strict=True))
         plan = starts[0], topology.minor_of, starts[1], topology.by_minor, topology.major_by_minor
         cuts[key] = Cut(n_major, n_minor, 1, 1, plan=plan, wide=wide, high=high, further=further)
@@ -59,7 +59,7 @@ def _beyond_first(start: Tensor, size: int) -> Tensor:
     return (start.diff() - 1).clamp(min=0).div(size, rounding_mode="floor")
 
 
-def _further(start: Tensor, size: int) -> Tensor:
+def further_parts(start: Tensor, size: int) -> Tensor:
     """The ``(neuron, part)`` of all of those."""
     counts = _beyond_first(start, size)
     neurons = torch.arange(len(counts), device=start.device).repeat_interleave(counts)

@@ -18,12 +18,15 @@ from tritonstdp import functional
 from tritonstdp.behaviors import PostSpikeCatcher, PostTrace, PreSpikeCatcher, PreTrace, SimpleSTDP
 from tritonstdp.functional import prepare, step_, trace_
 from tritonstdp.inspection import gpu_module
+from tritonstdp.kernels import sums
 from tritonstdp.kernels.event_lists import _ROOM, Listing
 from tritonstdp.kernels.launch import Launch
+from tritonstdp.kernels.spikes import carry_lists, written_anew
 from tritonstdp.problems import Problem, make_problem
+from tritonstdp.propagation import propagate_
 from tritonstdp.registry import forget_choices
 from tritonstdp.rules import RULES, Formula, soft_bound
-from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne
+from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne, Sparse
 
 SHAPE = (2, 7, 6), (3, 4, 5), (3, 2), (2, 1), (1, 0)
 GROUPS = {
@@ -66,7 +69,7 @@ def plain(launched: list[Launched]) -> list[tuple]:
     return [(one.kernel, one.programs, value(one.arguments)) for one in launched]
 
 
-VIEWS = ("aten.values.default",)
+VIEWS = tuple(f"aten.{name}.default" for name in ("values", "ccol_indices", "row_indices", "detach"))
 """What neither allocates nor launches anything."""
 
 
@@ -156,6 +159,41 @@ def test_traces_are_launched_alike_at_every_step(driver):
         trace_(trace, spikes, tau=10.0, backend="triton")
     assert plain(driver.take()) == first
     assert recorded.ran == []
+
+
+@topologies
+def test_spikes_are_propagated_by_the_same_launches_at_every_step(driver, topology, monkeypatch):
+    monkeypatch.setattr(sums, "TURNS_OF_A_SHARE", 1)
+    group = {"dense": Dense(300, 41), "sparse": random_sparse(900, 2, 0.9)}.get(topology, GROUPS[topology])
+    weights, current = group.weights_of(torch.rand(group.weights_shape)), torch.zeros(group.post_shape)
+    spikes, plan = torch.rand(group.pre_shape) < 0.2, Sparse.of(weights) if topology == "sparse" else group
+
+    def step() -> list[tuple]:
+        propagate_(current, weights, spikes, topology=plan, backend="triton")
+        return plain(driver.take())
+
+    with prepare():
+        step()
+    first = step()
+    with Recorded() as recorded:
+        assert step() == first
+    assert recorded.ran == []
+    added = {"dense": ["shares_kernel"], "sparse": ["hubs_kernel"]}.get(topology, [])
+    assert [kernel for kernel, *_ in first][-1 - len(added) :][1:] == added
+
+
+def test_what_learning_has_listed_is_not_listed_again_to_propagate_spikes(driver):
+    problem = problem_of("stdp", "dense")
+    spikes = problem.signals["pre_spike"]
+    carry_lists(spikes)
+    carry_lists(problem.signals["post_spike"])
+    step = step_of(problem)
+    for _ in range(2):
+        written_anew(spikes)
+        problem.run(step)
+        propagate_(torch.zeros(problem.topology.post_shape), problem.weights, spikes, backend="triton")
+        kernels = [launched.kernel for launched in driver.take()]
+        assert kernels == ["event_lists_kernel", "items_kernel", "dense_sums_kernel"]
 
 
 def network_of(groups: int, **settings: float) -> tuple[Network, list[SynapseGroup]]:

@@ -17,10 +17,13 @@ from support import random_sparse, with_tensors
 from tritonstdp.choice import choose
 from tritonstdp.inspection import gpu_module
 from tritonstdp.interpretation import swift_interpreter
-from tritonstdp.kernels import event_lists
+from tritonstdp.kernels import event_lists, sums
+from tritonstdp.kernels.propagation import PropagationCase
 from tritonstdp.kernels.reference import HALF
 from tritonstdp.library import power_lower_bound, power_upper_bound
 from tritonstdp.problems import Problem, make_problem
+from tritonstdp.propagation import propagate_
+from tritonstdp.registry import kernels_of
 from tritonstdp.rules import BOUNDS, RULES, Formula, hard_bound, no_bound, soft_bound
 from tritonstdp.topology import TOPOLOGIES, Conv2d, Dense, Local2d, OneToOne, Sparse
 
@@ -344,6 +347,41 @@ def test_nothing_beside_a_tensor_is_read_or_written(topology, transposed, rule, 
     for name, (inner, buffer) in amid.items():
         inner.copy_(problem.tensors[name])  # what may be written is put back: the rest must be as it was
         assert torch.equal(buffer.view(torch.uint8), before[name].view(torch.uint8)), name
+
+
+PATCHES_SHARED = (30, 3, 3), (5, 1, 1), 3
+PROPAGATED = SHARED | {
+    "dense": Dense(300, 37),
+    "sparse": Sparse.random(300, 4, 900),
+    "conv2d": Conv2d(*PATCHES_SHARED),
+    "local2d": Local2d(*PATCHES_SHARED),
+}
+"""Groups of which the sums of a post neuron are shared by programs, if a share is a turn."""
+
+
+@pytest.mark.parametrize("rate", [0.05, 1.0])
+@pytest.mark.parametrize("shared", [False, True])
+@topologies
+def test_currents_have_one_owner_and_nothing_beside_a_tensor_is_touched(topology, shared, rate, monkeypatch):
+    group = (PROPAGATED if shared else GROUPS).get(topology, GROUPS[topology])
+    module = kernels_of(topology, "propagation_gpu")
+    config = module.DEFAULT._replace(**{"turns": 1} if topology == "sparse" else {})
+    monkeypatch.setattr(sums, "TURNS_OF_A_SHARE", 1)
+    problem = make_problem(formula_of("stdp"), group, rate=rate)
+    (spikes, _), (weights, _), (current, room) = (
+        poisoned(tensor) for tensor in (problem.signals["pre_spike"], problem.weights, torch.rand(group.post_shape))
+    )
+    given = group.weights_of(problem.weights), problem.signals["pre_spike"]
+    plan = None if topology == "sparse" else group
+    expected = propagate_(current.clone(), *given, topology=plan, backend="reference")
+    with monkeypatch.context() as patch:
+        confine(patch)
+        found = meetings(patch)
+        module.build(PropagationCase.plain(group, torch.float32, "cpu"), config)(group, weights, current, spikes)
+    assert found == []
+    torch.testing.assert_close(current, expected)
+    margin = (len(room) - len(current)) // 2
+    assert room[:margin].isnan().all() and room[-margin:].isnan().all()
 
 
 class NoOperators(TorchDispatchMode):

@@ -1,0 +1,118 @@
+"""Spikes over sparse connections in Triton: each post neuron looks whether the pre neurons of its synapses spiked.
+
+So each current has one owner, whatever spiked, in one launch without lists. A step reads an index of 4 bytes a synapse,
+and weights only of synapses that bring something: about ``4 + 32 (1 - (1 - rate)^8) / 8`` bytes a synapse in float32
+where post neurons are major. Else the plan's permutation leads to the weights: it is read where there is a spike, as
+often, and each weight of those costs a sector. To follow the synapses of what spiked instead would need atomics, or
+room for a sum at each post neuron and spike, which costs more from a rate of half the density on.
+
+What a post neuron has beyond some turns of a program are parts of their own, so that no hub makes a program long: their
+sums are kept, and a second launch adds them up; it is left out where there are none.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tritonstdp.kernels.blocks import launch_options, real_type
+from tritonstdp.kernels.event_lists import part_of
+from tritonstdp.kernels.items import WARP
+from tritonstdp.kernels.launch import Launch
+from tritonstdp.kernels.propagation import PropagationCase, PropagationStep
+from tritonstdp.kernels.sparse.gpu import further_parts
+from tritonstdp.kernels.sums import Summing, add_sums, brought, summed_step
+
+
+class Config(NamedTuple):
+    """How the work is cut into programs.
+
+    Attributes
+    ----------
+    flight : int
+        Synapses that a thread has in flight.
+    turns : int
+        Turns of a program, at most.
+    num_warps : int
+        Warps a program.
+    """
+
+    flight: int = 8
+    turns: int = 8
+    num_warps: int = 1
+
+
+DEFAULT = Config()
+SPACE: dict[str, tuple[int, ...]] = {"flight": (4, 8, 16), "num_warps": (1, 2, 4)}
+PARTS = 256
+"""Parts of a hub that are added up at once."""
+
+
+@triton.jit(do_not_specialize=["n_post", "items"])
+def sparse_sums_kernel(
+    w_ptr, current_ptr, room_ptr, spike_ptr, lists, start_ptr, pre_ptr, place_ptr, further_ptr, n_post, items,
+    REAL: tl.constexpr, PART: tl.constexpr, POSTS: tl.constexpr, SYNAPSES: tl.constexpr,
+):  # fmt: skip
+    """Sum parts of the synapses of some post neurons."""
+    item = tl.program_id(0) * POSTS + tl.arange(0, POSTS)
+    exists = item < items
+    j, part = part_of(item, exists, n_post, further_ptr)
+    begin = tl.load(start_ptr + j, mask=exists, other=0) + part * PART
+    length = tl.minimum(tl.load(start_ptr + j + 1, mask=exists, other=0) - begin, PART).to(tl.int32)
+    sums = tl.zeros([POSTS, SYNAPSES], REAL)
+    for first in range(0, tl.max(length), SYNAPSES):
+        k = first + tl.arange(0, SYNAPSES)
+        at = begin[:, None] + k[None, :]
+        i = tl.load(pre_ptr + at, mask=k[None, :] < length[:, None], other=0)
+        spike = tl.load(spike_ptr + i, mask=k[None, :] < length[:, None], other=0).to(REAL)
+        if place_ptr is not None:
+            at = tl.load(place_ptr + at, mask=spike != 0, other=0).to(tl.int64)
+        sums += brought(w_ptr, at, spike, spike != 0, REAL)
+    sums = tl.sum(sums, axis=1)
+    add_sums(sums, j, item < n_post, current_ptr)
+    if room_ptr is not None:
+        tl.store(room_ptr + item - n_post, sums, mask=exists & (item >= n_post))
+
+
+@triton.jit
+def hubs_kernel(current_ptr, room_ptr, hub_ptr, begin_ptr, PARTS: tl.constexpr):
+    """Add the sums of a post neuron's further parts, in their order, to its current."""
+    end = tl.load(begin_ptr + tl.program_id(0) + 1)
+    sums = tl.zeros([PARTS], room_ptr.dtype.element_ty)
+    for first in range(tl.load(begin_ptr + tl.program_id(0)), end, PARTS):
+        k = first + tl.arange(0, PARTS)
+        sums += tl.load(room_ptr + k, mask=k < end, other=0.0)
+    add_sums(tl.sum(sums, axis=0), tl.load(hub_ptr + tl.program_id(0)), end > 0, current_ptr)
+
+
+def build(case: PropagationCase, config: Config = DEFAULT) -> PropagationStep:
+    """Prepare the launches for one case."""
+    real, options = real_type(case.dtype), launch_options(case.dtype, case.device)
+    post_is_major, _ = case.kernel_key
+
+    def summing(topology: Any, weights: Tensor) -> Summing:
+        if post_is_major:
+            start, pre, place = topology.major_start, topology.minor_of, None
+        else:
+            start, pre, place = topology.minor_start, topology.major_by_minor, topology.by_minor
+        device, n_post, at_once = weights.device, topology.n_post, WARP * config.num_warps * config.flight
+        synapses = min(at_once, triton.next_power_of_2(triton.cdiv(weights.numel(), n_post)))
+        posts, part = at_once // synapses, synapses * config.turns
+        further = further_parts(start, part)
+        items = n_post + len(further)
+        settled = start, pre, place, further if len(further) else None, n_post, items, real, part, posts, synapses
+        sums = Launch(
+            sparse_sums_kernel, triton.cdiv(items, posts), device, settled, num_warps=config.num_warps, **options
+        )  # fmt: skip
+        if not len(further):
+            return Summing(sums)
+        hubs, counts = further[:, 0].unique_consecutive(return_counts=True)
+        begins = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32)
+        add = Launch(hubs_kernel, len(hubs), device, (hubs, begins, PARTS), num_warps=2)
+        return Summing(sums, kept=len(further), add=add)
+
+    return summed_step(case, summing)
