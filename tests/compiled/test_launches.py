@@ -21,7 +21,7 @@ from tritonstdp.inspection import gpu_module
 from tritonstdp.kernels import sums
 from tritonstdp.kernels.event_lists import _ROOM, Listing
 from tritonstdp.kernels.launch import Launch
-from tritonstdp.kernels.spikes import carry_lists, written_anew
+from tritonstdp.kernels.spikes import carry_lists
 from tritonstdp.problems import Problem, make_problem
 from tritonstdp.propagation import propagate_
 from tritonstdp.registry import forget_choices
@@ -189,7 +189,7 @@ def test_what_learning_has_listed_is_not_listed_again_to_propagate_spikes(driver
     carry_lists(problem.signals["post_spike"])
     step = step_of(problem)
     for _ in range(2):
-        written_anew(spikes)
+        spikes.logical_not_()
         problem.run(step)
         propagate_(torch.zeros(problem.topology.post_shape), problem.weights, spikes, backend="triton")
         kernels = [launched.kernel for launched in driver.take()]
