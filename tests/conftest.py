@@ -21,7 +21,8 @@ from triton.runtime import interpreter
 from support import import_conex
 from tritonstdp.interpretation import swift_interpreter
 
-collect_ignore = ["compiled"] if os.environ["TRITON_INTERPRET"] == "1" else []  # see test_compiled.py
+INTERPRETED = os.environ["TRITON_INTERPRET"] == "1"
+collect_ignore = ["compiled"] if INTERPRETED else []  # see test_compiled.py
 
 # the same cases on every run, so that a failure is a commit's own; --hypothesis-profile=default draws others
 hypothesis.settings.register_profile("the same cases", derandomize=True)
@@ -33,14 +34,14 @@ torch.set_num_threads(1)  # shapes are small, and a thread that waits for work s
 @pytest.fixture(scope="session", autouse=True)
 def _swift_interpreter():
     """Triton's interpreter patches what it has patched for most of its time, unless it is told not to."""
-    with swift_interpreter() if os.environ["TRITON_INTERPRET"] == "1" else nullcontext():
+    with swift_interpreter() if INTERPRETED else nullcontext():
         yield
 
 
 @pytest.fixture(autouse=True)
 def _overflow(request):
     """Longer tests alone look at each integer that the interpreter computes: half of its time is that."""
-    if os.environ["TRITON_INTERPRET"] != "1" or request.node.get_closest_marker("slow"):
+    if not INTERPRETED or request.node.get_closest_marker("slow"):
         yield
         return
     builder = interpreter.interpreter_builder

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -168,14 +170,144 @@ def test_a_network_that_is_copied_or_begun_anew_shares_nothing_with_what_was():
 
 
 def test_each_spike_is_caught_once_a_step_for_all_groups(monkeypatch):
-    caught = []
-    arriving = traces_module.arriving_spikes
-    monkeypatch.setattr(
-        traces_module,
-        "arriving_spikes",
-        lambda neurons, synapse, side: caught.append(side) or arriving(neurons, synapse, side),
-    )
+    caught, take = [], traces_module._Catch.take
+    monkeypatch.setattr(traces_module._Catch, "take", lambda *of: caught.append(of) or take(*of))
     network, _ = network_of(traces(), traces(), traces(9.0))
     caught.clear()
     network.simulate_iteration()
-    assert sorted(caught) == ["dst", "src"]
+    assert len(caught) == 2, "one a side"
+
+
+def bare(n: int = 2, more=(), recurrent: bool = False) -> tuple[Network, list[SynapseGroup]]:
+    """Neurons whose spikes a test sets by hand, and groups with catchers and traces between them."""
+    network = Network()
+    ends = [NeuronGroup(4, network, behavior={}) for _ in range(2)]
+    for neurons in ends:
+        neurons.spikes = torch.zeros(4, dtype=torch.bool)
+    groups = groups_between(ends, *[traces() | dict(more)] * n, network=network)
+    network.initialize(info=False)
+    return network, groups
+
+
+def test_groups_that_are_driven_by_hand_see_what_the_neurons_do_now():
+    _, groups = bare()
+    for spike in (True, False, True):
+        for group in groups:
+            group.src.spikes = torch.tensor([spike] * 4)
+            group.behavior[40].forward(group)
+            assert group.pre_spike.tolist() == [spike] * 4
+            spike = not spike
+
+
+def test_what_one_group_has_masked_is_not_what_the_next_one_catches():
+    _, (first, second) = bare()
+    first.src.spikes = torch.ones(4, dtype=torch.bool)
+    first.behavior[40].forward(first)
+    first.pre_spike.zero_()
+    second.behavior[40].forward(second)
+    assert second.pre_spike.all()
+
+
+@pytest.mark.parametrize("how", ["disabled", "removed"])
+@pytest.mark.parametrize("which", [40, 42])
+def test_a_behavior_that_no_longer_runs_leaves_its_group_as_it_was(which, how):
+    network, (first, second) = network_of(traces(), traces())
+    advance(network, (first, second), (7.0, 7.0))
+    for group in (first, second):
+        before = group.pre_spike.clone(), group.pre_trace.clone()
+        if how == "disabled":
+            group.behavior[which].behavior_enabled = False
+        else:
+            group.remove_behavior(which)
+        for _ in range(3):
+            network.simulate_iteration()
+        kept = (group.pre_spike, group.pre_trace)[(40, 42).index(which)]
+        assert torch.equal(kept, before[(40, 42).index(which)])
+
+
+def test_a_trace_that_begins_later_begins_with_nothing():
+    network, groups = network_of(traces(), traces())
+    advance(network, groups, (7.0, 7.0))
+    groups[1].behavior[42].initialize(groups[1])
+    assert not groups[1].pre_trace.any() and groups[0].pre_trace.any()
+
+
+def test_what_may_be_others_is_not_shared():
+    class Twice(ours.PreTrace):
+        def forward(self, synapse):
+            super().forward(synapse)
+            synapse.pre_trace *= 2
+
+    own = {42: Twice(tau_s=7.0), 43: ours.PostTrace(tau_s=7.0)}
+    two = traces() | {50: ours.PreTrace(tau_s=7.0, signal="pre_slow")}
+    network, groups = network_of(own, traces(), two, traces(torch.tensor(7.0)))
+    network.simulate_iteration()
+    tensors = [group.pre_trace for group in groups] + [groups[2].pre_slow]
+    assert len({tensor.data_ptr() for tensor in tensors}) == 4
+    assert groups[1].pre_trace is groups[2].pre_trace
+
+
+def test_a_trace_may_be_disabled_before_the_network_is_initialized():
+    network = Network()
+    ends = [NeuronGroup(n, network, behavior={1: RandomSpikes()}) for n in (3, 4)]
+    groups = groups_between(ends, traces(), traces(), network=network)
+    groups[0].behavior[42].behavior_enabled = False
+    network.initialize(info=False)
+    for _ in range(5):
+        network.simulate_iteration()
+    assert not groups[0].pre_trace.any() and groups[1].pre_trace.any()
+
+
+def test_a_network_that_is_dropped_is_freed():
+    network, groups = network_of(traces(), traces())
+    network.simulate_iteration()
+    alive = weakref.ref(groups[0]), weakref.ref(network)
+    del network, groups
+    gc.collect()
+    assert [one() for one in alive] == [None, None]
+
+
+def test_an_axon_s_history_may_be_replaced(conex):
+    for make in (conex.NeuronAxon, ours.NeuronAxon):
+        network = Network()
+        neurons = NeuronGroup(3, network, behavior={1: RandomSpikes(1.0), 5: make()})
+        network.initialize(info=False)
+        neurons.axon.spike_history = neurons.vector_buffer(1, dtype=torch.bool)
+        delay = torch.zeros(3, dtype=torch.long)
+        before = neurons.axon.get_spike(neurons, delay)
+        network.simulate_iteration()
+        assert neurons.axon.get_spike(neurons, delay).all() and not before.any()
+
+
+@pytest.mark.parametrize("max_delay", [1, 3])
+def test_axons_and_traces_of_neurons_are_conex_s(max_delay, conex):
+    network = Network()
+    network.dt = 1
+    neurons = []
+    for library in (conex, ours):
+        behavior = {1: RandomSpikes(), 2: library.SpikeTrace(tau_s=5.0), 3: library.NeuronAxon(max_delay=max_delay)}
+        neurons.append(NeuronGroup(6, network, behavior=behavior))
+    network.initialize(info=False)
+    delay = torch.arange(6) % max_delay
+    for _ in range(5):
+        torch.manual_seed(network.iteration)
+        network.simulate_iteration()
+        theirs, mine = neurons
+        theirs.spikes.copy_(mine.spikes)
+    for _ in range(6):
+        spikes = torch.rand(6) < 0.4
+        for each in neurons:
+            each.spikes = spikes.clone()
+            each.behavior[2].forward(each)
+            each.behavior[3].forward(each)
+    found, wanted = ((n.axon.get_spike(n, delay), n.axon.spike_history) for n in (mine, theirs))
+    assert all(map(torch.equal, found, wanted))
+
+
+def test_an_axon_that_does_not_fit_is_refused():
+    neurons = NeuronGroup(3, Network(), behavior={})
+    for wrong in (0, 2.0, True):
+        with pytest.raises(ValueError, match="max_delay is"):
+            ours.NeuronAxon(max_delay=wrong).initialize(neurons)
+    with pytest.raises(ValueError, match="has no trace: add SpikeTrace"):
+        ours.NeuronAxon(have_trace=True).initialize(neurons)

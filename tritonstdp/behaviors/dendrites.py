@@ -92,31 +92,37 @@ class BaseDendriticInput(Behavior):
         Raises
         ------
         ValueError, TypeError
-            If something is missing or does not fit; ``synapse.I`` is as it was then.
+            If something is missing or does not fit.
         """
-        coefficient = self.current_coef * self.current_type
+        coefficient = self._coefficient(synapse)
         if type(self).calculate_input is not BaseDendriticInput.calculate_input:
             synapse.I = coefficient * self.calculate_input(synapse)
             return
         weights, current = groups.weights_of(synapse), groups.attribute_of(synapse, "I")
-        if not _can_hold(current, weights, synapse.dst.size):
+        if not groups.can_hold(current, weights, synapse.dst.size):
             groups.keep(synapse, "I", coefficient * self.calculate_input(synapse))
             return
         self._added(current.zero_(), synapse, weights)
         if coefficient.__class__ is not int or coefficient != 1:
             current *= coefficient
 
+    def _coefficient(self, synapse: Any) -> Any:
+        coefficient = self.current_coef
+        if isinstance(coefficient, Tensor):
+            if coefficient.numel() not in (1, synapse.dst.size):
+                raise ValueError(
+                    f"current_coef has shape {tuple(coefficient.shape)}: give a number, or one a post neuron "
+                    f"({synapse.dst.size},)"
+                )
+            coefficient = coefficient.detach()
+        return coefficient * self.current_type
+
     def _added(self, current: Tensor, synapse: Any, weights: Tensor) -> Tensor:
         spikes = synapse.__dict__.get("pre_spike")
         if spikes is None:
-            spikes = groups.arriving_spikes(groups.attribute_of(synapse, "src"), synapse, "src")
+            spikes, _ = groups.arriving_spikes(groups.attribute_of(synapse, "src"), synapse, "src")
         topology = self.topology(synapse, weights)
         return propagate_(current, weights, spikes, topology=topology, backend=self.backend)
-
-
-def _can_hold(current: Any, weights: Tensor, neurons: int) -> bool:
-    alike = isinstance(current, Tensor) and current.dtype is weights.dtype and current.numel() == neurons
-    return alike and current.get_device() == weights.get_device()
 
 
 class SimpleDendriticInput(BaseDendriticInput):

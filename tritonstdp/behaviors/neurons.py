@@ -51,6 +51,10 @@ class SpikeTrace(Behavior):
 
     def forward(self, neurons: Any) -> None:
         dt = attribute_of(attribute_of(neurons, "network"), "dt", 1.0)
+        if attribute_of(neurons, "spikes") is None:
+            raise ValueError(f"{neurons.tag} has no spikes: set neurons.spikes in one of its behaviors")
+        if neurons.trace.is_inference() and not torch.is_inference_mode_enabled():
+            neurons.trace = neurons.trace.clone()
         trace_(neurons.trace, neurons.spikes, tau=self.tau_s, dt=dt, backend=self.backend)
 
 
@@ -80,6 +84,8 @@ class NeuronAxon(Behavior):
     'NeuronAxon'
     """
 
+    _row: tuple[Tensor, Tensor] | None = None
+
     def __init__(
         self,
         *args: Any,
@@ -100,12 +106,23 @@ class NeuronAxon(Behavior):
             setattr(self, name, self.parameter(name, 0))
         have_trace = self.parameter("have_trace", None)
         self.have_trace = hasattr(neurons, "trace") if have_trace is None else have_trace
+        if isinstance(self.max_delay, bool) or not isinstance(self.max_delay, int) or self.max_delay < 1:
+            raise ValueError(f"max_delay is {self.max_delay!r}: give the number of steps to keep, an int from 1")
+        if self.have_trace and not hasattr(neurons, "trace"):
+            raise ValueError(f"{neurons.tag} has no trace: add SpikeTrace before NeuronAxon, or leave have_trace out")
         self.spike_history = neurons.vector_buffer(self.max_delay, dtype=torch.bool)
-        self.spikes = self.spike_history[0]
-        carry_lists(self.spikes)
         if self.have_trace:
             self.trace_history = neurons.vector_buffer(self.max_delay)
         neurons.axon = self
+
+    @property
+    def row(self) -> Tensor:
+        """The spikes of this step, as they lie in the history, with lists that all that read them share."""
+        history = self.spike_history
+        if self._row is None or self._row[0] is not history:
+            self._row = history, history[0]
+            carry_lists(self._row[1])
+        return self._row[1]
 
     def update_min_delay(self, neurons: Any) -> None:
         """Read the shortest delay of each kind of synapses off the synapses."""
@@ -115,16 +132,16 @@ class NeuronAxon(Behavior):
 
     def get_spike(self, neurons: Any, delay: Tensor) -> Tensor:
         """The spikes that arrive with a delay of so many steps, one a neuron."""
-        return self.spikes if self.max_delay == 1 else _delayed(self.spike_history, delay)
+        return _delayed(self.spike_history, delay)
 
     def get_spike_trace(self, neurons: Any, delay: Tensor) -> Tensor:
         """The trace likewise."""
-        return self.trace_history[0] if self.max_delay == 1 else _delayed(self.trace_history, delay)
+        return _delayed(self.trace_history, delay)
 
     def forward(self, neurons: Any) -> None:
-        _push(self.spike_history, neurons.spikes)
+        self.spike_history = _pushed(self.spike_history, neurons.spikes)
         if self.have_trace:
-            _push(self.trace_history, neurons.trace)
+            self.trace_history = _pushed(self.trace_history, neurons.trace)
 
 
 def _shortest() -> list[str]:
@@ -135,10 +152,16 @@ def _delayed(history: Tensor, delay: Tensor) -> Tensor:
     return history.gather(0, delay.unsqueeze(0)).squeeze(0)
 
 
-def _push(history: Tensor, newest: Tensor) -> None:
-    """Move all rows on by one, in place, and write the newest."""
-    if len(history) == 1:
-        history.copy_(newest)  # which takes half as long as a view of the row
-        return
-    history[1:] = history[:-1].clone()
-    history[0].copy_(newest)
+def _pushed(history: Tensor, newest: Tensor) -> Tensor:
+    """The history with all rows moved on by one, in place where it may be written, and the newest."""
+    if newest.numel() != history.shape[1]:
+        raise ValueError(
+            f"{newest.numel()} values are given to an axon of {history.shape[1]} neurons: give one a neuron"
+        )
+    if history.is_inference() and not torch.is_inference_mode_enabled():
+        history = history.clone()
+    if len(history) > 1:
+        history[1:] = history[:-1].clone()
+        history[0].copy_(newest)
+        return history
+    return history.copy_(newest)  # which takes half as long as a view of the row

@@ -22,6 +22,7 @@ __all__ = [
     "any_topology",
     "arriving_spikes",
     "attribute",
+    "can_hold",
     "conv2d",
     "dense",
     "dopamine_of",
@@ -182,7 +183,7 @@ def _delay(synapse: Any, side: str) -> Tensor:
     return delay
 
 
-def arriving_spikes(neurons: Any, synapse: Any, side: str) -> Tensor:
+def arriving_spikes(neurons: Any, synapse: Any, side: str) -> tuple[Tensor, Tensor | None]:
     """The spikes that arrive at a synapse group from one side at this moment; whoever keeps them copies them.
 
     Parameters
@@ -196,8 +197,10 @@ def arriving_spikes(neurons: Any, synapse: Any, side: str) -> Tensor:
 
     Returns
     -------
-    Tensor
+    spikes : Tensor
         The spikes, delayed by ``synapse.src_delay`` (``dst_delay``) where the neurons have an axon.
+    source : Tensor or None
+        The tensor that they are read from, which tells whether they have changed; None where they are delayed.
 
     Raises
     ------
@@ -213,10 +216,19 @@ def arriving_spikes(neurons: Any, synapse: Any, side: str) -> Tensor:
             raise ValueError(f"{neurons.tag} has no spikes: set neurons.spikes in one of its behaviors, or add an axon")
         if not isinstance(spikes, Tensor):
             raise TypeError(f"{neurons.tag}.spikes are {type(spikes).__name__}: set torch.as_tensor(spikes)")
-        return spikes
+        return spikes, spikes
     if has_no_delay(axon):
-        return _undelayed(axon)[0]
-    return axon.get_spike(neurons, _delay(synapse, side))
+        return _undelayed(axon)[0], axon.spike_history
+    return axon.get_spike(neurons, _delay(synapse, side)), None
+
+
+def can_hold(kept: Any, arriving: Tensor, n: int | None = None) -> bool:
+    """Whether a vector may be written in place to hold another, or ``n`` numbers of another's kind."""
+    if not isinstance(kept, Tensor) or (kept.is_inference() and not torch.is_inference_mode_enabled()):
+        return False
+    # the index of a device takes a tenth of what the device itself does
+    alike = kept.dtype is arriving.dtype and kept.get_device() == arriving.get_device()
+    return alike and kept.numel() == (arriving.numel() if n is None else n) and not kept.requires_grad
 
 
 def has_no_delay(axon: Any) -> bool:
@@ -227,7 +239,7 @@ def has_no_delay(axon: Any) -> bool:
 
 def _undelayed(axon: Any) -> tuple[Tensor, Tensor | None]:
     """The one row of an axon's spikes and trace: what it would gather, at less cost."""
-    spikes = axon.spikes if type(axon).get_spike.__module__ == _OWN_AXON else axon.spike_history.squeeze(0)
+    spikes = axon.row if type(axon).get_spike.__module__ == _OWN_AXON else axon.spike_history.squeeze(0)
     return spikes, axon.trace_history.squeeze(0) if axon.have_trace else None
 
 

@@ -3,10 +3,12 @@
 Catchers take the spikes from the axon where the neurons have one, delayed as it delays them, and from
 ``neurons.spikes`` in a bare PymoNNtorch network. Add catchers, then traces, then learning.
 
-What several synapse groups would find alike is found once, and they share its tensor: the spikes of the same neurons,
-unless their axon delays them, and traces of the same time constant that follow them; as far as nothing else runs
-between the groups' behaviors. Setting a trace's attribute, or binding another tensor to the group, parts it from the
-others; writing into a shared trace reaches all of them.
+What several synapse groups would find alike is found once, and they share its tensor: spikes of the same neurons that
+nothing has written between their catchers, unless an axon delays them; and traces of such spikes of one name and one
+time constant, as far as nothing else runs between the groups' behaviors. A recurrent group shares what both of its
+sides would find. Setting a trace's attribute, disabling a behavior, or binding another tensor to a group, parts it from
+the others; writing into a shared tensor reaches all of them, so that a group's own mask is ``synapse.pre_spike =
+synapse.pre_spike & mask``. Subclasses share nothing.
 """
 
 from __future__ import annotations
@@ -14,96 +16,93 @@ from __future__ import annotations
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from pymonntorch import Behavior
 from torch import Tensor
 
-from tritonstdp.behaviors.synapse import arriving_spikes, attribute_of, keep, may_be_delayed
+from tritonstdp.behaviors.synapse import arriving_spikes, attribute_of, can_hold, keep, may_be_delayed
 from tritonstdp.functional import trace_
 from tritonstdp.kernels.spikes import carry_lists
 
 __all__ = ["PostSpikeCatcher", "PostTrace", "PreSpikeCatcher", "PreTrace"]
 
 
-class _Caught:
-    """The spikes of some neurons at one place of a step, in one tensor for all groups that ask there."""
+class _Catch:
+    """What a catcher has caught, in one tensor from step to step."""
 
     def __init__(self, synapse: Any, side: str) -> None:
-        self.network, self.neurons, self.side = synapse.network, getattr(synapse, side), side
+        self.synapse, self.network, self.neurons = synapse, synapse.network, getattr(synapse, side)
         self.spikes: Tensor | None = None
-        self.round = 0
-        self._iteration = -1
+        self._source: Tensor | None = None
+        self._when: tuple[int, int] = -1, -1
+        self._version = -1
+        self._behaviors = 0
         self._served: list[Behavior] = []
 
-    def by(self, catcher: Behavior, synapse: Any) -> Tensor:
-        """The spikes, caught anew in a new step, or where the same one asks again."""
-        iteration, spikes = self.network.iteration, self.spikes
-        if spikes is None or iteration != self._iteration or catcher in self._served:
-            spikes = self.spikes = self._copied(arriving_spikes(self.neurons, synapse, self.side))
-            self._iteration, self._served = iteration, []
-            self.round += 1
-        self._served.append(catcher)
-        return spikes
+    def serves(self, catcher: Behavior, source: Tensor) -> bool:
+        """Whether it is what another catcher would catch now, which did not ask before."""
+        when = source._version, self.network.iteration
+        untouched = self.spikes is not None and self.spikes._version == self._version
+        return untouched and self._source is source and self._when == when and catcher not in self._served
 
-    def _copied(self, arriving: Tensor) -> Tensor:
-        spikes = self.spikes
-        if arriving.requires_grad:
-            arriving = arriving.detach()
-        if spikes is None or not _can_hold(spikes, arriving):
-            spikes = arriving.clone()
-            carry_lists(spikes)
+    def take(self, arriving: Tensor, source: Tensor | None) -> None:
+        """Catch spikes as they are."""
+        arriving = arriving.detach() if arriving.requires_grad else arriving
+        behaviors = len(self.network.sorted_behavior_execution_list)
+        # a group whose catcher has been removed keeps what it had
+        if self.spikes is None or behaviors != self._behaviors or not can_hold(self.spikes, arriving):
+            self.spikes, self._behaviors = arriving.clone(), behaviors
+            carry_lists(self.spikes)
         else:
-            spikes.copy_(arriving)
-        return spikes
+            self.spikes.copy_(arriving)
+        self._source, self._served = source, []
+        if source is not None:
+            self._when, self._version = (source._version, self.network.iteration), self.spikes._version
 
-
-def _can_hold(kept: Tensor, arriving: Tensor) -> bool:
-    if kept.is_inference() and not torch.is_inference_mode_enabled():
-        return False
-    # the index of a device takes a tenth of what the device itself does; a group's neurons are a vector
-    alike = kept.dtype is arriving.dtype and kept.numel() == arriving.numel()
-    return alike and kept.get_device() == arriving.get_device()
+    def serve(self, catcher: Behavior) -> Tensor:
+        """The spikes, for one catcher."""
+        assert self.spikes is not None
+        self._served.append(catcher)
+        return self.spikes
 
 
 class _SharedTrace:
-    """A trace of the spikes that are caught at one place, for all groups that keep one alike at another."""
+    """A trace, for all that keep one alike."""
 
-    def __init__(self, values: Tensor, network: Any, caught: _Caught | None = None) -> None:
-        self.values, self.network, self.caught = values, network, caught
+    def __init__(self, values: Tensor, network: Any) -> None:
+        self.values, self.network = values, network
+        self.behaviors = len(network.sorted_behavior_execution_list)
         self.keepers: list[tuple[_Trace, Any]] = []
-        self._advanced = 0, 0
+        self.advanced: tuple[Any, ...] = ()
 
-    def is_advanced(self, keeper: Behavior) -> bool:
-        """Whether another keeper has advanced it since the spikes were caught; if not, this one does."""
-        if self.caught is None:
+    def is_advanced(self, keeper: _Trace, spikes: Tensor) -> bool:
+        """Whether another keeper has advanced it by these spikes; if not, this one does."""
+        if len(self.keepers) == 1:
             return False
-        by, caught_in = self._advanced
-        if caught_in == self.caught.round and by != id(keeper):
+        version = None if spikes.is_inference() else spikes._version
+        now = id(spikes), version, self.network.iteration
+        if self.advanced and self.advanced[0] == now and self.advanced[1] is not keeper:
             return True
-        self._advanced = id(keeper), self.caught.round
+        for other, synapse in list(self.keepers):
+            if synapse.__dict__.get(f"{other.side}_spike") is not spikes:
+                other.part()
+        self.advanced = now, keeper
         return False
 
 
-_CAUGHT: WeakKeyDictionary[Any, dict[Any, _Caught]] = WeakKeyDictionary()
-_TRACES: WeakKeyDictionary[Any, dict[Any, _SharedTrace]] = WeakKeyDictionary()
-"""By neurons."""
+_PLACES: WeakKeyDictionary[Any, dict[int, tuple[int, int]]] = WeakKeyDictionary()
 
 
-def _order(synapse: Any) -> list[Behavior]:
-    """The behaviors of a step, as the network runs them."""
-    order = getattr(getattr(synapse, "network", None), "sorted_behavior_execution_list", ())
-    return [behavior for _, _, behavior in order]
-
-
-def _place(behavior: Behavior, order: list[Behavior]) -> int | None:
-    """Where in a step a catcher or trace comes: behind how many behaviors, as far as others stand between."""
-    place = 0
-    for k, other in enumerate(order):
-        if other is behavior:
-            return place
-        if not isinstance(other, (_Catcher, _Trace)):
-            place = k + 1
-    return None
+def _place(behavior: Behavior, network: Any) -> tuple[int, int] | None:
+    """Behind how many behaviors a catcher or trace comes in a step: of others, and of all."""
+    found = _PLACES.get(network, {})
+    if id(behavior) not in found:
+        found, place = {}, 0
+        for k, (_, _, other) in enumerate(network.sorted_behavior_execution_list):
+            found[id(other)] = place, k
+            if type(other) not in (PreSpikeCatcher, PostSpikeCatcher, PreTrace, PostTrace):
+                place = k + 1
+        _PLACES[network] = found
+    return found.get(id(behavior))
 
 
 class _Catcher(Behavior):
@@ -114,18 +113,34 @@ class _Catcher(Behavior):
     neurons = ""
 
     def initialize(self, synapse: Any) -> None:
-        self.caught = self.shared(synapse) or _Caught(synapse, self.neurons)
+        self._own = _Catch(synapse, self.neurons)
         self.forward(synapse)
 
-    def shared(self, synapse: Any) -> _Caught | None:
-        """What catches for all groups at this place; None where this one is alone."""
-        neurons, place = getattr(synapse, self.neurons), _place(self, _order(synapse))
-        if place is None or may_be_delayed(neurons):
-            return None
-        return _CAUGHT.setdefault(neurons, {}).setdefault(place, _Caught(synapse, self.neurons))
-
     def forward(self, synapse: Any) -> None:
-        keep(synapse, f"{self.side}_spike", self.caught.by(self, synapse))
+        catch = self._own
+        arriving, source = arriving_spikes(catch.neurons, synapse, self.neurons)
+        on_neurons = catch.neurons.__dict__
+        if source is None or source.is_inference() or not self.shares:
+            catch.take(arriving, None)
+        else:
+            latest = on_neurons.get("_latest_catch")
+            if latest is not None and latest.serves(self, source):
+                catch = latest
+            else:
+                catch.take(arriving, source)
+                on_neurons["_latest_catch"] = catch
+        keep(synapse, f"{self.side}_spike", catch.serve(self))
+
+    @property
+    def shares(self) -> bool:
+        """Whether it does what every other one does."""
+        return type(self) in (PreSpikeCatcher, PostSpikeCatcher)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "behavior_enabled" and "_own" in self.__dict__ and not value:
+            synapse, signal = self._own.synapse, f"{self.side}_spike"
+            keep(synapse, signal, getattr(synapse, signal).clone())
+        super().__setattr__(name, value)
 
 
 class PreSpikeCatcher(_Catcher):
@@ -164,6 +179,7 @@ class PostSpikeCatcher(_Catcher):
 
 _SETTINGS = ("tau_s", "spike_scale", "nearest", "backend")
 """What traces that are shared have in common."""
+_PLAIN = (int, float, bool, str, type(None))
 
 
 class _Trace(Behavior):
@@ -172,7 +188,6 @@ class _Trace(Behavior):
     side = ""
     neurons = ""
     catcher: type[_Catcher]
-    _shared: _SharedTrace
 
     def __init__(
         self,
@@ -192,8 +207,6 @@ class _Trace(Behavior):
         )
 
     def initialize(self, synapse: Any) -> None:
-        self._shared = _SharedTrace(getattr(synapse, self.neurons).vector(0.0), synapse.network)
-        self._shared.keepers.append((self, synapse))
         self.tau_s = self.parameter("tau_s", None)
         if self.tau_s is None:
             raise ValueError(f"{type(self).__name__} needs tau_s, the time constant of the trace: pass tau_s=...")
@@ -201,32 +214,47 @@ class _Trace(Behavior):
         self.nearest = self.parameter("nearest", False)
         self.signal = self.parameter("signal", f"{self.side}_trace")
         self.backend = self.parameter("backend", None)
-        self._shared = self._found(synapse)
+        self._join(synapse)
         setattr(synapse, self.signal, self._shared.values)
 
-    def _found(self, synapse: Any) -> _SharedTrace:
-        neurons, order = getattr(synapse, self.neurons), _order(synapse)
-        catchers = [each for each in synapse.behavior.values() if isinstance(each, self.catcher)]
-        caught = catchers[0].shared(synapse) if len(catchers) == 1 else None
+    def _join(self, synapse: Any) -> None:
+        """Keep a trace with those that keep one alike and have not begun, or else one alone."""
+        neurons, key = getattr(synapse, self.neurons), self._alike(synapse)
+        traces = neurons.__dict__.setdefault("_shared_traces", {})
+        shared = traces.get(key)
+        if shared is None or shared.advanced or any(keeper is self for keeper, _ in shared.keepers):
+            shared = _SharedTrace(neurons.vector(0.0), synapse.network)
+            if key is not None:
+                traces[key] = shared
+        shared.keepers.append((self, synapse))
+        self._shared = shared
+
+    def _alike(self, synapse: Any) -> tuple[Any, ...] | None:
+        """What traces that are shared have in common; None where this one is alone."""
         settings = tuple([getattr(self, name) for name in _SETTINGS])
-        if caught is None or any(isinstance(value, Tensor) for value in settings):
-            return self._shared
-        is_behind = order.index(catchers[0]) < order.index(self)
-        traces, key = _TRACES.setdefault(neurons, {}), (id(caught), _place(self, order), is_behind, settings)
-        if key not in traces or any(keeper is self for keeper, _ in traces[key].keepers):  # which begins anew
-            traces[key] = _SharedTrace(self._shared.values, synapse.network, caught)
-        traces[key].keepers.append((self, synapse))
-        return traces[key]
+        catchers = [each for each in synapse.behavior.values() if isinstance(each, self.catcher)]
+        if len(catchers) != 1 or not catchers[0].shares or type(self) not in (PreTrace, PostTrace):
+            return None
+        if may_be_delayed(getattr(synapse, self.neurons)) or not all(type(value) in _PLAIN for value in settings):
+            return None
+        of_catcher, own = _place(catchers[0], synapse.network), _place(self, synapse.network)
+        enabled = self.behavior_enabled and catchers[0].behavior_enabled
+        if of_catcher is None or own is None or not enabled:
+            return None
+        return of_catcher[0], own[0], of_catcher[1] < own[1], self.signal.removeprefix(self.side), settings
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in (*_SETTINGS, "behavior_enabled") and name in self.__dict__ and getattr(self, name) is not value:
-            self._part()
+        parting = name in (*_SETTINGS, "behavior_enabled") and "_shared" in self.__dict__
+        if parting and getattr(self, name) is not value:
+            self.part()
         super().__setattr__(name, value)
 
-    def _part(self) -> None:
+    def part(self) -> None:
         """Go on alone from what the trace is now."""
         left = self._shared
         [(_, synapse)] = mine = [pair for pair in left.keepers if pair[0] is self]
+        if len(left.keepers) == 1:
+            return
         left.keepers = [pair for pair in left.keepers if pair[0] is not self]
         self._shared = _SharedTrace(left.values.clone(), left.network)
         self._shared.keepers += mine
@@ -234,12 +262,14 @@ class _Trace(Behavior):
             setattr(synapse, self.signal, self._shared.values)
 
     def forward(self, synapse: Any) -> None:
-        spikes, caught = getattr(synapse, f"{self.side}_spike"), self._shared.caught
-        if caught is not None and (
-            spikes is not caught.spikes or getattr(synapse, self.signal) is not self._shared.values
-        ):
-            self._part()
-        if self._shared.is_advanced(self):
+        shared, spikes = self._shared, getattr(synapse, f"{self.side}_spike", None)
+        if spikes is None:
+            raise ValueError(f"{synapse.tag} has no {self.side}_spike: add {self.catcher.__name__} to it")
+        if len(shared.keepers) > 1:
+            changed = shared.behaviors != len(shared.network.sorted_behavior_execution_list)
+            if changed or getattr(synapse, self.signal) is not shared.values:
+                self.part()
+        if self._shared.is_advanced(self, spikes):
             return
         trace_(
             getattr(synapse, self.signal),
