@@ -100,8 +100,6 @@ class EventList:
 
     Attributes
     ----------
-    made : bool
-        Whether it holds the spikes as they are; only what carries it can tell.
     segments, cut
         Its segments, and what kernels that make it are compiled for.
     read : tuple

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from pymonntorch import Behavior, Network, NeuronGroup, SynapseGroup
@@ -104,9 +106,26 @@ def counting(self, neurons):
     self.count += 1
 
 
+def listing(self, neurons):
+    self.rows = [neurons.v.clone()]
+
+
+def test_the_usual_reset_is_no_obstacle():
+    def reset(self, neurons):
+        neurons.v[neurons.spikes] = 0.0
+        self.kept.fill_(torch.nan)
+
+    assert module.obstacles(network_of(obstacle(reset))) == []
+
+
 @pytest.mark.parametrize(
     ("act", "said"),
     [
+        (lambda self, neurons: neurons.v.mul_(neurons.network.iteration % 2), "reads network.iteration"),
+        (lambda self, neurons: neurons.v.add_(neurons.iteration), "reads network.iteration"),
+        (lambda self, neurons: neurons.v.unique_consecutive(), "waits for the device"),
+        (lambda self, neurons: neurons.v.add_(random.random()), "random numbers are drawn on the host"),
+        (listing, "is a list whose tensors change"),
         (lambda self, neurons: neurons.v.sum().item(), "Obstacle of cells waits for the device"),
         (lambda self, neurons: neurons.v[neurons.spikes], "Obstacle of cells waits for the device"),
         (lambda self, neurons: neurons.spikes.nonzero(), "Obstacle of cells waits for the device"),
@@ -116,8 +135,10 @@ def counting(self, neurons):
     ],
 )
 def test_what_keeps_a_network_from_being_captured_is_named(act, said):
-    [found] = module.obstacles(network_of(obstacle(act)))
+    network = network_of(obstacle(act))
+    [found] = module.obstacles(network)
     assert said in found and ": keep" in found
+    assert type(network.iteration) is int
 
 
 def test_a_network_on_a_cpu_is_refused():

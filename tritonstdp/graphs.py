@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -123,7 +126,9 @@ def obstacles(network: Any) -> list[str]:
     Returns
     -------
     list of str
-        For each obstacle, the behavior or the object, what it does, and what to do; empty where there is none.
+        For each obstacle, the behavior or the object, what it does, and what to do; empty where there is none. What
+        Python keeps elsewhere than in attributes, or in lists and dicts of them, and what it reads of files or a
+        clock, is not seen.
 
     Examples
     --------
@@ -141,14 +146,17 @@ def obstacles(network: Any) -> list[str]:
     Counting of cells waits for the device (aten._local_scalar_dense.default): keep what it reads in tensors
     """
     found: list[str] = []
-    bound, numbers = list(_bound_tensors(network)), dict(_numbers(network))
+    bound, numbers, drawn = list(_bound_tensors(network)), dict(_numbers(network)), _random_states(network)
+    kept = {key: _tensors_in(value) for key, value in _containers(network)}
     network.iteration += 1
     for _, parent, behavior in network.sorted_behavior_execution_list:
         if not behavior.behavior_enabled or behavior.empty_iteration_function:
             continue
-        with _Watch() as watch:
-            behavior(parent)
         name = f"{type(behavior).__name__} of {_name_of(parent)}"
+        with _watched_clock(network) as reads, _Watch() as watch:
+            behavior(parent)
+        if reads and not type(behavior).__module__.startswith("tritonstdp."):
+            watch.found.append("reads network.iteration, which is a number of Python's: keep a tensor that counts")
         found += [f"{name} {text}" for text in dict.fromkeys(watch.found)]
     for place in bound:
         new = place.now
@@ -156,9 +164,61 @@ def obstacles(network: Any) -> list[str]:
             where = f"{_name_of(place.owner)}.{place.name}"
             found.append(f"{where} changes its shape, its kind or its device: keep one tensor, and write into it")
     for (owner, name), (number, of) in numbers.items():
-        if (now := of.__dict__.get(name)) != number:
+        now = of.__dict__.get(name)
+        if now != number and (now == now or number == number):
             found.append(f"{owner}.{name} changes from {number} to {now} in Python: keep it in a tensor")
+    for key, value in _containers(network):
+        if list(map(id, _tensors_in(value))) != list(map(id, kept.get(key, ()))):
+            found.append(f"{key[0]}.{key[1]} is a {type(value).__name__} whose tensors change: keep them as attributes")
+    if any(a != b for a, b in zip(drawn, _random_states(network), strict=True)):
+        found.append("random numbers are drawn on the host: keep draws on the device, by torch's own generator of it")
     return found
+
+
+@contextmanager
+def _watched_clock(network: Any) -> Iterator[list[int]]:
+    """Note meanwhile who reads the number of the iteration, which a graph holds as it was when it was captured."""
+    reads: list[int] = []
+
+    def read(self: Any) -> int:
+        reads.append(self.__dict__["_iteration"])
+        return reads[-1]
+
+    kind = type(network)
+    clock = property(read, lambda self, value: self.__dict__.update(_iteration=value))
+    network.__class__ = type(kind.__name__, (kind,), {"_iteration": clock})
+    try:
+        yield reads
+    finally:
+        network.__class__ = kind
+
+
+def _random_states(network: Any) -> list[Any]:
+    """The states of what draws random numbers on the host; of torch's own, where the network is elsewhere."""
+    states: list[Any] = [random.getstate(), str(np.random.get_state())]
+    if torch.device(network.device).type != "cpu":
+        states.append(torch.get_rng_state().tolist())
+        hosts = (value for value in _values(network) if isinstance(value, torch.Generator))
+        states += [value.get_state().tolist() for value in hosts if value.device.type == "cpu"]
+    return states
+
+
+def _values(network: Any) -> Iterator[Any]:
+    for owner in _owners(network):
+        yield from owner.__dict__.values()
+
+
+def _containers(network: Any) -> Iterator[tuple[tuple[str, str], Any]]:
+    """Lists, tuples and dicts that are attributes, but those that hold a module's parts and are private."""
+    for owner in _owners(network):
+        for name, value in owner.__dict__.items():
+            if isinstance(value, (list, tuple, dict)) and not name.startswith("_"):
+                yield (f"{type(owner).__name__} {_name_of(owner)}", name), value
+
+
+def _tensors_in(container: Iterable[Any]) -> list[Tensor]:
+    values = container.values() if isinstance(container, dict) else container
+    return [value for value in values if isinstance(value, Tensor)]
 
 
 class _Place(NamedTuple):
@@ -199,8 +259,7 @@ def _numbers(network: Any) -> Iterator[tuple[tuple[str, str], tuple[Any, Any]]]:
 
 
 def _generators(network: Any) -> list[torch.Generator]:
-    values = [value for owner in _owners(network) for value in owner.__dict__.values()]
-    return [value for value in values if isinstance(value, torch.Generator) and value.device.type == "cuda"]
+    return [value for value in _values(network) if isinstance(value, torch.Generator) and value.device.type == "cuda"]
 
 
 def _is_like(new: Tensor, old: Tensor) -> bool:
@@ -214,7 +273,10 @@ def _name_of(owner: Any) -> str:
     return str(owner.tags[0]) if getattr(owner, "tags", None) else type(owner).__name__
 
 
-_WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "equal", "is_nonzero", "bincount")
+_WAITING = frozenset(
+    ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "bincount", "_unique", "_unique2",
+     "unique_dim", "unique_consecutive", "unique_dim_consecutive")
+)  # fmt: skip
 """Operators whose result, or its size, the host has to know."""
 
 
@@ -226,15 +288,25 @@ class _Watch(TorchDispatchMode):
         self.found: list[str] = []
 
     def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):  # type: ignore[no-untyped-def]
-        name = operator.overloadpacket.__name__
-        if name in _WAITING or (name in ("index", "index_put_", "index_put") and _has_mask(arguments[1])):
+        name, keywords = operator.overloadpacket.__name__, keywords or {}
+        if name in _WAITING or _waits(name, arguments, keywords):
             self.found.append(f"waits for the device ({operator}): keep what it reads in tensors")
-        result = operator(*arguments, **(keywords or {}))
+        result = operator(*arguments, **keywords)
         if isinstance(result, Tensor):
             others = {each.device.type for each in arguments if isinstance(each, Tensor) and each.dim()}
             if name in ("copy_", "_to_copy") and len({result.device.type, *others}) > 1:
                 self.found.append(f"moves a tensor between devices ({operator}): keep it on the network's")
         return result
+
+
+def _waits(name: str, arguments: Sequence[Any], keywords: dict[str, Any]) -> bool:
+    if name == "repeat_interleave":
+        return keywords.get("output_size") is None
+    if name not in ("index", "index_put", "index_put_") or not _has_mask(arguments[1]):
+        return False
+    # one number at a mask, as of v[spikes] = 0.0, is filled in without a look at how many there are
+    is_filled = name != "index" and len(arguments[1]) == 1 and arguments[2].numel() == 1
+    return not is_filled
 
 
 def _has_mask(indices: Any) -> bool:

@@ -72,20 +72,22 @@ class _SharedTrace:
         self.values, self.network = values, network
         self.behaviors = len(network.sorted_behavior_execution_list)
         self.keepers: list[tuple[_Trace, Any]] = []
-        self.advanced: tuple[Any, ...] = ()
+        self.has_begun = False
+        self._advanced: tuple[Any, ...] = ()
 
     def is_advanced(self, keeper: _Trace, spikes: Tensor) -> bool:
         """Whether another keeper has advanced it by these spikes; if not, this one does."""
+        self.has_begun = True
         if len(self.keepers) == 1:
             return False
         version = None if spikes.is_inference() else spikes._version
         now = id(spikes), version, self.network.iteration
-        if self.advanced and self.advanced[0] == now and self.advanced[1] is not keeper:
+        if self._advanced and self._advanced[0] == now and self._advanced[1] is not keeper:
             return True
         for other, synapse in list(self.keepers):
             if synapse.__dict__.get(f"{other.side}_spike") is not spikes:
                 other.part()
-        self.advanced = now, keeper
+        self._advanced = now, keeper
         return False
 
 
@@ -222,7 +224,7 @@ class _Trace(Behavior):
         neurons, key = getattr(synapse, self.neurons), self._alike(synapse)
         traces = neurons.__dict__.setdefault("_shared_traces", {})
         shared = traces.get(key)
-        if shared is None or shared.advanced or any(keeper is self for keeper, _ in shared.keepers):
+        if shared is None or shared.has_begun or any(keeper is self for keeper, _ in shared.keepers):
             shared = _SharedTrace(neurons.vector(0.0), synapse.network)
             if key is not None:
                 traces[key] = shared
@@ -244,9 +246,10 @@ class _Trace(Behavior):
         return of_catcher[0], own[0], of_catcher[1] < own[1], self.signal.removeprefix(self.side), settings
 
     def __setattr__(self, name: str, value: Any) -> None:
-        parting = name in (*_SETTINGS, "behavior_enabled") and "_shared" in self.__dict__
-        if parting and getattr(self, name) is not value:
-            self.part()
+        if name in (*_SETTINGS, "behavior_enabled") and "_shared" in self.__dict__:
+            before = getattr(self, name)
+            if before is not value and not (type(value) in _PLAIN and before == value):
+                self.part()
         super().__setattr__(name, value)
 
     def part(self) -> None:
