@@ -80,7 +80,7 @@ LONGER = {
     "kernels/test_conv2d.py": (
         r"compiled_loops_agree|in_double_precision|weights\[(weighted|triplet)|clips_every_weight\[cpu|weights\[stdp-4"
     ),
-    "kernels/test_conv2d_divisor.py": r"-rstdp-|cpu-triplet",
+    "kernels/test_conv2d_divisor.py": r"-rstdp-|cpu-triplet|cpu-stdp-1]",
     "kernels/test_dense_and_one_to_one.py": r"compiled.*of_the_reference",
     "kernels/test_gpu_proofs.py": (
         r"_modulated|(local2d|conv2d).*(istdp|rstdp|tagged|alone|oja|weighted|rate-clamp|half|bfloat16|float16)"
@@ -97,7 +97,7 @@ LONGER = {
         r"|(local|conv).*triton.*clamp|no_spike_reads.*sparse.*cpu"
     ),
     "kernels/test_sparse.py": (
-        r"200_steps.*-dtype[13]-|loops_give_the_bits_of_the_ref|threads_give|between_silent.*(csr|cpu)|parts_of_long_rows|value.*float32-cpu"
+        r"200_steps.*-dtype([13]-|2-csr)|loops_give_the_bits_of_the_ref|threads_give|between_silent.*(csr|cpu)|parts_of_long_rows|value.*float32-cpu"
     ),
     "kernels/test_threads.py": r"default_device.*(conv|local)",
     "library/test_modulated.py": r"(oja|triplet)_modulated-cpu",
