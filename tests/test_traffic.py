@@ -11,10 +11,11 @@ import triton
 import triton.language as tl
 
 from tritonstdp.cli import main
+from tritonstdp.inspection import gpu_module
 from tritonstdp.problems import make_problem
 from tritonstdp.rules import Formula, rstdp, soft_bound, stdp
 from tritonstdp.topology import Dense, OneToOne
-from tritonstdp.traffic import Meter, measure_traffic, metering
+from tritonstdp.traffic import Meter, measure_traffic, metering, traffic_rows
 
 
 @triton.jit
@@ -145,3 +146,11 @@ def test_a_large_dense_group_is_shared_by_one_wave_of_programs_in_few_turns():
     assert shared.programs <= 528 and shared.idle <= 528 and shared.turns <= 4
     assert shared.longest < 2.5 * shared.operations / shared.programs, "a program has much more to do than others"
     assert traffic["weights"].excess_sectors == 1.0
+
+
+def test_sizes_of_one_s_own_are_metered():
+    cases = [(("stdp", "one_to_one", "soft_bound", "float32"), gpu_module("one_to_one").DEFAULT)]
+    rows = traffic_rows(cases, [0.1], [(37,), (3, 4)])
+    assert {row["shape"] for row in rows} == {"37"}
+    [weights] = [row for row in rows if row.get("buffer") == "weights"]
+    assert weights["elements_loaded"] <= 37

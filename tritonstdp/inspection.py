@@ -383,7 +383,7 @@ def read_report(path: Path) -> list[dict[str, Any]]:
     raise ValueError(f"{path} holds no report of tritonstdp inspect --json ({problem})")
 
 
-def _fitting(topology: str, shapes: Sequence[Sizes]) -> Sequence[Sizes | None]:
+def fitting(topology: str, shapes: Sequence[Sizes]) -> Sequence[Sizes | None]:
     kind = TOPOLOGIES.get(topology)
     return [sizes for sizes in shapes if kind is not None and kind.takes(sizes)] if shapes else [None]
 
@@ -420,7 +420,7 @@ def rows(cases: Cases, targets: Iterable[str], shapes: Sequence[Sizes] = ()) -> 
     inspections = [
         inspection
         for case, config in cases
-        for sizes in _fitting(case[1], shapes)
+        for sizes in fitting(case[1], shapes)
         for target in targets
         for inspection in inspect_kernel(*case, target, config, sizes)
     ]

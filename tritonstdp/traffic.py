@@ -18,13 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tritonstdp.inspection import Cases, config_name, example_for, gpu_module
+from tritonstdp.inspection import Cases, config_name, example_for, fitting, gpu_module
 from tritonstdp.interpretation import swift_interpreter
 from tritonstdp.kernels import items
 from tritonstdp.kernels.items import USUAL_PROCESSORS
 from tritonstdp.problems import Problem, make_problem
 from tritonstdp.registry import kernels_of, meeting_of
 from tritonstdp.rules import BOUNDS, RULES, Formula
+from tritonstdp.topology import TOPOLOGIES
+from tritonstdp.topology.base import Sizes
 
 __all__ = ["SECTOR_BYTES", "Meter", "Programs", "Traffic", "measure_traffic", "metering", "traffic_rows"]
 
@@ -311,7 +313,7 @@ def _sectors(tensor: Tensor, elements: Tensor) -> int:
     return int(torch.unique(addresses // SECTOR_BYTES).numel())
 
 
-def traffic_rows(cases: Cases, rates: Sequence[float]) -> list[dict[str, Any]]:
+def traffic_rows(cases: Cases, rates: Sequence[float], shapes: Sequence[Sizes] = ()) -> list[dict[str, Any]]:
     """Count the memory traffic of kernels at every rate.
 
     Parameters
@@ -320,6 +322,8 @@ def traffic_rows(cases: Cases, rates: Sequence[float]) -> list[dict[str, Any]]:
         Pairs of ``(rule, topology, bound, dtype)`` and the kernel's ``Config``.
     rates : sequence of float
         The shares of neurons that spike.
+    shapes : sequence of tuple of int
+        The sizes of groups, each for the topologies that take it; a small example's where none is given.
 
     Returns
     -------
@@ -327,9 +331,12 @@ def traffic_rows(cases: Cases, rates: Sequence[float]) -> list[dict[str, Any]]:
         A row for each buffer and one for each kernel, as :func:`tritonstdp.inspection.worse` compares them.
     """
     rows = []
-    for ((rule, topology, bound, dtype), config), rate in itertools.product(cases, rates):
-        formula, group = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound]), example_for(topology, "metered")
+    taken = [(case, sizes) for case in cases for sizes in fitting(case[0][1], shapes)]
+    for (((rule, topology, bound, dtype), config), sizes), rate in itertools.product(taken, rates):
+        formula = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound])
+        group = example_for(topology, "metered") if sizes is None else TOPOLOGIES[topology].of_sizes(sizes)
         names = {"rule": rule, "topology": topology, "bound": bound, "dtype": dtype}
+        names |= {} if sizes is None else {"shape": "x".join(map(str, sizes))}
         names |= {"config": config_name(config, gpu_module(topology).DEFAULT), "rate": f"{rate:g}"}
         problem = make_problem(formula, group, dtype=getattr(torch, dtype), rate=rate)
         traffic_of, programs_of = measure_traffic(problem, config)

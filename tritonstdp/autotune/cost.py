@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tritonstdp.inspection import Cases, Launch, compile_launch, config_name, gpu_module, launches
+from tritonstdp.inspection import Cases, Launch, compile_launch, config_name, fitting, gpu_module, launches
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.kernels.work import Work, whole_pass
 from tritonstdp.machine_code import TARGETS, Target, occupancy, usage
@@ -24,6 +24,7 @@ from tritonstdp.problems import make_problem
 from tritonstdp.registry import kernels_of
 from tritonstdp.rules import BOUNDS, RULES, Formula
 from tritonstdp.topology import TOPOLOGIES, Topology
+from tritonstdp.topology.base import Sizes
 
 __all__ = ["GPUS", "Estimate", "Gpu", "estimate", "estimated_pass", "pruned", "rank", "target_of", "timed_rows"]
 
@@ -246,8 +247,10 @@ def rank(
     return sorted(estimates, key=lambda found: found.mean), left_out
 
 
-def timed_rows(cases: Cases, targets: Sequence[str], rates: Sequence[float]) -> list[dict[str, Any]]:
-    """Estimate steps of each size at which a topology is timed, beside a pass by ``torch.compile``.
+def timed_rows(
+    cases: Cases, targets: Sequence[str], rates: Sequence[float], shapes: Sequence[Sizes] = ()
+) -> list[dict[str, Any]]:
+    """Estimate steps of some sizes, beside a pass by ``torch.compile``.
 
     Parameters
     ----------
@@ -257,6 +260,8 @@ def timed_rows(cases: Cases, targets: Sequence[str], rates: Sequence[float]) -> 
         Names in :data:`GPUS`.
     rates : sequence of float
         The fractions of spiking neurons.
+    shapes : sequence of tuple of int
+        The sizes, each for the topologies that take it; those at which a topology is timed where none is given.
 
     Returns
     -------
@@ -271,7 +276,7 @@ def timed_rows(cases: Cases, targets: Sequence[str], rates: Sequence[float]) -> 
     rows = []
     for ((rule, topology, bound, dtype), config), target in itertools.product(cases, targets):
         formula, kind = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound]), TOPOLOGIES[topology]
-        for sizes in kind.examples.timed:
+        for sizes in fitting(topology, shapes) if shapes else kind.examples.timed:
             group, weights = kind.of_sizes(sizes), getattr(torch, dtype)
             [found], _ = rank([config], formula, group, weights, target, rates)
             whole = estimated_pass(GPUS[target], group, weights.itemsize, formula.rule.modulated)

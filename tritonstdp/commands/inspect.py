@@ -23,6 +23,7 @@ from tritonstdp.problems import RATES
 from tritonstdp.rules import BOUNDS, RULES
 from tritonstdp.terminal import UserError
 from tritonstdp.topology import DTYPES, TOPOLOGIES
+from tritonstdp.topology.base import Sizes
 
 __all__ = ["add_arguments", "run"]
 
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--shape", nargs="+", type=shape, default=[], metavar="SHAPE",
-        help="compile for groups of these sizes, each for the topologies that take it, instead of for an example: "
+        help="look at groups of these sizes, each for the topologies that take it, instead of for an example: "
         "Triton compiles other code for sizes that 16 does not divide",
     )  # fmt: skip
     parser.add_argument(
@@ -135,17 +136,22 @@ def _found(arguments: argparse.Namespace, targets: list[str]) -> list[dict[str, 
     if triton.knobs.runtime.interpret:
         raise UserError(INTERPRETED)
 
-    return timed_rows(_cases(arguments, left_out=("trace",)), targets, arguments.time or RATES)
+    return timed_rows(_cases(arguments, left_out=("trace",)), targets, arguments.time or RATES, _shapes(arguments))
 
 
 def _compiled(arguments: argparse.Namespace, targets: list[str]) -> list[dict[str, Any]]:
-    cases = _cases(arguments)
-    kinds = [TOPOLOGIES[name] for name in dict.fromkeys(case[1] for case, _ in cases) if name in TOPOLOGIES]
+    return rows(_cases(arguments), targets, _shapes(arguments))
+
+
+def _shapes(arguments: argparse.Namespace) -> list[Sizes]:
+    """The sizes that are asked for, each of which a topology has to take."""
+    names = inspected() if "all" in arguments.topology else arguments.topology
+    kinds = [TOPOLOGIES[name] for name in names if name in TOPOLOGIES]
     for sizes in arguments.shape:
         if not any(kind.takes(sizes) for kind in kinds):
             text = "x".join(map(str, sizes))
             raise UserError(f"--shape {text} fits none of these topologies: dense takes one as 1000x1000")
-    return rows(cases, targets, arguments.shape)
+    return list(arguments.shape)
 
 
 def _metered(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -154,7 +160,7 @@ def _metered(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
     if set(arguments.topology) == {"trace"}:
         raise UserError("--traffic counts what synapses cost: give another --topology than trace")
-    return traffic_rows(_cases(arguments, left_out=("trace",)), arguments.traffic or RATES)
+    return traffic_rows(_cases(arguments, left_out=("trace",)), arguments.traffic or RATES, _shapes(arguments))
 
 
 def _cases(arguments: argparse.Namespace, left_out: tuple[str, ...] = ()) -> Cases:
