@@ -40,9 +40,10 @@ class _Catch:
 
     def serves(self, catcher: Behavior, source: Tensor) -> bool:
         """Whether it is what another catcher would catch now, which did not ask before."""
-        when = source._version, self.network.iteration
-        untouched = self.spikes is not None and self.spikes._version == self._version
-        return untouched and self._source is source and self._when == when and catcher not in self._served
+        if self._source is not source or catcher in self._served or self.spikes is None:
+            return False
+        now = source._version, self.network.iteration
+        return self._when == now and self.spikes._version == self._version
 
     def take(self, arriving: Tensor, source: Tensor | None) -> None:
         """Catch spikes as they are."""
@@ -108,11 +109,18 @@ def _place(behavior: Behavior, network: Any) -> tuple[int, int] | None:
 
 
 class _Catcher(Behavior):
-    """The spikes of one side of a synapse group."""
+    """The spikes of one side of a synapse group.
+
+    Attributes
+    ----------
+    shares : bool
+        Whether it does what every other one does, which is not known of a user's subclass.
+    """
 
     initialize_last = True
-    side = ""
     neurons = ""
+    signal = ""
+    shares = False
 
     def initialize(self, synapse: Any) -> None:
         self._own = _Catch(synapse, self.neurons)
@@ -121,27 +129,26 @@ class _Catcher(Behavior):
     def forward(self, synapse: Any) -> None:
         catch = self._own
         arriving, source = arriving_spikes(catch.neurons, synapse, self.neurons)
-        on_neurons = catch.neurons.__dict__
         if source is None or source.is_inference() or not self.shares:
             catch.take(arriving, None)
         else:
-            latest = on_neurons.get("_latest_catch")
-            if latest is not None and latest.serves(self, source):
+            of_neurons = catch.neurons.__dict__
+            latest = of_neurons.get("_latest_catch", catch)
+            if latest is not catch and latest.serves(self, source):
                 catch = latest
             else:
                 catch.take(arriving, source)
-                on_neurons["_latest_catch"] = catch
-        keep(synapse, f"{self.side}_spike", catch.serve(self))
+                of_neurons["_latest_catch"] = catch
+        keep(synapse, self.signal, catch.serve(self))
 
-    @property
-    def shares(self) -> bool:
-        """Whether it does what every other one does."""
-        return type(self) in (PreSpikeCatcher, PostSpikeCatcher)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.shares = _Catcher in cls.__bases__
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "behavior_enabled" and "_own" in self.__dict__ and not value:
-            synapse, signal = self._own.synapse, f"{self.side}_spike"
-            keep(synapse, signal, getattr(synapse, signal).clone())
+            synapse = self._own.synapse
+            keep(synapse, self.signal, getattr(synapse, self.signal).clone())
         super().__setattr__(name, value)
 
 
@@ -159,7 +166,7 @@ class PreSpikeCatcher(_Catcher):
     'PreSpikeCatcher'
     """
 
-    side, neurons = "pre", "src"
+    neurons, signal = "src", "pre_spike"
 
 
 class PostSpikeCatcher(_Catcher):
@@ -176,7 +183,7 @@ class PostSpikeCatcher(_Catcher):
     'PostSpikeCatcher'
     """
 
-    side, neurons = "post", "dst"
+    neurons, signal = "dst", "post_spike"
 
 
 _SETTINGS = ("tau_s", "spike_scale", "nearest", "backend")
