@@ -40,8 +40,9 @@ def _swift_interpreter():
 
 @pytest.fixture(autouse=True)
 def _overflow(request):
-    """Longer tests alone look at each integer that the interpreter computes: half of its time is that."""
-    if not INTERPRETED or request.node.get_closest_marker("slow"):
+    """The longer proofs alone look at each integer that the interpreter computes: half of its time is that."""
+    is_proof = request.node.path.name == "test_gpu_proofs.py" and request.node.get_closest_marker("slow")
+    if not INTERPRETED or is_proof:
         yield
         return
     builder = interpreter.interpreter_builder

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tritonstdp.inspection import Cases, Launch, compile_launch, config_name, fitting, gpu_module, launches
+from tritonstdp.inspection import Cases, Launch, compile_launch, config_name, gpu_module, launches
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.kernels.work import Work, whole_pass
 from tritonstdp.machine_code import TARGETS, Target, occupancy, usage
@@ -276,7 +276,7 @@ def timed_rows(
     rows = []
     for ((rule, topology, bound, dtype), config), target in itertools.product(cases, targets):
         formula, kind = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound]), TOPOLOGIES[topology]
-        for sizes in fitting(topology, shapes) if shapes else kind.examples.timed:
+        for sizes in filter(kind.takes, shapes) if shapes else kind.examples.timed:
             group, weights = kind.of_sizes(sizes), getattr(torch, dtype)
             [found], _ = rank([config], formula, group, weights, target, rates)
             whole = estimated_pass(GPUS[target], group, weights.itemsize, formula.rule.modulated)
