@@ -32,7 +32,7 @@ from tritonstdp.machine import machine
 from tritonstdp.measurement import OURS, Row, Workload, measure
 from tritonstdp.problems import Problem, make_problem
 from tritonstdp.registry import BACKENDS, AnyCase, describe, entries
-from tritonstdp.rules import BOUNDS, RULES, Formula, Rule, soft_bound
+from tritonstdp.rules import BOUNDS, RULES, Formula, Rule, soft_bound, stdp
 from tritonstdp.terminal import Progress
 from tritonstdp.topology import DTYPES, TOPOLOGIES
 
@@ -293,7 +293,7 @@ def _replays(problem: Problem) -> bool:
 
 def _spiking(topology: str) -> Iterator[Problem]:
     """Spikes and weights to propagate; the rule does not matter."""
-    group, formula = TOPOLOGIES[topology].uneven_example(), Formula.of(RULES["stdp"])
+    group, formula = TOPOLOGIES[topology].uneven_example(), Formula.of(stdp)
     for dtype in DTYPES.values():
         yield make_problem(formula, group, dtype=dtype)
     yield make_problem(formula, group, float_spikes=True)
