@@ -261,17 +261,26 @@ class Lists(NamedTuple):
 
     listings: Sequence[Listing]
     keys: tuple[int, ...]
+    sides: tuple[int, ...]
     making: dict[tuple[int, ...], Launch]
 
     @staticmethod
     def of(listings: Sequence[Listing]) -> Lists:
-        return Lists(listings, tuple([listing.key for listing in listings]), {})
+        return Lists(listings, tuple([listing.key for listing in listings]), tuple(range(len(listings))), {})
+
+    def _own(self, device: torch.device) -> list[EventList]:
+        return [EventList(listing, device) for listing in self.listings]
 
     def read(self, unusual: bool, weights: Tensor, spikes: tuple[Tensor, ...]) -> tuple[Any, ...]:
         """What a kernel takes that reads the lists, which are made where they are not."""
         if not self.keys:
             return ()
         carried = tuple([lists_of(one) for one in spikes])
+        if not any([one is not None for one in carried]):
+            place = weights.data_ptr(), self.keys
+            own = kept_with(_ROOM, weights.untyped_storage(), place, self._own, weights.device)
+            self._list(self.sides, unusual, own, spikes)
+            return tuple([one.read for one in own])
         if all(carried) and not any([one.missing for one in carried if one is not None]):
             try:
                 return tuple([one[key].read for one, key in zip(carried, self.keys, strict=True) if one is not None])

@@ -283,7 +283,7 @@ def test_what_is_kept_goes_with_the_weights_and_holds_no_topology(driver):
     gc.collect()
     assert [topology() for topology in topologies] == [None] * 5
     kept = list(_ROOM.get(weights.untyped_storage(), {}))
-    assert len(kept) == 2, "groups of one geometry that come by turns share their room, one a side"
+    assert len(kept) == 1, "groups of one geometry that come by turns share their room"
     storage = weakref.ref(weights.untyped_storage())
     driver.take()
     del weights, problem, _
