@@ -130,8 +130,10 @@ def item_at(
         return quotient, rest
     else:
         place = place_of(tl.where(is_row, quotient, rows + rest), counted, gaps)
-        list_ptr = tl.where(is_row, major_list_ptr, minor_list_ptr)
-        entry = tl.load(list_ptr + place, mask=(item < items) & (full == 0), other=0)
+        exists = (item < items) & (full == 0)
+        # Triton 3.6 can't choose between two pointers on AMD
+        entry = tl.load(major_list_ptr + place, mask=exists & is_row, other=0)
+        entry += tl.load(minor_list_ptr + place, mask=exists & (item >= row_items), other=0)
         return tl.where(full, quotient, entry), tl.where(is_row, rest, quotient)
 
 
