@@ -7,6 +7,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -192,13 +193,18 @@ def accesses(compiled: Any) -> dict[str, Widths]:
 
 def _pointers(compiled: Any) -> list[str]:
     """The names of the run-time parameters, in order; "" for those that do not point. Tuples are passed one by one."""
-    flat: list[tuple[str, Any]] = []
-    for name, kind in compiled.src.signature.items():
-        if isinstance(kind, tuple):
-            flat += ((f"{name}[{k}]", part) for k, part in enumerate(kind))
-        else:
-            flat.append((name.removesuffix("_ptr"), kind))
+    signature = compiled.src.signature.items()
+    flat = [part for name, kind in signature for part in _parts(name.removesuffix("_ptr"), kind)]
     return [name if str(kind).startswith("*") else "" for name, kind in flat if kind != "constexpr"]
+
+
+def _parts(name: str, kind: Any) -> Iterator[tuple[str, Any]]:
+    """What a parameter is passed as, each with a name: of a tuple, its entries, and theirs."""
+    if not isinstance(kind, tuple):
+        yield name, kind
+        return
+    for k, part in enumerate(kind):
+        yield from _parts(f"{name}[{k}]", part)
 
 
 def _bits(name: str) -> int:

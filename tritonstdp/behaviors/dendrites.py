@@ -125,7 +125,19 @@ class BaseDendriticInput(Behavior):
         return propagate_(current, weights, spikes, topology=topology, backend=self.backend)
 
 
-class SimpleDendriticInput(BaseDendriticInput):
+class _OfMatrix(BaseDendriticInput):
+    """What the inputs of dense and sparse connections share: weights ``(n_pre, n_post)``."""
+
+    def initialize(self, synapse: Any) -> None:
+        super().initialize(synapse)
+        if not getattr(synapse.network, "transposed_synapse_matrix_mode", True):
+            raise RuntimeError(
+                f"the network of {synapse.tag} has weights (n_post, n_pre): make it in PymoNNtorch's mode SxD, where "
+                "they are (n_pre, n_post)"
+            )
+
+
+class SimpleDendriticInput(_OfMatrix):
     """The input of all-to-all connections: ``I = current_coef * weights[spikes].sum(0)``.
 
     Parameters
@@ -146,12 +158,8 @@ class SimpleDendriticInput(BaseDendriticInput):
 
     topology = groups.dense
 
-    def initialize(self, synapse: Any) -> None:
-        super().initialize(synapse)
-        _check_mode(synapse)
 
-
-class SparseDendriticInput(BaseDendriticInput):
+class SparseDendriticInput(_OfMatrix):
     """The input of sparse connections, ``I = current_coef * spikes @ weights``; strided weights count as all to all.
 
     Parameters
@@ -171,10 +179,6 @@ class SparseDendriticInput(BaseDendriticInput):
     """
 
     topology = groups.sparse
-
-    def initialize(self, synapse: Any) -> None:
-        super().initialize(synapse)
-        _check_mode(synapse)
 
 
 class One2OneDendriticInput(BaseDendriticInput):
@@ -272,11 +276,3 @@ class Local2dDendriticInput(_OfPatches):
     """
 
     topology = groups.local2d
-
-
-def _check_mode(synapse: Any) -> None:
-    if not getattr(synapse.network, "transposed_synapse_matrix_mode", True):
-        raise RuntimeError(
-            f"the network of {synapse.tag} has weights (n_post, n_pre): make it in PymoNNtorch's mode SxD, where they "
-            "are (n_pre, n_post)"
-        )

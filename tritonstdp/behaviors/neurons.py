@@ -11,7 +11,7 @@ import torch
 from pymonntorch import Behavior
 from torch import Tensor
 
-from tritonstdp.behaviors.synapse import attribute_of
+from tritonstdp.behaviors.synapse import attribute_of, is_closed
 from tritonstdp.functional import trace_
 from tritonstdp.kernels.spikes import carry_lists
 
@@ -53,7 +53,7 @@ class SpikeTrace(Behavior):
         dt = attribute_of(attribute_of(neurons, "network"), "dt", 1.0)
         if attribute_of(neurons, "spikes") is None:
             raise ValueError(f"{neurons.tag} has no spikes: set neurons.spikes in one of its behaviors")
-        if neurons.trace.is_inference() and not torch.is_inference_mode_enabled():
+        if is_closed(neurons.trace):
             neurons.trace = neurons.trace.clone()
         trace_(neurons.trace, neurons.spikes, tau=self.tau_s, dt=dt, backend=self.backend)
 
@@ -158,7 +158,7 @@ def _pushed(history: Tensor, newest: Tensor) -> Tensor:
         raise ValueError(
             f"{newest.numel()} values are given to an axon of {history.shape[1]} neurons: give one a neuron"
         )
-    if history.is_inference() and not torch.is_inference_mode_enabled():
+    if is_closed(history):
         history = history.clone()
     if len(history) > 1:
         history[1:] = history[:-1].clone()

@@ -27,6 +27,7 @@ __all__ = [
     "dense",
     "dopamine_of",
     "has_no_delay",
+    "is_closed",
     "local2d",
     "may_be_delayed",
     "named_signals",
@@ -224,11 +225,16 @@ def arriving_spikes(neurons: Any, synapse: Any, side: str) -> tuple[Tensor, Tens
 
 def can_hold(kept: Any, arriving: Tensor, n: int | None = None) -> bool:
     """Whether a vector may be written in place to hold another, or ``n`` numbers of another's kind."""
-    if not isinstance(kept, Tensor) or (kept.is_inference() and not torch.is_inference_mode_enabled()):
+    if not isinstance(kept, Tensor) or is_closed(kept):
         return False
     # the index of a device takes a tenth of what the device itself does
     alike = kept.dtype is arriving.dtype and kept.get_device() == arriving.get_device()
     return alike and kept.numel() == (arriving.numel() if n is None else n) and not kept.requires_grad
+
+
+def is_closed(tensor: Tensor) -> bool:
+    """Whether a tensor was made for inference, and can't be written in place here."""
+    return tensor.is_inference() and not torch.is_inference_mode_enabled()
 
 
 def has_no_delay(axon: Any) -> bool:
