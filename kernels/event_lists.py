@@ -147,8 +147,7 @@ def list_segment(
         if (part + 1) * SEGMENT > neurons:
             neuron, _ = part_of(k, k < n, neurons, further_ptr)
     # several spikes a lane would want another layout than entries, and send their addresses through shared memory
-    neuron = tl.max_contiguous(neuron, 1)
-    active = (tl.load(spike_ptr + neuron, mask=k < n, other=0) != 0).to(tl.int32)
+    active = (tl.load(tl.max_contiguous(spike_ptr + neuron, 1), mask=k < n, other=0) != 0).to(tl.int32)
     entry = k
     if GROUP > 1:
         GROUPS: tl.constexpr = SEGMENT // GROUP
@@ -268,17 +267,13 @@ class Lists(NamedTuple):
     def of(listings: Sequence[Listing]) -> Lists:
         return Lists(listings, tuple([listing.key for listing in listings]), tuple(range(len(listings))), {})
 
-    def _own(self, device: torch.device) -> list[EventList]:
-        return [EventList(listing, device) for listing in self.listings]
-
     def read(self, unusual: bool, weights: Tensor, spikes: tuple[Tensor, ...]) -> tuple[Any, ...]:
         """What a kernel takes that reads the lists, which are made where they are not."""
         if not self.keys:
             return ()
         carried = tuple([lists_of(one) for one in spikes])
         if not any([one is not None for one in carried]):
-            place = weights.data_ptr(), self.keys
-            own = kept_with(_ROOM, weights.untyped_storage(), place, self._own, weights.device)
+            own = self._of_weights(weights)
             self._list(self.sides, unusual, own, spikes)
             return tuple([one.read for one in own])
         if all(carried) and not any([one.missing for one in carried if one is not None]):
@@ -303,11 +298,17 @@ class Lists(NamedTuple):
         """The list that spikes carry, or else the one that belongs to the weights."""
         key = self.keys[k]
         if carried is None:
-            place = weights.data_ptr(), key, k
-            return kept_with(_ROOM, weights.untyped_storage(), place, EventList, self.listings[k], weights.device)
+            return self._of_weights(weights)[k]
         if key not in carried:
             carried[key] = EventList(self.listings[k], weights.device)
         return carried[key]
+
+    def _of_weights(self, weights: Tensor) -> list[EventList]:
+        place = weights.data_ptr(), self.keys
+        return kept_with(_ROOM, weights.untyped_storage(), place, self._new, weights.device)
+
+    def _new(self, device: torch.device) -> list[EventList]:
+        return [EventList(listing, device) for listing in self.listings]
 
     def _list(
         self, missing: tuple[int, ...], unusual: bool, found: Sequence[EventList], spikes: Sequence[Tensor]

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import torch
@@ -15,6 +15,23 @@ from numba.np.ufunc import parallel as numba_threads
 from tritonstdp.kernels.compilation import undisturbed
 
 logger = logging.getLogger("tritonstdp")
+
+
+class Shared(NamedTuple):
+    """How threads share a step by its post neurons.
+
+    Attributes
+    ----------
+    parallel_work : int
+        Synapses above which several threads share a step. Below, one thread takes less than about half a millisecond
+        where 2 % spike.
+    tasks : int
+        Parts into which threads divide the post neurons.
+    """
+
+    parallel_work: int
+    tasks: int = 16
+
 
 _in_use = Lock()
 _forked = False

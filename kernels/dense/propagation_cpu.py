@@ -8,7 +8,7 @@ summed by itself, and what the next ones need is fetched meanwhile.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
@@ -18,24 +18,7 @@ from tritonstdp.kernels import loops, threads
 from tritonstdp.kernels.object_cache import Recipe
 from tritonstdp.kernels.propagation import PropagationCase, PropagationStep
 
-
-class Config(NamedTuple):
-    """Where one way of working gives way to another.
-
-    Attributes
-    ----------
-    parallel_work : int
-        Synapses above which several threads share a step. Below, one thread takes less than about half a millisecond
-        where 2 % spike.
-    tasks : int
-        Parts into which threads divide the post neurons.
-    """
-
-    parallel_work: int = 64_000_000
-    tasks: int = 16
-
-
-DEFAULT = Config()
+DEFAULT = threads.Shared(64_000_000)
 SPACE: dict[str, tuple[float, ...]] = {
     "parallel_work": (4_000_000, 16_000_000, 64_000_000, 256_000_000),
     "tasks": (4, 16, 64),
@@ -46,7 +29,7 @@ AHEAD = 8
 """How many rows ahead a sum's weights are fetched: it is bound by the misses that it waits for."""
 
 
-def build(case: PropagationCase, config: Config = DEFAULT) -> PropagationStep:
+def build(case: PropagationCase, config: threads.Shared = DEFAULT) -> PropagationStep:
     """Compile the step for one case."""
     loop_for, tasks = threads.by_work(partial(_compile, case), config.parallel_work), config.tasks
 

@@ -8,7 +8,7 @@ neuron: always where post neurons are the major side, and mostly else.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
@@ -20,31 +20,14 @@ from tritonstdp.kernels.object_cache import Recipe
 from tritonstdp.kernels.propagation import PropagationCase, PropagationStep
 from tritonstdp.kernels.sparse.cpu import AHEAD, fetchers, once_a_plan
 
-
-class Config(NamedTuple):
-    """Where one way of working gives way to another.
-
-    Attributes
-    ----------
-    parallel_work : int
-        Synapses above which several threads share a step. Below, one thread takes less than about half a millisecond
-        where 2 % spike.
-    tasks : int
-        Parts into which threads divide the post neurons.
-    """
-
-    parallel_work: int = 32_000_000
-    tasks: int = 16
-
-
-DEFAULT = Config()
+DEFAULT = threads.Shared(32_000_000)
 SPACE: dict[str, tuple[float, ...]] = {
     "parallel_work": (1_000_000, 8_000_000, 32_000_000, 128_000_000),
     "tasks": (4, 16, 64),
 }
 
 
-def build(case: PropagationCase, config: Config = DEFAULT) -> PropagationStep:
+def build(case: PropagationCase, config: threads.Shared = DEFAULT) -> PropagationStep:
     """Compile the step for one case."""
     loop_for, tasks = threads.by_work(partial(_compile, case), config.parallel_work), config.tasks
     names = ("minor_start", "major_by_minor", "by_minor") if case.kernel_key[0] else ("major_start", "minor_of")
