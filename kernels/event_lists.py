@@ -24,8 +24,8 @@ from torch import Tensor
 
 from tritonstdp.kernels.blocks import number_passing
 from tritonstdp.kernels.formula_gpu import NUMBERS
-from tritonstdp.kernels.launch import Kept, Launch, kept_with, starts_apart
-from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.kernels.launch import Kept, Launch, kept_with, nothing, starts_apart
+from tritonstdp.kernels.protocol import Case, PlacedStep, Step
 from tritonstdp.kernels.spikes import Carried, lists_of
 
 SMALLEST_SEGMENT, LARGEST_SEGMENT = 1024, 4096
@@ -104,6 +104,8 @@ class EventList:
         Its segments, and what kernels that make it are compiled for.
     read : tuple
         What a kernel takes that reads it: the counts of segments, and their slots.
+    written : tuple
+        What a kernel takes, beside the spikes, that makes it.
     """
 
     def __init__(self, listing: Listing, device: torch.device) -> None:
@@ -113,11 +115,7 @@ class EventList:
         )
         neurons = n if further is None else n - len(further)
         self.segments, self.cut = segments, (parts, segment, group)
-        self._settled = n, neurons, further, segments
-
-    def written(self, spikes: Tensor) -> tuple[Any, ...]:
-        """What a kernel takes that makes it."""
-        return *self.read, spikes, *self._settled
+        self.written = *self.read, n, neurons, further, segments
 
 
 @triton.jit
@@ -158,23 +156,23 @@ def list_segment(
 
 
 @triton.jit
-def make_lists(program, lists, CUTS: tl.constexpr):
+def make_lists(program, lists, spikes, CUTS: tl.constexpr):
     """A program a segment, list by list."""
     for k in tl.static_range(len(CUTS)):
-        count_ptr, list_ptr, spike_ptr, n, neurons, further_ptr, segments = lists[k]
+        count_ptr, list_ptr, n, neurons, further_ptr, segments = lists[k]
         if (program >= 0) & (program < segments):
             slot = list_ptr + program * (CUTS[k][1] // CUTS[k][2])
             list_segment(
-                program, slot, count_ptr + program, spike_ptr, n, neurons, further_ptr,
+                program, slot, count_ptr + program, spikes[k], n, neurons, further_ptr,
                 CUTS[k][0], CUTS[k][1], CUTS[k][2],
             )  # fmt: skip
         program -= segments
 
 
 @triton.jit
-def event_lists_kernel(lists, CUTS: tl.constexpr):
+def event_lists_kernel(lists, spikes, CUTS: tl.constexpr):
     """Nothing but lists."""
-    make_lists(tl.program_id(0), lists, CUTS)
+    make_lists(tl.program_id(0), lists, spikes, CUTS)
 
 
 class Making(NamedTuple):
@@ -199,7 +197,7 @@ class Making(NamedTuple):
         return Making(sum(one.segments for one in lists), num_warps, cuts)
 
     def launch(self, device: torch.device) -> Launch:
-        """One of their own; it takes what each list says by :meth:`EventList.written`."""
+        """One of their own; it takes what each list says by ``written``, and the spikes."""
         return Launch(event_lists_kernel, self.programs, device, (self.cuts,), num_warps=self.num_warps)
 
 
@@ -249,73 +247,67 @@ anything, and the launch that updates the weights."""
 _ROOM: Kept = WeakKeyDictionary()
 
 
-class Lists(NamedTuple):
+class Lists:
     """What a step reads of who spiked, and the launches that make some of its lists.
 
-    Attributes
+    Parameters
     ----------
     listings : sequence of Listing
         One for each vector of spikes, or none.
     """
 
-    listings: Sequence[Listing]
-    keys: tuple[int, ...]
-    sides: tuple[int, ...]
-    making: dict[tuple[int, ...], Launch]
+    def __init__(self, listings: Sequence[Listing]) -> None:
+        self._listings, self._keys = listings, tuple([listing.key for listing in listings])
+        self._making: dict[tuple[int, ...], Launch] = {}
 
-    @staticmethod
-    def of(listings: Sequence[Listing]) -> Lists:
-        return Lists(listings, tuple([listing.key for listing in listings]), tuple(range(len(listings))), {})
+    def reader(self, weights: Tensor) -> Callable[[bool, tuple[Tensor, ...]], tuple[Any, ...]]:
+        """What gives the lists of spikes, as a kernel takes them that reads them; it makes those that are not made.
 
-    def read(self, unusual: bool, weights: Tensor, spikes: tuple[Tensor, ...]) -> tuple[Any, ...]:
-        """What a kernel takes that reads the lists, which are made where they are not."""
-        if not self.keys:
-            return ()
-        carried = tuple([lists_of(one) for one in spikes])
-        if not any([one is not None for one in carried]):
-            own = self._of_weights(weights)
-            self._list(self.sides, unusual, own, spikes)
-            return tuple([one.read for one in own])
-        if all(carried) and not any([one.missing for one in carried if one is not None]):
-            try:
-                return tuple([one[key].read for one, key in zip(carried, self.keys, strict=True) if one is not None])
-            except KeyError:
-                pass
-        found = tuple(map(self._found, range(len(spikes)), carried, (weights,) * len(spikes)))
-        # of a recurrent group, both lists may be one
-        missing = tuple([k for k, one in enumerate(carried) if self._is_missing(k, one) and found.index(found[k]) == k])
-        if missing:
-            self._list(missing, unusual, found, spikes)
-            for one, key in zip(carried, self.keys, strict=True):
-                if one is not None:
-                    one.missing = tuple([other for other in one.missing if other != key])
-        return tuple([one.read for one in found])
+        The lists of spikes that carry none belong to the weights.
+        """
+        if not self._keys:
+            return lambda unusual, spikes: ()
+        device, keys = weights.device, self._keys
+        own = kept_with(_ROOM, weights.untyped_storage(), (weights.data_ptr(), keys), self._new, device)
+        read_own, written_own = tuple([one.read for one in own]), tuple([one.written for one in own])
+        make_own = self._maker(tuple(range(len(own))), own, device)
 
-    def _is_missing(self, k: int, carried: Carried | None) -> bool:
-        return carried is None or self.keys[k] in carried.missing
+        def read(unusual: bool, spikes: tuple[Tensor, ...]) -> tuple[Any, ...]:
+            carried = [lists_of(one) for one in spikes]
+            if carried.count(None) == len(spikes):
+                make_own(unusual, written_own, spikes)
+                return read_own
+            found = [
+                own[k] if one is None else one.get(keys[k]) or self._added(k, one, device)
+                for k, one in enumerate(carried)
+            ]
+            if not any([one is None or one.missing for one in carried]):
+                return tuple([one.read for one in found])
+            missing = [k for k, one in enumerate(carried) if one is None or keys[k] in one.missing]
+            # of a recurrent group, both lists may be one
+            if made := tuple([k for k in missing if found.index(found[k]) == k]):
+                written, of = tuple([found[k].written for k in made]), tuple([spikes[k] for k in made])
+                self._maker(made, found, device)(unusual, written, of)
+                for k in missing:
+                    if (lists := carried[k]) is not None:
+                        lists.missing = tuple([key for key in lists.missing if key != keys[k]])
+            return tuple([one.read for one in found])
 
-    def _found(self, k: int, carried: Carried | None, weights: Tensor) -> EventList:
-        """The list that spikes carry, or else the one that belongs to the weights."""
-        key = self.keys[k]
-        if carried is None:
-            return self._of_weights(weights)[k]
-        if key not in carried:
-            carried[key] = EventList(self.listings[k], weights.device)
-        return carried[key]
+        return read
 
-    def _of_weights(self, weights: Tensor) -> list[EventList]:
-        place = weights.data_ptr(), self.keys
-        return kept_with(_ROOM, weights.untyped_storage(), place, self._new, weights.device)
+    def _new(self, device: torch.device) -> tuple[EventList, ...]:
+        return tuple([EventList(listing, device) for listing in self._listings])
 
-    def _new(self, device: torch.device) -> list[EventList]:
-        return [EventList(listing, device) for listing in self.listings]
+    def _added(self, k: int, carried: Carried, device: torch.device) -> EventList:
+        """A list that spikes carry from now on."""
+        carried[self._keys[k]] = added = EventList(self._listings[k], device)
+        return added
 
-    def _list(
-        self, missing: tuple[int, ...], unusual: bool, found: Sequence[EventList], spikes: Sequence[Tensor]
-    ) -> None:
-        if missing not in self.making:
-            self.making[missing] = Making.of([found[k] for k in missing]).launch(spikes[0].device)
-        self.making[missing](unusual, tuple([found[k].written(spikes[k]) for k in missing]))
+    def _maker(self, sides: tuple[int, ...], lists: Sequence[EventList], device: torch.device) -> Launch:
+        """The launch that makes the lists of some sides."""
+        if sides not in self._making:
+            self._making[sides] = Making.of([lists[k] for k in sides]).launch(device)
+        return self._making[sides]
 
 
 def listed_step(case: Case, launches: Launches, pre_is_major: bool = True) -> Step:
@@ -343,18 +335,23 @@ def listed_step(case: Case, launches: Launches, pre_is_major: bool = True) -> St
 
     def prepared(*arguments: Any) -> tuple[Lists, Launch]:
         listings, update = launches(*arguments)
-        return Lists.of(listings), update
+        return Lists(listings), update
 
-    def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+    def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
         if weights.numel() == 0:
-            return
+            return nothing
         eligibility = weights if c is None else c
         kind = weights.stride(), None if c is None else c.stride(), weights.device
         lists, update = kept_with(kept, topology, kind, prepared, topology, weights, eligibility)
-        major, minor = (tuple(pre), tuple(post)) if pre_is_major else (tuple(post), tuple(pre))
-        passed = passing(numbers, w_min, w_max)
-        unusual = starts_apart(weights, eligibility, *pre, *post, *passed[NUMBERS])
-        read = lists.read(unusual, weights, (major[0], minor[0]))
-        update(unusual, weights, eligibility, read, major, minor, *passed)
+        read, apart = lists.reader(weights), starts_apart(weights, eligibility, *pre, *post)
 
-    return step
+        def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+            major, minor = (tuple(pre), tuple(post)) if pre_is_major else (tuple(post), tuple(pre))
+            passed = passing(numbers, w_min, w_max)
+            unusual = apart or starts_apart(*passed[NUMBERS])
+            lists = read(unusual, (major[0], minor[0]))
+            update(unusual, weights, weights if c is None else c, lists, major, minor, *passed)
+
+        return step
+
+    return PlacedStep(place)

@@ -23,6 +23,10 @@ def starts_apart(*tensors: Tensor) -> bool:
     return bits % WIDEST_BYTES != 0
 
 
+def nothing(*arguments: Any) -> None:
+    """The step of what has no elements."""
+
+
 class Launch:
     """A kernel, its grid, and the arguments and options that each of its launches shares.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -393,6 +393,12 @@ def signals_of(case: Case) -> tuple[Signals, Signals]:
 
 address_of = torch.Tensor.data_ptr
 """Where a tensor's first element lies, for ``map``."""
+
+
+def placed_step(n_placed: int, loop: Callable[..., None], *where: Any) -> Callable[..., None]:
+    """A step that calls a loop with what follows from where its first arguments lie, and with the others."""
+    run = partial(loop, *where)
+    return lambda *arguments: run(*arguments[n_placed:])
 
 
 def scalars(case: Case) -> tuple[Any, ...]:

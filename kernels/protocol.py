@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from tritonstdp.rules import Formula
 from tritonstdp.source import CannotCompileError
 
-__all__ = ["CannotCompileError", "Case", "Names", "PerNeuron", "Step"]
+__all__ = ["CannotCompileError", "Case", "Names", "PerNeuron", "PlacedStep", "Step", "placed"]
 
 
 class PerNeuron(NamedTuple):
@@ -144,4 +144,33 @@ class Step(Protocol):
         numbers: Sequence[Any],
         w_min: Any,
         w_max: Any,
+        /,
     ) -> None: ...
+
+
+AnyStep = TypeVar("AnyStep", bound=Callable[..., None])
+
+
+class PlacedStep:
+    """A step that asks once what follows from where its tensors lie: small groups take longer to ask than to compute.
+
+    Parameters
+    ----------
+    place : callable
+        Makes, of a step's arguments, the step for all arguments of which the tensors are of the same kind and lie where
+        these do. That keeps none of the tensors alive.
+    """
+
+    __slots__ = ("place",)
+
+    def __init__(self, place: Callable[..., Callable[..., None]]) -> None:
+        self.place = place
+
+    def __call__(self, *arguments: Any) -> None:
+        self.place(*arguments)(*arguments)
+
+
+def placed(step: AnyStep, *arguments: Any) -> AnyStep:
+    """A step for arguments of which the tensors lie where these do; any other than a :class:`PlacedStep` is the same
+    everywhere."""
+    return step.place(*arguments) if isinstance(step, PlacedStep) else step  # type: ignore[return-value]

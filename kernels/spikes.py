@@ -18,16 +18,17 @@ class Carried(dict[int, Any]):
     ----------
     version : int
         The spikes' version for which lists were made.
-    missing : tuple of int
-        Those that are not made of the spikes as they are.
+    known, missing : tuple of int
+        All of them, and those that are not made of the spikes as they are.
     """
 
     version = -1
+    known: tuple[int, ...] = ()
     missing: tuple[int, ...] = ()
 
     def __setitem__(self, key: int, made_of: Any) -> None:
         super().__setitem__(key, made_of)
-        self.missing = (*self.missing, key)
+        self.known, self.missing = (*self.known, key), (*self.missing, key)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Carried:
         return Carried()
@@ -46,5 +47,5 @@ def lists_of(spikes: Tensor) -> Carried | None:
     """The lists that spikes carry; None where they carry none."""
     carried: Carried | None = spikes.__dict__.get("event_lists")
     if carried is not None and carried.version != spikes._version:
-        carried.version, carried.missing = spikes._version, tuple(carried)
+        carried.version, carried.missing = spikes._version, carried.known
     return carried

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from tritonstdp.kernels.event_lists import Listing, Lists
 from tritonstdp.kernels.items import processors
-from tritonstdp.kernels.launch import Kept, Launch, kept_with, starts_apart
+from tritonstdp.kernels.launch import Kept, Launch, kept_with, nothing, starts_apart
 from tritonstdp.kernels.propagation import PropagationCase, PropagationStep
+from tritonstdp.kernels.protocol import PlacedStep
 from tritonstdp.kernels.reference import HALF
 
 TURNS_OF_A_SHARE = 32
@@ -126,22 +127,25 @@ def summed_step(case: PropagationCase, summing_of: Callable[[Any, Tensor], Summi
 
     def prepared(topology: Any, weights: Tensor) -> tuple[Summing, Lists]:
         summing = summing_of(topology, weights)
-        return summing, Lists.of(summing.listings)
+        return summing, Lists(summing.listings)
 
-    def step(topology, weights, current, pre_spike):  # type: ignore[no-untyped-def]
-        if weights.numel() == 0:
-            return
-        kind = weights.stride(), weights.device
-        summing, lists = kept_with(kept, topology, kind, prepared, topology, weights)
-        unusual = starts_apart(weights, current, pre_spike)
-        read = lists.read(unusual, weights, (pre_spike,))
-        if summing.add is None:
-            summing.sums(unusual, weights, current, None, pre_spike, read)
-            return
+    def room_of(weights: Tensor, size: int) -> Tensor:
         empty = partial(torch.empty, dtype=real, device=weights.device)
-        place = weights.data_ptr(), summing.kept
-        room = kept_with(_ROOM, weights.untyped_storage(), place, empty, summing.kept)
-        summing.sums(unusual, weights, current, room, pre_spike, read)
-        summing.add(unusual, current, room)
+        return kept_with(_ROOM, weights.untyped_storage(), (weights.data_ptr(), size), empty, size)
 
-    return step
+    def place(topology, weights, current, pre_spike):  # type: ignore[no-untyped-def]
+        if weights.numel() == 0:
+            return nothing
+        kind = weights.stride(), weights.device
+        (sums, _, n_kept, add), lists = kept_with(kept, topology, kind, prepared, topology, weights)
+        room = None if add is None else room_of(weights, n_kept)
+        read, unusual = lists.reader(weights), starts_apart(weights, current, pre_spike)
+
+        def step(topology, weights, current, pre_spike):  # type: ignore[no-untyped-def]
+            sums(unusual, weights, current, room, pre_spike, read(unusual, (pre_spike,)))
+            if add is not None:
+                add(unusual, current, room)
+
+        return step
+
+    return PlacedStep(place)

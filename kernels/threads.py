@@ -88,7 +88,7 @@ def by_work(compile_loop: Callable[[bool], Callable[..., None]], parallel_work: 
 
     def in_threads(*arguments: Any) -> None:
         lock = _in_use
-        if not _may_start() or not lock.acquire(blocking=False):
+        if torch.get_num_threads() == 1 or not _may_start() or not lock.acquire(blocking=False):
             return serial(*arguments)
         try:
             if not compiled:
@@ -98,7 +98,7 @@ def by_work(compile_loop: Callable[[bool], Callable[..., None]], parallel_work: 
             lock.release()
 
     def choose(synapses: int) -> Callable[..., None]:
-        return serial if synapses <= parallel_work or torch.get_num_threads() == 1 else in_threads
+        return serial if synapses <= parallel_work else in_threads
 
     return choose
 

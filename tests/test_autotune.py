@@ -550,7 +550,7 @@ def test_a_look_up_after_the_first_costs_less_than_two_microseconds():
 def test_without_a_setting_a_step_is_the_kernels_own():
     entry = serving_entry(CASE, "cpu")
     step = use.configured_step(entry, entry.space(), CASE)
-    assert step.__module__ == "tritonstdp.kernels.one_to_one.cpu"
+    assert step.place.__module__ == "tritonstdp.kernels.one_to_one.cpu"
 
 
 def test_of_several_rates_the_one_nearest_to_the_declared_is_used(monkeypatch):

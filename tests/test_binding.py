@@ -78,19 +78,20 @@ ODD = {
 @pytest.fixture
 def held(monkeypatch):
     """Whether each step since has found its tensors known."""
-    found, holds = [], binding.Binding.holds
+    found, step_for = [], binding.Binding.step_for
 
     def noted(*arguments):
-        found.append(holds(*arguments))
-        return found[-1]
+        step = step_for(*arguments)
+        found.append(step is not None)
+        return step
 
-    monkeypatch.setattr(binding.Binding, "holds", noted)
+    monkeypatch.setattr(binding.Binding, "step_for", noted)
     return found
 
 
 def outcome_of_a_first_step(problem, *, monkeypatch, **changed):
     with monkeypatch.context() as patch:
-        patch.setattr(binding.Binding, "holds", lambda *_: False)
+        patch.setattr(binding.Binding, "step_for", lambda *_: None)
         return outcome(problem, **changed)
 
 

@@ -172,11 +172,11 @@ def test_what_does_not_fit_is_named_before_anything_changes(changes, message):
 
 
 def test_a_call_on_tensors_of_a_known_kind_is_checked_by_a_look(monkeypatch):
-    held, holds = [], Binding.holds
-    monkeypatch.setattr(Binding, "holds", lambda *a: held.append(holds(*a)) or held[-1])
+    held, step_for = [], Binding.step_for
+    monkeypatch.setattr(Binding, "step_for", lambda *a: held.append(step_for(*a)) or held[-1])
     PROPAGATION.choices.clear()
     results = [propagate_(**given()).tolist() for _ in range(3)]
-    assert held == [True, True] and results == [[2.0] * 3] * 3
+    assert len(held) == 2 and all(held) and results == [[2.0] * 3] * 3
     arguments = given()
     version = arguments["current"]._version
     propagate_(**arguments)

@@ -412,25 +412,28 @@ def step_(
     apart = (*compress(post, map(operator.not_, same)), *post[len(same) :]) if True in same else post
     tensors: tuple[Tensor, ...] = (values, *pre, *apart) if c is None else (values, c, *pre, *apart)
     key = (id(topology), given, limits, backend, autotune, len(pre), len(post), same, c is None)
-    binding = formula.choices.get(key)
-    if binding is not None and not weights.requires_grad and binding.holds(topology, tensors):
+    binding, step = formula.choices.get(key), None
+    if binding is not None and not weights.requires_grad:
+        step = binding.step_for(topology, tensors, topology, values, c, pre, post, numbers, w_min, w_max)
+    if binding is not None and step is not None:
         choice = binding.choice
     else:
         fitting_pre, fitting_post = _fitting(formula, given, topology, weights, values, pre, post, c, numbers)
         case = _case(formula, topology, values, fitting_pre, c, given, limits)
         choice = choose(case, backend, autotune)
+        step = choice.step
         as_they_are = all(map(operator.is_, (*fitting_pre, *fitting_post), (*pre, *post)))
         if as_they_are and choice.backend != "reference" and Binding.can_hold(tensors):
-            forget = partial(forget_binding, weakref.ref(formula), key)
-            formula.choices[key] = Binding(choice, weakref.ref(topology, forget), tensors, 1 if c is None else 2)
+            held = weakref.ref(topology, partial(forget_binding, weakref.ref(formula), key))
+            formula.choices[key] = Binding(step, held, tensors, 1 if c is None else 2, choice)
         pre, post = fitting_pre, fitting_post
     written = (values,) if c is None else (values, c)
     before = copies_to_put_back(written)
     if choice.backend == "reference":
         with in_torch(values, c):
-            choice.step(topology, values, c, pre, post, numbers, w_min, w_max)
+            step(topology, values, c, pre, post, numbers, w_min, w_max)
     else:
-        choice.step(topology, values, c, pre, post, numbers, w_min, w_max)
+        step(topology, values, c, pre, post, numbers, w_min, w_max)
     note_write(written, before)
     return choice
 
@@ -472,7 +475,8 @@ def copies_to_put_back(tensors: Signals) -> Signals | None:
 
 def note_write(tensors: Signals, copies: Signals | None) -> None:
     """Let autograd notice a write that no torch function has made; and take it back where there are copies."""
-    increment_version(tensors)
+    for tensor in tensors:  # several at once take longer
+        increment_version(tensor)
     if copies is None:
         return
     with torch.inference_mode(tensors[0].is_inference()), torch.no_grad():
@@ -1001,13 +1005,15 @@ def trace_(
     tensor([0.9000, 0.9000])
     """
     tensors = trace, spikes
-    key = getattr(trace, "shape", None), *[getattr(t, "dtype", None) for t in tensors], bool(nearest), backend
+    dtypes = getattr(trace, "dtype", None), getattr(spikes, "dtype", None)
+    key = getattr(trace, "shape", None), dtypes, bool(nearest), backend
     known = _known_traces.get(key) if _PLAIN.issuperset((tau.__class__, dt.__class__, scale.__class__)) else None
-    if known is not None and max(tau, dt, scale) < _LARGEST and known.holds(None, tensors):
-        _check_time(tau, dt, scale)
-        if trace.dtype is torch.float64 and spikes.dtype is torch.bool:
-            scale = rounded(scale, torch.get_default_dtype())
-        return _traced(known.choice, trace, spikes, scale, tau, dt)
+    if known is not None and 0 < tau < _LARGEST and 0 <= dt < _LARGEST and -_LARGEST < scale < _LARGEST:
+        held = known.step_for(None, tensors, trace, spikes, scale, tau, dt)
+        if held is not None:
+            if trace.dtype is torch.float64 and spikes.dtype is torch.bool:
+                scale = rounded(scale, torch.get_default_dtype())
+            return _traced(held, trace, spikes, scale, tau, dt)
     _check_trace(trace, spikes)
     tau, dt, scale = _number("tau", tau), _number("dt", dt), _number("scale", scale)
     scalars = tau.__class__ is float and dt.__class__ is float and scale.__class__ is float

@@ -93,7 +93,7 @@ def propagate_(
     as_they_are = all(map(operator.is_, fitting, tensors))
     if as_they_are and choice.backend != "reference" and Binding.can_hold(tensors):
         forget = partial(forget_binding, weakref.ref(PROPAGATION), key)
-        PROPAGATION.choices[key] = Binding(choice, weakref.ref(topology, forget), tensors, 1)
+        PROPAGATION.choices[key] = Binding(choice.step, weakref.ref(topology, forget), tensors, 1)
     before = copies_to_put_back((current,))
     with in_torch(current, None):
         choice.step(topology, values, contiguous, spikes)
@@ -106,10 +106,13 @@ def propagate_(
 def _is_done(key: Any, topology: Topology, current: Tensor, values: Tensor, pre_spike: Tensor) -> bool:
     """Whether the call is like one before, and done as that one was."""
     binding = PROPAGATION.choices.get(key)
-    if binding is None or not binding.holds(topology, (current, values, pre_spike)):
+    if binding is None:
+        return False
+    step = binding.step_for(topology, (current, values, pre_spike), topology, values, current, pre_spike)
+    if step is None:
         return False
     before = copies_to_put_back((current,))
-    binding.choice.step(topology, values, current, pre_spike)
+    step(topology, values, current, pre_spike)
     note_write((current,), before)
     return True
 

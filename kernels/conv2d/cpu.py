@@ -16,7 +16,7 @@ from tritonstdp.kernels.conv2d.events import adder
 from tritonstdp.kernels.conv2d.sides import sides_of, tap_of
 from tritonstdp.kernels.formula_cpu import synapse_functions
 from tritonstdp.kernels.object_cache import recipe_of
-from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.kernels.protocol import Case, PlacedStep, Step
 
 
 class Config(NamedTuple):
@@ -31,14 +31,14 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     run, address_of = _compile(case), loops.address_of
 
-    def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
-        run(
-            weights.data_ptr(), 0 if c is None else c.data_ptr(), tuple(map(address_of, pre)),
+    def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
+        return loops.placed_step(
+            5, run, weights.data_ptr(), 0 if c is None else c.data_ptr(), tuple(map(address_of, pre)),
             tuple(map(address_of, post)), topology.src_shape, topology.dst_shape, topology.padding,
-            float(topology.weight_divisor), numbers, w_min, w_max,
+            float(topology.weight_divisor),
         )  # fmt: skip
 
-    return step
+    return PlacedStep(place)
 
 
 def _compile(case: Case) -> Any:

@@ -16,7 +16,7 @@ from numba import types
 from tritonstdp.kernels import loops, threads
 from tritonstdp.kernels.formula_cpu import synapse_update
 from tritonstdp.kernels.object_cache import recipe_of
-from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.kernels.protocol import Case, PlacedStep, Step
 
 PREFETCH_ROWS = 4
 """How many rows ahead weights are fetched: a step is bound by the misses that it waits for."""
@@ -66,18 +66,18 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     dense_pass_rate = config.dense_pass_rate * max(1, traces)
     rows_per_task, cached_bytes = config.rows_per_task, config.cached_bytes
 
-    def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+    def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
         strides = weights.stride()
         c_address, c_strides = (0, (0, 0)) if c is None else (c.data_ptr(), c.stride())
         major, minor = (tuple(map(address_of, pre)), topology.n_pre), (tuple(map(address_of, post)), topology.n_post)
         if not pre_is_major:
             major, minor, strides, c_strides = minor, major, strides[::-1], c_strides[::-1]
-        loop_for(weights.numel())(
-            weights.data_ptr(), *strides, c_address, *c_strides, *major, *minor,
-            rows_per_task, dense_pass_rate, cached_bytes, numbers, w_min, w_max,
+        return loops.placed_step(
+            5, loop_for(weights.numel()), weights.data_ptr(), *strides, c_address, *c_strides, *major, *minor,
+            rows_per_task, dense_pass_rate, cached_bytes,
         )  # fmt: skip
 
-    return step
+    return PlacedStep(place)
 
 
 @loops.while_used

@@ -17,6 +17,7 @@ from numba import types
 from tritonstdp.kernels import loops, threads
 from tritonstdp.kernels.object_cache import Recipe
 from tritonstdp.kernels.propagation import PropagationCase, PropagationStep
+from tritonstdp.kernels.protocol import PlacedStep
 
 DEFAULT = threads.Shared(64_000_000)
 SPACE: dict[str, tuple[float, ...]] = {
@@ -33,13 +34,13 @@ def build(case: PropagationCase, config: threads.Shared = DEFAULT) -> Propagatio
     """Compile the step for one case."""
     loop_for, tasks = threads.by_work(partial(_compile, case), config.parallel_work), config.tasks
 
-    def step(topology, weights, current, pre_spike):  # type: ignore[no-untyped-def]
-        loop_for(weights.numel())(
-            weights.data_ptr(), *weights.stride(), current.data_ptr(), pre_spike.data_ptr(), *topology.weights_shape,
-            tasks,
+    def place(topology, weights, current, pre_spike):  # type: ignore[no-untyped-def]
+        return loops.placed_step(
+            4, loop_for(weights.numel()), weights.data_ptr(), *weights.stride(), current.data_ptr(),
+            pre_spike.data_ptr(), *topology.weights_shape, tasks,
         )  # fmt: skip
 
-    return step
+    return PlacedStep(place)
 
 
 @loops.while_used

@@ -21,7 +21,7 @@ from tritonstdp.kernels import loops, threads
 from tritonstdp.kernels.formula_cpu import modulated_visits, synapse_update
 from tritonstdp.kernels.local2d.events import event_noter, rows_lister
 from tritonstdp.kernels.object_cache import recipe_of
-from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.kernels.protocol import Case, PlacedStep, Step
 
 
 class Config(NamedTuple):
@@ -80,15 +80,14 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     dense_pass_rate = config.dense_pass_rate / (HELD if case.modulated else 1)
     address_of = loops.address_of
 
-    def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
-        loop_for(weights.numel())(
-            weights.data_ptr(), 0 if c is None else c.data_ptr(),
+    def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
+        return loops.placed_step(
+            5, loop_for(weights.numel()), weights.data_ptr(), 0 if c is None else c.data_ptr(),
             tuple(map(address_of, pre)), tuple(map(address_of, post)),
-            *topology.src_shape, *topology.dst_shape, *topology.padding,
-            dense_pass_rate, numbers, w_min, w_max,
+            *topology.src_shape, *topology.dst_shape, *topology.padding, dense_pass_rate,
         )  # fmt: skip
 
-    return step
+    return PlacedStep(place)
 
 
 def _patch_visitor(case: Case, update: Any, pre_traces: Any) -> Any:

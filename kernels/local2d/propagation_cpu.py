@@ -17,6 +17,7 @@ from tritonstdp.kernels import loops, threads
 from tritonstdp.kernels.local2d.events import event_noter, rows_lister
 from tritonstdp.kernels.object_cache import Recipe
 from tritonstdp.kernels.propagation import PropagationCase, PropagationStep
+from tritonstdp.kernels.protocol import PlacedStep
 
 
 class Config(NamedTuple):
@@ -42,13 +43,13 @@ def build(case: PropagationCase, config: Config = DEFAULT) -> PropagationStep:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     loop_for = threads.by_work(partial(_compile, case), config.parallel_work)
 
-    def step(topology, weights, current, pre_spike):  # type: ignore[no-untyped-def]
-        loop_for(weights.numel())(
-            weights.data_ptr(), current.data_ptr(), pre_spike.data_ptr(),
+    def place(topology, weights, current, pre_spike):  # type: ignore[no-untyped-def]
+        return loops.placed_step(
+            4, loop_for(weights.numel()), weights.data_ptr(), current.data_ptr(), pre_spike.data_ptr(),
             *topology.src_shape, *topology.dst_shape, *topology.padding,
         )  # fmt: skip
 
-    return step
+    return PlacedStep(place)
 
 
 @loops.while_used

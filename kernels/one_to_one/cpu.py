@@ -14,7 +14,7 @@ from numba import types
 from tritonstdp.kernels import loops
 from tritonstdp.kernels.formula_cpu import synapse_update
 from tritonstdp.kernels.object_cache import recipe_of
-from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.kernels.protocol import Case, PlacedStep, Step
 
 
 class Config(NamedTuple):
@@ -92,11 +92,11 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     sides = pre_side.addresses, post_side.addresses
     run = loops.entry(loop, recipe_of(case), *[types.int64] * 4, *sides, types.int64, *loops.scalars(case))
 
-    def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+    def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
         eligibility = (0, 0) if c is None else (c.data_ptr(), c.stride(0))
-        run(
-            weights.data_ptr(), weights.stride(0), *eligibility, tuple(map(address_of, pre)),
-            tuple(map(address_of, post)), topology.n, numbers, w_min, w_max,
+        return loops.placed_step(
+            5, run, weights.data_ptr(), weights.stride(0), *eligibility, tuple(map(address_of, pre)),
+            tuple(map(address_of, post)), topology.n,
         )  # fmt: skip
 
-    return step
+    return PlacedStep(place)

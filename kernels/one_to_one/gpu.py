@@ -11,8 +11,8 @@ import triton.language as tl
 
 from tritonstdp.kernels.blocks import device_formula, launch_options, number_passing, real_type, values_of
 from tritonstdp.kernels.formula_gpu import NUMBERS, fp64, numbers_of
-from tritonstdp.kernels.launch import Kept, Launch, kept_with, starts_apart
-from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.kernels.launch import Kept, Launch, kept_with, nothing, starts_apart
+from tritonstdp.kernels.protocol import Case, PlacedStep, Step
 
 
 class Config(NamedTuple):
@@ -77,14 +77,19 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         sizes = n, *strides
         return Launch(one_to_one_kernel, programs, device, (*sizes, *settled), num_warps=config.num_warps, **options)
 
-    def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+    def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
         if weights.numel() == 0:
-            return
+            return nothing
         eligibility = weights if c is None else c
         kind = weights.device, weights.stride(0), eligibility.stride(0)
         update = kept_with(kept, topology, kind, launch, topology.n, *kind)
-        passed = passing(numbers, w_min, w_max)
-        unusual = starts_apart(weights, eligibility, *pre, *post, *passed[NUMBERS])
-        update(unusual, weights, eligibility, tuple(pre), tuple(post), *passed)
+        apart = starts_apart(weights, eligibility, *pre, *post)
 
-    return step
+        def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+            passed = passing(numbers, w_min, w_max)
+            unusual = apart or starts_apart(*passed[NUMBERS])
+            update(unusual, weights, weights if c is None else c, tuple(pre), tuple(post), *passed)
+
+        return step
+
+    return PlacedStep(place)

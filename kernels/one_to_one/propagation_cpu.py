@@ -11,6 +11,7 @@ from numba import types
 from tritonstdp.kernels import loops
 from tritonstdp.kernels.object_cache import Recipe
 from tritonstdp.kernels.propagation import PropagationCase, PropagationStep
+from tritonstdp.kernels.protocol import PlacedStep
 
 
 class Config(NamedTuple):
@@ -37,7 +38,9 @@ def build(case: PropagationCase, config: Config = DEFAULT) -> PropagationStep:
 
     run = loops.entry(loop, Recipe((), case[1:]), *[types.int64] * 5)
 
-    def step(topology, weights, current, pre_spike):  # type: ignore[no-untyped-def]
-        run(weights.data_ptr(), weights.stride(0), current.data_ptr(), pre_spike.data_ptr(), topology.n)
+    def place(topology, weights, current, pre_spike):  # type: ignore[no-untyped-def]
+        return loops.placed_step(
+            4, run, weights.data_ptr(), weights.stride(0), current.data_ptr(), pre_spike.data_ptr(), topology.n
+        )
 
-    return step
+    return PlacedStep(place)

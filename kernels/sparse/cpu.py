@@ -24,7 +24,7 @@ from tritonstdp.kernels import loops, threads
 from tritonstdp.kernels.formula_cpu import modulated_visits, synapse_update
 from tritonstdp.kernels.memory import address
 from tritonstdp.kernels.object_cache import recipe_of
-from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.kernels.protocol import Case, PlacedStep, Step
 from tritonstdp.kernels.sparse import is_indexed
 
 Facts = TypeVar("Facts")
@@ -74,17 +74,17 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     def addresses_of(topology: Any) -> tuple[int, ...]:
         return tuple(address(f"topology.{name}", getattr(topology, name)) for name in names)
 
-    def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+    def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
         major, minor = (tuple(map(address_of, pre)), topology.n_pre), (tuple(map(address_of, post)), topology.n_post)
         if post_is_major:
             major, minor = minor, major
         nnz = weights.numel()
-        loop_for(nnz)(
-            weights.data_ptr(), 0 if c is None else c.data_ptr(), nnz, *addresses_of(topology),
-            *major, *minor, config.tasks, full_pass_share, numbers, w_min, w_max,
+        return loops.placed_step(
+            5, loop_for(nnz), weights.data_ptr(), 0 if c is None else c.data_ptr(), nnz, *addresses_of(topology),
+            *major, *minor, config.tasks, full_pass_share,
         )  # fmt: skip
 
-    return step
+    return PlacedStep(place)
 
 
 def once_a_plan(read: Callable[[Any], Facts]) -> Callable[[Any], Facts]:

@@ -18,6 +18,7 @@ from tritonstdp.kernels import loops, threads
 from tritonstdp.kernels.memory import address
 from tritonstdp.kernels.object_cache import Recipe
 from tritonstdp.kernels.propagation import PropagationCase, PropagationStep
+from tritonstdp.kernels.protocol import PlacedStep
 from tritonstdp.kernels.sparse.cpu import AHEAD, fetchers, once_a_plan
 
 DEFAULT = threads.Shared(32_000_000)
@@ -37,15 +38,15 @@ def build(case: PropagationCase, config: threads.Shared = DEFAULT) -> Propagatio
         addresses = [address(f"topology.{name}", getattr(topology, name)) for name in names]
         return *addresses, *[0] * (3 - len(names)), case.kernel_key[0] or is_ordered(topology)
 
-    def step(topology, weights, current, pre_spike):  # type: ignore[no-untyped-def]
+    def place(topology, weights, current, pre_spike):  # type: ignore[no-untyped-def]
         *addresses, ordered = read(topology)
         nnz = weights.numel()
-        loop_for(nnz if ordered else 0)(
-            weights.data_ptr(), nnz, *addresses, current.data_ptr(), pre_spike.data_ptr(), topology.n_pre,
-            topology.n_post, tasks,
+        return loops.placed_step(
+            4, loop_for(nnz if ordered else 0), weights.data_ptr(), nnz, *addresses, current.data_ptr(),
+            pre_spike.data_ptr(), topology.n_pre, topology.n_post, tasks,
         )  # fmt: skip
 
-    return step
+    return PlacedStep(place)
 
 
 def is_ordered(topology: Any) -> bool:

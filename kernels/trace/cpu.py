@@ -11,6 +11,7 @@ from numba import types
 from tritonstdp.kernels import loops
 from tritonstdp.kernels.formula_cpu import compiled
 from tritonstdp.kernels.object_cache import Recipe
+from tritonstdp.kernels.protocol import PlacedStep
 from tritonstdp.kernels.trace import TraceCase, TraceStep
 
 
@@ -39,7 +40,7 @@ def build(case: TraceCase, config: Config = DEFAULT) -> TraceStep:
     scalar = numba.from_dtype(np.dtype(real))
     run = loops.entry(loop, Recipe((case.formula,), tuple(case)), *[types.int64] * 3, scalar, scalar, scalar)
 
-    def step(trace, spikes, scale, tau, dt):  # type: ignore[no-untyped-def]
-        run(trace.data_ptr(), spikes.data_ptr(), trace.numel(), scale, tau, dt)
+    def place(trace, spikes, *_):  # type: ignore[no-untyped-def]
+        return loops.placed_step(2, run, trace.data_ptr(), spikes.data_ptr(), trace.numel())
 
-    return step
+    return PlacedStep(place)

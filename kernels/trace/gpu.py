@@ -5,6 +5,7 @@ Where spikes carry lists (:mod:`tritonstdp.kernels.spikes`) that are not made ye
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,8 @@ import triton.language as tl
 from tritonstdp.kernels.blocks import launch_options, real_type
 from tritonstdp.kernels.event_lists import EventList, Making, make_lists
 from tritonstdp.kernels.formula_gpu import device_function, fp64
-from tritonstdp.kernels.launch import Launch, starts_apart
+from tritonstdp.kernels.launch import Launch, nothing, starts_apart
+from tritonstdp.kernels.protocol import PlacedStep
 from tritonstdp.kernels.spikes import Carried, lists_of
 from tritonstdp.kernels.trace import TraceCase, TraceStep
 
@@ -53,7 +55,7 @@ def trace_block(
 
 @triton.jit
 def trace_kernel(
-    trace_ptr, spike_ptr, scale: fp64, tau: fp64, dt: fp64, lists, n, blocks,
+    trace_ptr, spike_ptr, scale: fp64, tau: fp64, dt: fp64, lists, spikes, n, blocks,
     UPDATED: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr, CUTS: tl.constexpr,
 ):  # fmt: skip
     """One step over all blocks, and the lists of its spikes."""
@@ -63,7 +65,7 @@ def trace_kernel(
     else:
         if program < blocks:
             trace_block(program, trace_ptr, spike_ptr, scale, tau, dt, n, UPDATED, REAL, BLOCK)
-        make_lists(program - blocks, lists, CUTS)
+        make_lists(program - blocks, lists, spikes, CUTS)
 
 
 def build(case: TraceCase, config: Config = DEFAULT) -> TraceStep:
@@ -72,22 +74,39 @@ def build(case: TraceCase, config: Config = DEFAULT) -> TraceStep:
     options = launch_options(case.dtype, case.device)
     kept: dict[Any, Launch] = {}
 
-    def launch_of(n: int, device: torch.device, lists: list[EventList]) -> Launch:
-        blocks, making = triton.cdiv(n, config.block), Making.of(lists)
-        settled = n, blocks, updated, real, config.block, making.cuts
-        num_warps = max(config.num_warps, making.num_warps)
-        return Launch(trace_kernel, blocks + making.programs, device, settled, num_warps=num_warps, **options)
+    def launch_of(n: int, device: torch.device, keys: tuple[int, ...], lists: Sequence[EventList] = ()) -> Launch:
+        launch = kept.get((n, device.index, keys))
+        if launch is None:
+            blocks, making = triton.cdiv(n, config.block), Making.of(lists)
+            settled = n, blocks, updated, real, config.block, making.cuts
+            launch = kept[n, device.index, keys] = Launch(
+                trace_kernel, blocks + making.programs, device, settled,
+                num_warps=max(config.num_warps, making.num_warps), **options,
+            )  # fmt: skip
+        return launch
 
-    def step(trace, spikes, scale, tau, dt):  # type: ignore[no-untyped-def]
-        n, carried = trace.numel(), lists_of(spikes) or Carried()
-        if not n:
-            return
-        lists = [carried[key] for key in carried.missing]
-        kind = n, trace.get_device(), carried.missing
-        if kind not in kept:
-            kept[kind] = launch_of(n, trace.device, lists)
-        written = tuple([one.written(spikes) for one in lists])
-        kept[kind](starts_apart(trace, spikes), trace, spikes, scale, tau, dt, written)
-        carried.missing = ()
+    def place(trace, spikes, *_):  # type: ignore[no-untyped-def]
+        n, device, unusual = trace.numel(), trace.device, starts_apart(trace, spikes)
+        if n == 0:
+            return nothing
 
-    return step
+        alone = launch_of(n, device, ())
+        known: dict[tuple[int, ...], tuple[Carried, Launch, tuple[Any, ...]]] = {}
+
+        def step(trace, spikes, scale, tau, dt):  # type: ignore[no-untyped-def]
+            carried = lists_of(spikes)
+            if carried is None or not carried.missing:
+                alone(unusual, trace, spikes, scale, tau, dt, (), ())
+                return
+            missing = carried.missing
+            of, launch, written = known.get(missing, (None, alone, ()))
+            if of is not carried:
+                lists = [carried[key] for key in missing]
+                launch, written = launch_of(n, device, missing, lists), tuple([one.written for one in lists])
+                known[missing] = carried, launch, written
+            launch(unusual, trace, spikes, scale, tau, dt, written, (spikes,) * len(missing))
+            carried.missing = ()
+
+        return step
+
+    return PlacedStep(place)

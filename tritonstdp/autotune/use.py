@@ -14,7 +14,7 @@ from tritonstdp.autotune import cache
 from tritonstdp.autotune.space import key_of, size_bucket
 from tritonstdp.autotune.sweep import RATES, find, keep, space_of, tuning_case
 from tritonstdp.kernels.compilation import undisturbed
-from tritonstdp.kernels.protocol import Case
+from tritonstdp.kernels.protocol import Case, PlacedStep, placed
 from tritonstdp.machine import device_name
 from tritonstdp.registry import AnyCase, KernelEntry, Space
 from tritonstdp.rules import BOUNDS, RULES, Formula
@@ -143,12 +143,12 @@ def _step_by_size(
         steps[topology.weights_shape, topology.post_shape] = step = build(tuned.get(bucket, space.default))
         return step
 
-    def step(topology, *arguments):  # type: ignore[no-untyped-def]
-        run = steps.get((topology.weights_shape, topology.post_shape)) or first_step(topology)
-        run(topology, *arguments)
+    def place(topology, *arguments):  # type: ignore[no-untyped-def]
+        step = steps.get((topology.weights_shape, topology.post_shape)) or first_step(topology)
+        return placed(step, topology, *arguments)
 
     build(next(iter(tuned.values()), space.default))  # what can't be compiled has to say so before the first step
-    return step
+    return PlacedStep(place)
 
 
 def _build_or_default(entry: KernelEntry, case: AnyCase, config: Any, default: Any) -> Callable[..., None]:

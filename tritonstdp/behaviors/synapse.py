@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from tritonstdp.topology import WEIGHT_DTYPES, Conv2d, Local2d, Sparse, Topology, check_weights, infer_topology
+from tritonstdp.topology import WEIGHT_DTYPES, Conv2d, Local2d, Sparse, Topology, check_weights, topology_of_shape
 
 __all__ = [
     "any_topology",
@@ -346,7 +346,7 @@ def dense(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
     """
     if weights.layout is not torch.strided or weights.dim() != 2:
         raise ValueError(_other_class(weights, "a strided matrix (n_pre, n_post)"))
-    return infer_topology(weights)
+    return topology_of_shape(weights.shape)
 
 
 def one_to_one(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
@@ -359,7 +359,7 @@ def one_to_one(behavior: Any, synapse: Any, weights: Tensor) -> Topology:
     """
     if weights.layout is not torch.strided or weights.dim() != 1:
         raise ValueError(_other_class(weights, "a vector (n,)"))
-    return infer_topology(weights)
+    return topology_of_shape(weights.shape)
 
 
 def sparse(behavior: Any, synapse: Any, weights: Tensor) -> Topology:

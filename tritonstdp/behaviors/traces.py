@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 from pymonntorch import Behavior
 from torch import Tensor
 
-from tritonstdp.behaviors.synapse import arriving_spikes, attribute_of, can_hold, keep, may_be_delayed
+from tritonstdp.behaviors.synapse import arriving_spikes, attribute_of, is_closed, keep, may_be_delayed
 from tritonstdp.functional import trace_
 from tritonstdp.kernels.spikes import carry_lists
 
@@ -32,32 +32,34 @@ class _Catch:
     def __init__(self, synapse: Any, side: str) -> None:
         self.synapse, self.network, self.neurons = synapse, synapse.network, getattr(synapse, side)
         self.spikes: Tensor | None = None
+        self._kind: tuple[Any, ...] = ()
         self._source: Tensor | None = None
         self._when: tuple[int, int] = -1, -1
         self._version = -1
-        self._behaviors = 0
         self._served: list[Behavior] = []
 
     def serves(self, catcher: Behavior, source: Tensor) -> bool:
         """Whether it is what another catcher would catch now, which did not ask before."""
         if self._source is not source or catcher in self._served or self.spikes is None:
             return False
-        now = source._version, self.network.iteration
+        now = source._version, self.network._iteration
         return self._when == now and self.spikes._version == self._version
 
     def take(self, arriving: Tensor, source: Tensor | None) -> None:
         """Catch spikes as they are."""
-        arriving = arriving.detach() if arriving.requires_grad else arriving
-        behaviors = len(self.network.sorted_behavior_execution_list)
+        if arriving.requires_grad:
+            arriving = arriving.detach()
         # a group whose catcher has been removed keeps what it had
-        if self.spikes is None or behaviors != self._behaviors or not can_hold(self.spikes, arriving):
-            self.spikes, self._behaviors = arriving.clone(), behaviors
+        behaviors = len(self.network.sorted_behavior_execution_list)
+        kind = arriving.shape, arriving.dtype, arriving.get_device(), behaviors
+        if kind != self._kind or self.spikes is None or self.spikes.requires_grad or is_closed(self.spikes):
+            self.spikes, self._kind = arriving.clone(), kind
             carry_lists(self.spikes)
         else:
             self.spikes.copy_(arriving)
         self._source, self._served = source, []
         if source is not None:
-            self._when, self._version = (source._version, self.network.iteration), self.spikes._version
+            self._when, self._version = (source._version, self.network._iteration), self.spikes._version
 
     def serve(self, catcher: Behavior) -> Tensor:
         """The spikes, for one catcher."""
@@ -82,7 +84,7 @@ class _SharedTrace:
         if len(self.keepers) == 1:
             return False
         version = None if spikes.is_inference() else spikes._version
-        now = id(spikes), version, self.network.iteration
+        now = id(spikes), version, self.network._iteration
         if self._advanced and self._advanced[0] == now and self._advanced[1] is not keeper:
             return True
         for other, synapse in list(self.keepers):

@@ -65,11 +65,12 @@ def infer_topology(weights: Tensor) -> Topology:
         check_weights("weights", weights)
     if weights.layout is not torch.strided:
         return Sparse.of(weights)
-    return _topology_of_shape(weights.shape)
+    return topology_of_shape(weights.shape)
 
 
 @lru_cache(maxsize=1024)
-def _topology_of_shape(shape: tuple[int, ...]) -> Topology:
+def topology_of_shape(shape: tuple[int, ...]) -> Topology:
+    """The topology of strided weights of a shape; see :func:`infer_topology`."""
     if len(shape) == 2:
         return Dense(*shape)
     if len(shape) == 1:
