@@ -1,10 +1,10 @@
 """Whole simulations: networks of CoNeX's behaviors, and the same with tritonstdp's in place of some of them.
 
-"CoNeX" is all of it; "learning" swaps the learning classes; "whole step" swaps dendritic inputs, traces and axons as
-well. All networks draw the same spikes and start from the same weights; they advance in turns. Where learning alone is
-swapped the weights must be the same; where sums are taken in another order, which may make a neuron fire a step
-earlier, mean weights and firing rates must be. ``python -m benchmarks.simulations`` prints steps/s and
-the share of a step that learning takes.
+"CoNeX" is all of it; "learning" swaps the learning classes; "whole step" swaps all that carries spikes and currents as
+well: dendritic inputs, what gathers them, traces and axons; the neurons stay CoNeX's. All networks draw the same spikes
+and start from the same weights; they advance in turns. Where learning alone is swapped the weights must be the same;
+where sums are taken in another order, which may make a neuron fire a step earlier, mean weights and firing rates must
+be. ``python -m benchmarks.simulations`` prints steps/s and the share of a step that learning takes.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def _neurons(network: Network, size: Any, number: int, of: Parts, noisy: bool = 
     threshold = 1 - torch.tensor(-1 / (RATE * TAU)).exp().item()
     start = threshold * torch.rand(number, generator=torch.Generator().manual_seed(4))
     behavior = {
-        220: conex.SimpleDendriteStructure(),
-        240: conex.SimpleDendriteComputation(),
+        220: of.others.SimpleDendriteStructure(),
+        240: of.others.SimpleDendriteComputation(),
         260: conex.LIF(R=1.0, threshold=threshold, tau=TAU, v_reset=0.0, v_rest=0.0, init_v=start),
         340: conex.Fire(),
         360: of.others.SpikeTrace(tau_s=10.0),

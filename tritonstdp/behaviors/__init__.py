@@ -1,5 +1,6 @@
 """PymoNNtorch behaviors under CoNeX's names: change the import, and nothing else."""
 
+from tritonstdp.behaviors.currents import SimpleDendriteComputation, SimpleDendriteStructure
 from tritonstdp.behaviors.dendrites import (
     BaseDendriticInput,
     Conv2dDendriticInput,
@@ -56,6 +57,8 @@ __all__ = [
     "PostTrace",
     "PreSpikeCatcher",
     "PreTrace",
+    "SimpleDendriteComputation",
+    "SimpleDendriteStructure",
     "SimpleDendriticInput",
     "SimpleRSTDP",
     "SimpleSTDP",

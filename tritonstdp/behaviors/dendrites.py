@@ -99,7 +99,7 @@ class BaseDendriticInput(Behavior):
             synapse.I = coefficient * self.calculate_input(synapse)
             return
         weights, current = groups.weights_of(synapse), groups.attribute_of(synapse, "I")
-        if not groups.can_hold(current, weights, synapse.dst.size):
+        if not groups.can_hold(current, weights, groups.attribute_of(synapse, "dst").size):
             groups.keep(synapse, "I", coefficient * self.calculate_input(synapse))
             return
         self._added(current.zero_(), synapse, weights)

@@ -139,9 +139,25 @@ class NeuronAxon(Behavior):
         return _delayed(self.trace_history, delay)
 
     def forward(self, neurons: Any) -> None:
-        self.spike_history = _pushed(self.spike_history, neurons.spikes)
+        self._push("spike_history", neurons.spikes)
         if self.have_trace:
-            self.trace_history = _pushed(self.trace_history, neurons.trace)
+            self._push("trace_history", neurons.trace)
+
+    def _push(self, name: str, newest: Tensor) -> None:
+        """Move all rows of a history on by one, in place where it may be written, and put the newest in front."""
+        history: Tensor = self.__dict__[name]
+        if newest.numel() != history.shape[1]:
+            raise ValueError(
+                f"{newest.numel()} values are given to an axon of {history.shape[1]} neurons: give one a neuron"
+            )
+        if is_closed(history):
+            history = history.clone()
+            setattr(self, name, history)
+        if len(history) > 1:
+            history[1:] = history[:-1].clone()
+            history[0].copy_(newest)
+        else:
+            history.copy_(newest)  # which takes half as long as a view of the row
 
 
 def _shortest() -> list[str]:
@@ -150,18 +166,3 @@ def _shortest() -> list[str]:
 
 def _delayed(history: Tensor, delay: Tensor) -> Tensor:
     return history.gather(0, delay.unsqueeze(0)).squeeze(0)
-
-
-def _pushed(history: Tensor, newest: Tensor) -> Tensor:
-    """The history with all rows moved on by one, in place where it may be written, and the newest."""
-    if newest.numel() != history.shape[1]:
-        raise ValueError(
-            f"{newest.numel()} values are given to an axon of {history.shape[1]} neurons: give one a neuron"
-        )
-    if is_closed(history):
-        history = history.clone()
-    if len(history) > 1:
-        history[1:] = history[:-1].clone()
-        history[0].copy_(newest)
-        return history
-    return history.copy_(newest)  # which takes half as long as a view of the row

@@ -167,7 +167,7 @@ def _signals_of_axons(synapse: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def _from_axon(axon: Any, neurons: Any, synapse: Any, side: str) -> tuple[Tensor, Tensor]:
     if has_no_delay(axon):
-        return _undelayed(axon)  # type: ignore[return-value]
+        return _undelayed(axon), axon.trace_history.squeeze(0)
     delay = _delay(synapse, side)
     return axon.get_spike(neurons, delay), axon.get_spike_trace(neurons, delay)
 
@@ -219,7 +219,7 @@ def arriving_spikes(neurons: Any, synapse: Any, side: str) -> tuple[Tensor, Tens
             raise TypeError(f"{neurons.tag}.spikes are {type(spikes).__name__}: set torch.as_tensor(spikes)")
         return spikes, spikes
     if has_no_delay(axon):
-        return _undelayed(axon)[0], axon.spike_history
+        return _undelayed(axon), axon.spike_history
     return axon.get_spike(neurons, _delay(synapse, side)), None
 
 
@@ -243,10 +243,10 @@ def has_no_delay(axon: Any) -> bool:
     return known and axon.init_kwargs.get("max_delay", 1) == 1
 
 
-def _undelayed(axon: Any) -> tuple[Tensor, Tensor | None]:
-    """The one row of an axon's spikes and trace: what it would gather, at less cost."""
-    spikes = axon.row if type(axon).get_spike.__module__ == _OWN_AXON else axon.spike_history.squeeze(0)
-    return spikes, axon.trace_history.squeeze(0) if axon.have_trace else None
+def _undelayed(axon: Any) -> Tensor:
+    """The one row of an axon's spikes: what it would gather, at less cost."""
+    row: Tensor = axon.row if type(axon).get_spike.__module__ == _OWN_AXON else axon.spike_history.squeeze(0)
+    return row
 
 
 def may_be_delayed(neurons: Any) -> bool:
