@@ -131,9 +131,9 @@ def item_at(
     else:
         place = place_of(tl.where(is_row, quotient, rows + rest), counted, gaps)
         exists = (item < items) & (full == 0)
-        # Triton 3.6 can't choose between two pointers on AMD
-        entry = tl.load(major_list_ptr + place, mask=exists & is_row, other=0)
-        entry += tl.load(minor_list_ptr + place, mask=exists & (item >= row_items), other=0)
+        # as numbers: Triton 3.6 can't choose between two pointers on AMD
+        entries = tl.where(is_row, major_list_ptr.to(tl.int64), minor_list_ptr.to(tl.int64))
+        entry = tl.load(entries.to(tl.pointer_type(tl.int32)) + place, mask=exists, other=0)
         return tl.where(full, quotient, entry), tl.where(is_row, rest, quotient)
 
 
@@ -227,7 +227,7 @@ def items_kernel(
     w_ptr, c_ptr, lists, major, minor,
     p0: fp64, p1: fp64, p2: fp64, p3: fp64, p4: fp64, p5: fp64, p6: fp64, p7: fp64, p8: fp64, p9: fp64, p10: fp64,
     p11: fp64, scalars, low: fp64, high: fp64,
-    n_major, minor_units, row_parts, column_parts, full_from,
+    n_major, minor_units, row_parts, column_parts, full_work,
     major_neurons, minor_neurons, major_further_ptr, minor_further_ptr, sizes, plan,
     ROW_AT: tl.constexpr, COLUMN_AT: tl.constexpr, UPDATED: tl.constexpr, AFTER_MINOR: tl.constexpr,
     MODULATED: tl.constexpr, SPARING: tl.constexpr, N: tl.constexpr, REAL: tl.constexpr, PRE_IS_MAJOR: tl.constexpr,
@@ -249,7 +249,7 @@ def items_kernel(
         minor_list_ptr -= MAJORS * MAJOR_SLOT
         rows, groups, counted, gaps = counted_of(majors_ptr, minors_ptr, MAJORS, MINORS, MAJOR_SLOT, MINOR_SLOT)
         touched = rows.to(tl.float32) * n_minor + groups.to(tl.float32) * GROUP * n_major
-        full = touched >= full_from * n_major.to(tl.float32) * n_minor
+        full = touched >= full_work
         rows = tl.where(full, n_major, rows)
         groups = tl.where(full, 0, groups)
     row_items = rows * row_parts
@@ -361,7 +361,8 @@ def build_items(
         update = Launch(
             items_kernel, min(processors(weights.device) * config.waves, most_items), weights.device,
             (
-                cut.n_major, cut.n_minor // cut.unit, cut.row_parts, cut.column_parts, config.full_from,
+                cut.n_major, cut.n_minor // cut.unit, cut.row_parts, cut.column_parts,
+                config.full_from * cut.n_major * cut.n_minor,
                 *neurons, *cut.further, cut.sizes, cut.plan, *settled, cut.unit, cut.wide,
                 cut.high or config.blocks, threads * cut.unit, cut.height or threads * cut.unit // cut.group,
                 cut.group, *(listing.segments for listing in listings), *(listing.slot for listing in listings),
