@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter
 
 from benchmarks.growth import SIDE_FOR_RATES
 from tritonstdp.bench import is_other
+from tritonstdp.kernels.propagation import PROPAGATION
 from tritonstdp.measurement import OURS, Row, read_rows
 
 COLOURS = {
@@ -30,6 +31,10 @@ COLOURS = {
     "SpikingJelly": "#577590",
     "brainevent": "#43aa8b",
     "Brian2 C++": "#111111",
+    "masked sum": "#edae49",
+    "selected sum": "#66a182",
+    "embedding bag": "#30638e",
+    "torch product": "#7b4b94",
 }
 
 
@@ -85,15 +90,17 @@ def _steps(rows: list[Row]) -> Any:
 
 def _growth(rows: list[Row]) -> Any:
     """The cost of a step against the number of synapses and against the rate, with the time that the bytes need."""
-    figure, (by_size, by_rate) = plt.subplots(1, 2, figsize=(11, 4.4), sharey=False)
-    sizes = [r for r in rows if r.rate == 0.02]
+    operations = {"stdp": "dense STDP, soft bounds", PROPAGATION.name: "dense spike propagation"}
+    grown = {title: found for rule, title in operations.items() if (found := [r for r in rows if r.rule == rule])}
+    figure, panels = plt.subplots(len(grown), 2, figsize=(11, 4.4 * len(grown)), squeeze=False)
     shape = f"{SIDE_FOR_RATES}x{SIDE_FOR_RATES}"
-    _lines(by_size, sizes, lambda r: math.prod(map(int, r.shape.split("x"))))
-    _lines(by_rate, [r for r in rows if r.shape == shape and r.rate != 0.02], lambda r: 100 * r.rate)
-    by_size.set_xlabel("synapses (dense STDP, soft bounds, 2 % spikes)")
-    by_rate.set_xlabel("% of neurons that spike in a step (1e7 synapses)")
-    by_size.set_ylabel("ms a step, one pinned thread")
-    by_size.legend(fontsize=8, frameon=False)
+    for (by_size, by_rate), (title, found) in zip(panels, grown.items(), strict=True):
+        _lines(by_size, [r for r in found if r.rate == 0.02], lambda r: math.prod(map(int, r.shape.split("x"))))
+        _lines(by_rate, [r for r in found if r.shape == shape and r.rate != 0.02], lambda r: 100 * r.rate)
+        by_size.set_xlabel(f"synapses ({title}, 2 % spikes)")
+        by_rate.set_xlabel(f"% of neurons that spike in a step ({title}, 1e7 synapses)")
+        by_size.set_ylabel("ms a step, one pinned thread")
+        by_size.legend(fontsize=8, frameon=False)
     figure.tight_layout()
     return figure
 

@@ -1,4 +1,7 @@
-"""``python -m benchmarks.growth``: the cost of a step against the number of synapses and against the rate of spikes."""
+"""``python -m benchmarks.growth``: the cost of a step against the number of synapses and against the rate of spikes.
+
+Of STDP, and of spike propagation.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 
 from benchmarks.environment import restart_pinned
 from tritonstdp.arguments import Parser, rows_file, seconds
+from tritonstdp.kernels.propagation import PROPAGATION
 from tritonstdp.measurement import OURS, Workload, measure, write_rows
 from tritonstdp.terminal import free_bytes
 
@@ -46,14 +50,11 @@ def require_room(parser: Parser, most: int) -> None:
         )
 
 
-def against_size(largest: int) -> list[Workload]:
-    """Dense STDP at 2 %; the largest first, while the memory is free in one piece."""
-    return [Workload("stdp", "dense", "soft_bound", (n, n), 0.02) for n in reversed(SIDES) if n * n <= largest]
-
-
-def against_rate() -> list[Workload]:
-    """Dense STDP of 1e7 synapses at every rate."""
-    return [Workload("stdp", "dense", "soft_bound", (SIDE_FOR_RATES, SIDE_FOR_RATES), rate) for rate in RATES]
+def grown(rule: str, bound: str, largest: int) -> list[Workload]:
+    """Dense steps at 2 %, the largest first, while the memory is free in one piece; 1e7 synapses at every rate."""
+    sizes = [((n, n), 0.02) for n in reversed(SIDES) if n * n <= largest]
+    rates = [((SIDE_FOR_RATES, SIDE_FOR_RATES), rate) for rate in RATES]
+    return [Workload(rule, "dense", bound, shape, rate) for shape, rate in (*sizes, *rates)]
 
 
 def main() -> int:
@@ -69,10 +70,13 @@ def main() -> int:
     restart_pinned()
     torch.set_num_threads(1)
     from benchmarks.providers import PROVIDERS, VERSIONS
+    from benchmarks.providers.propagation import PROPAGATIONS
 
-    providers = {name: PROVIDERS[name] for name in PROVIDERS_SHOWN}
+    learning = {name: PROVIDERS[name] for name in PROVIDERS_SHOWN}
+    workloads = [(each, learning) for each in grown("stdp", "soft_bound", arguments.largest)]
+    workloads += [(each, PROPAGATIONS) for each in grown(PROPAGATION.name, "no_bound", arguments.largest)]
     rows = []
-    for workload in against_size(arguments.largest) + against_rate():
+    for workload, providers in workloads:
         measured = measure(workload, providers, arguments.seconds, VERSIONS)
         rows += measured
         times = ", ".join(f"{r.provider} {r.median_us:.4g} us" if r.median_us else r.provider for r in measured)

@@ -112,7 +112,7 @@ class SimpleDendriteStructure(Behavior):
                     "steps to keep"
                 )
             else:
-                keep(neurons, current, 0)
+                setattr(neurons, current, 0)
 
 
 _NAMES = tuple((kind, f"{kind.lower()}_input", f"I_{kind.lower()}") for kind in _KINDS)
@@ -125,7 +125,7 @@ class _Arriving:
         self.kept, self.now = kept, kept[0]
         self._silent = 0
         self._left_at: int | None = None
-        self._undelayed: dict[Any, tuple[Tensor, int, bool]] = {}
+        self._undelayed: dict[Any, tuple[Tensor, int | None, bool]] = {}
 
     def is_of(self, kept: Tensor) -> bool:
         """Whether it is about this tensor, and may write it."""
@@ -148,7 +148,7 @@ class _Arriving:
         """Add a group's current."""
         delay, current = attribute_of(group, "dst_delay"), attribute_of(group, "I")
         known, version, undelayed = self._undelayed.get(group, (None, -1, False))
-        if known is not delay or version != _version_of(delay):
+        if known is None or known is not delay or version != _version_of(known):
             undelayed = _check_delay(group, delay, len(self.kept), kind)
             self._undelayed[group] = delay, _version_of(delay), undelayed
         if undelayed:
