@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from multiprocessing import active_children, get_context
 from typing import Any
 
@@ -123,8 +124,7 @@ def checks(device: str, topology: str, quick: bool = False) -> Iterator[Check]:
             )
             if device == "cuda" and backend == "triton":
                 yield _checked("graph", backend, case, partial(_replays, problem))
-    propagations = list(_propagations(topology))
-    for problem in propagations[:1] if quick else propagations:
+    for problem in islice(_propagations(topology), 1 if quick else None):
         yield from _propagation_checks(problem, device)
 
 

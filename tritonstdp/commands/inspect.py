@@ -179,8 +179,8 @@ def _cases(arguments: argparse.Namespace, left_out: tuple[str, ...] = ()) -> Cas
         for config in _configs(*case[:2], arguments.config)
     ]
     if not cases:
-        unknown = f", and a --rule and --topology other than {' and '.join(left_out)}" if left_out else ""
-        raise UserError(f"there are no such kernels: give a topology that has them{unknown}")
+        others = " or ".join(left_out) or "these, which has such kernels"
+        raise UserError(f"no kernel is left to look at: give another --rule or --topology than {others}")
     return cases
 
 
