@@ -142,10 +142,9 @@ def _found(arguments: argparse.Namespace, targets: list[str]) -> list[dict[str, 
 
     from tritonstdp.autotune.cost import timed_rows
 
+    cases = _cases(arguments, left_out=("trace", PROPAGATION.name))
     if triton.knobs.runtime.interpret:
         raise UserError(INTERPRETED)
-
-    cases = _cases(arguments, left_out=("trace", PROPAGATION.name))
     return timed_rows(cases, targets, arguments.time or RATES, _shapes(arguments))
 
 
