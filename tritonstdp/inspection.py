@@ -21,7 +21,7 @@ from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.kernels.trace import TraceCase
 from tritonstdp.machine_code import TARGETS, Target, Widths, accesses, address_bits, occupancy, usage
 from tritonstdp.problems import Problem, make_problem
-from tritonstdp.registry import PREFIXES, entries, formula_named, kernels_of, operation_of
+from tritonstdp.registry import entries, formula_named, kernels_of, operation_of
 from tritonstdp.rules import Formula
 from tritonstdp.terminal import UserError
 from tritonstdp.topology import TOPOLOGIES, Topology
@@ -125,10 +125,9 @@ def gpu_module(topology: str, operation: str = Formula.operation) -> Any:
     """The module of a topology's Triton kernels, which offers ``Config``, ``DEFAULT``, ``SPACE`` and ``build``."""
     if topology == "trace":
         return importlib.import_module("tritonstdp.kernels.trace.gpu")
-    file = f"{PREFIXES[operation]}gpu"
-    module = kernels_of(topology, file)
+    module = kernels_of(topology, "gpu", operation)
     if module is None:
-        raise ValueError(f"{topology} has no Triton kernels of {operation}: its folder has no {file}.py")
+        raise ValueError(f"{topology} has no Triton kernels of {operation}: its folder has no file of them")
     return module
 
 

@@ -201,15 +201,15 @@ class KernelEntry:
 _FOLDERS: dict[str, str] = {}
 
 
-def kernels_of(topology: str, file: str) -> Any:
-    """A module of a topology's folder, such as "gpu", or None where the folder has no such file.
+def kernels_of(topology: str, file: str, operation: str = Formula.operation) -> Any:
+    """A module of a topology's folder, such as "gpu", or None where the folder has no such file of the operation.
 
     Examples
     --------
     >>> kernels_of("dense", "reference").__name__
     'tritonstdp.kernels.dense.reference'
     """
-    folder = _FOLDERS[topology]
+    folder, file = _FOLDERS[topology], PREFIXES[operation] + file
     return importlib.import_module(f"{folder}.{file}") if has_module(folder, file) else None
 
 

@@ -21,7 +21,7 @@ from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.kernels.work import Work, whole_pass
 from tritonstdp.machine_code import TARGETS, Target, occupancy, usage
 from tritonstdp.problems import make_problem
-from tritonstdp.registry import PREFIXES, AnyFormula, kernels_of
+from tritonstdp.registry import AnyFormula, kernels_of
 from tritonstdp.rules import BOUNDS, RULES, Formula
 from tritonstdp.topology import TOPOLOGIES, Topology
 from tritonstdp.topology.base import Sizes
@@ -311,7 +311,7 @@ def pruned(
 
 def _model_of(formula: AnyFormula, topology: Topology) -> Any:
     """What is known of the launches of a step; None of spike propagation, and of topologies that do not say it."""
-    return kernels_of(topology.name, f"{PREFIXES[formula.operation]}work")
+    return kernels_of(topology.name, "work", formula.operation)
 
 
 def _compiled(recorded: Sequence[Launch], limits: Target) -> tuple[int, int, float]:
