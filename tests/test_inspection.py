@@ -94,7 +94,7 @@ def test_propagation_is_one_case_whatever_the_bound_and_has_no_model(monkeypatch
         ("", "trace", ""),
     ]  # fmt: skip
     assert main(["inspect", "--time", "--rule", "propagation"]) == 2
-    assert "give another --rule or --topology than trace or propagation" in capsys.readouterr().err
+    assert "give another --topology than trace and another --rule than propagation" in capsys.readouterr().err
 
 
 def test_a_shape_that_no_topology_takes_is_named(capsys):

@@ -142,7 +142,7 @@ def _found(arguments: argparse.Namespace, targets: list[str]) -> list[dict[str, 
 
     from tritonstdp.autotune.cost import timed_rows
 
-    cases = _cases(arguments, left_out=("trace", PROPAGATION.name))
+    cases = _cases(arguments, topology="trace", rule=PROPAGATION.name)
     if triton.knobs.runtime.interpret:
         raise UserError(INTERPRETED)
     return timed_rows(cases, targets, arguments.time or RATES, _shapes(arguments))
@@ -167,19 +167,20 @@ def _metered(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are decorated, so before any import of them
     from tritonstdp.traffic import traffic_rows
 
-    return traffic_rows(_cases(arguments, left_out=("trace",)), arguments.traffic or RATES, _shapes(arguments))
+    return traffic_rows(_cases(arguments, topology="trace"), arguments.traffic or RATES, _shapes(arguments))
 
 
-def _cases(arguments: argparse.Namespace, left_out: tuple[str, ...] = ()) -> Cases:
+def _cases(arguments: argparse.Namespace, **left_out: str) -> Cases:
+    """What the arguments select, less a topology or a rule that the figures asked for do not know."""
     cases = [
         (case, config)
         for case in _selected(arguments)
-        if not {*case[:2]} & {*left_out}
+        if not {*case[:2]} & {*left_out.values()}
         for config in _configs(*case[:2], arguments.config)
     ]
     if not cases:
-        others = " or ".join(left_out) or "these, which has such kernels"
-        raise UserError(f"no kernel is left to look at: give another --rule or --topology than {others}")
+        others = " and ".join(f"another --{option} than {name}" for option, name in left_out.items())
+        raise UserError(f"no kernel is left to look at: give {others or 'a --topology that has kernels of the --rule'}")
     return cases
 
 
