@@ -40,7 +40,7 @@ _BEST_SHOWN = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     what = parser.add_argument_group("what to tune (everything that fits, in float32, unless said otherwise)")
-    what.add_argument("--rule", nargs="+", choices=sorted(formula_names()), help="or propagation, of spikes")
+    what.add_argument("--rule", nargs="+", choices=sorted(formula_names()), help="rules, or propagation of spikes")
     what.add_argument("--topology", nargs="+", choices=sorted(TOPOLOGIES))
     what.add_argument("--bound", nargs="+", choices=sorted(BOUNDS), help="both bounds; propagation has none")
     what.add_argument(
