@@ -11,13 +11,14 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from tritonstdp import Conv2d, Dense, OneToOne, autotune, registry, storage, update_
+from tritonstdp import Conv2d, Dense, OneToOne, autotune, propagate_, registry, storage, update_
 from tritonstdp.autotune import busy, cache, cost, space, sweep, timing, use
 from tritonstdp.autotune.timing import Scratch, Timing, take_turns
 from tritonstdp.choice import choose
 from tritonstdp.kernels.dense import cpu as dense
 from tritonstdp.kernels.dense import gpu as dense_gpu
 from tritonstdp.kernels.dense.work import work as dense_work
+from tritonstdp.kernels.propagation import PROPAGATION
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.work import Work
 from tritonstdp.machine import device_name
@@ -55,14 +56,15 @@ def _own_cache_and_registry(tmp_path, monkeypatch):
 def plant():
     """Register a kernel with a space; gives the list of configurations that it was built in."""
 
-    def registered(values, default=Config(), build=None):  # noqa: B008
+    def registered(values, default=Config(), build=None, **serves):  # noqa: B008
         built = []
 
         def planted(case, config):
             built.append(config)
             return (build or planted_step)(case, config)
 
-        register_kernel(planted, topology="one_to_one", backend="cpu", rule="stdp", default=default, space=values)
+        serves = serves or {"rule": "stdp"}
+        register_kernel(planted, topology="one_to_one", backend="cpu", default=default, space=values, **serves)
         return built
 
     return registered
@@ -228,6 +230,38 @@ def test_a_tuned_configuration_is_used_for_its_sizes_and_the_default_for_others(
     assert built == [Config(delay=50)]
     step_of(choice, OneToOne(4096))
     assert built == [Config(delay=50), Config()]
+
+
+def propagated(n):
+    return propagate_(torch.zeros(n), torch.full((n,), 0.5), torch.ones(n, dtype=torch.bool), backend="cpu")
+
+
+def test_propagation_is_tuned_as_rules_are_and_uses_its_setting(plant):
+    def wrong_somewhere(case, config):
+        right = planted_step(case, config._replace(error=0.0))
+
+        def step(topology, weights, current, spikes):
+            right(topology, weights, current, spikes)
+            (current if config.error == 0.01 else weights)[0] += config.error
+
+        return step
+
+    built = plant({"delay": (50, 300), "error": (0.0, 0.01, 0.02)}, build=wrong_somewhere, operation="propagation")
+    outcome = autotune.tune(PROPAGATION, GROUP, rates=(0.05, 0.2), seconds=0.3)
+    assert outcome.best == Config(delay=50) and use.why_not_here(outcome.key) == ""
+    assert "current off by 0.01" in outcome.rejected[Config(delay=50, error=0.01)]
+    assert "weights off by 0.02" in outcome.rejected[Config(delay=50, error=0.02)]
+    built.clear()
+    assert propagated(60).tolist() == [0.5] * 60 and built == [Config(delay=50)]
+    assert propagated(4096).sum() == 2048 and built == [Config(delay=50), Config()]
+
+
+def test_the_environment_asks_for_tuning_of_propagation_too(plant, monkeypatch):
+    plant({"delay": (0, 300)}, operation="propagation")
+    monkeypatch.setenv("TRITONSTDP_AUTOTUNE", "1")
+    tunings = count_tunings(monkeypatch)
+    assert [propagated(n).sum() for n in (64, 64, 70, 2000)] == [32, 32, 35, 1000]
+    assert tunings == [64, 2000]
 
 
 @pytest.mark.parametrize("field", ["torch", "triton", "numba", "driver", "source", "space"])
@@ -653,6 +687,12 @@ def test_scratch_copies_outgrow_the_cache_and_are_taken_in_turn(monkeypatch):
     needed = 2 * 2**16 // 4096
     assert len(set(seen)) > needed
     assert all(len(set(seen[k : k + needed])) == needed for k in range(len(seen) - needed)), "a copy came back too soon"
+
+
+def test_propagation_is_timed_on_weights_that_the_cache_no_longer_holds():
+    scratch = Scratch(PROPAGATION, OneToOne(1024), torch.float32, "cpu", (0.1,))
+    weights = {copy.weights.data_ptr() for copy in scratch._copies}
+    assert len(weights) == len(scratch._copies) == len({copy.signals["current"].data_ptr() for copy in scratch._copies})
 
 
 def test_every_variant_of_a_turn_sees_the_same_spikes():

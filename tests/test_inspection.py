@@ -20,8 +20,8 @@ from tritonstdp.rules import RULES, Formula, stdp
 from tritonstdp.topology import TOPOLOGIES, Dense
 
 EVERY = ("--rule", "all", "--topology", "all")
-SWEPT = ("--rule", "stdp", "triplet_modulated")
-"""Of the rules the simplest, and the one that reads and writes most; the others are in between."""
+SWEPT = ("--rule", "stdp", "triplet_modulated", "propagation")
+"""Of the rules the simplest, and the one that reads and writes most, between which the others are; and propagation."""
 
 
 def inspect(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -75,6 +75,26 @@ def test_sizes_that_16_does_not_divide_compile_within_bounds():
     ]
     [width] = {row["weight_width"] for row in rows if row["shape"] == "100x1000" and row["kernel"] == "items_kernel"}
     assert width == 128, "sizes that 4 divides have the widest accesses"
+
+
+@pytest.mark.slow
+def test_what_few_post_neurons_sum_up_in_shares_is_inspected():
+    rows = rows_of("--rule", "propagation", "--topology", "dense", "--shape", "16384x64")
+    assert [row["kernel"] for row in rows] == ["event_lists_kernel", "dense_sums_kernel", "shares_kernel"]
+    assert not gpu_bounds.violations(rows)
+
+
+def test_propagation_is_one_case_whatever_the_bound_and_has_no_model(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr("tritonstdp.commands.inspect.rows", lambda cases, targets, shapes: seen.extend(cases) or [])
+    rules = ("--rule", "stdp", "propagation", "--bound", "soft_bound", "no_bound")
+    assert main(["inspect", "--topology", "dense", "trace", *rules, "--json"]) == 0
+    assert [case[:3] for case, _ in seen] == [
+        ("stdp", "dense", "soft_bound"), ("stdp", "dense", "no_bound"), ("propagation", "dense", "no_bound"),
+        ("", "trace", ""),
+    ]  # fmt: skip
+    assert main(["inspect", "--time", "--rule", "propagation"]) == 2
+    assert "give another --topology than trace and another --rule than propagation" in capsys.readouterr().err
 
 
 def test_a_shape_that_no_topology_takes_is_named(capsys):

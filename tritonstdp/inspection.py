@@ -21,8 +21,8 @@ from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.kernels.trace import TraceCase
 from tritonstdp.machine_code import TARGETS, Target, Widths, accesses, address_bits, occupancy, usage
 from tritonstdp.problems import Problem, make_problem
-from tritonstdp.registry import entries, kernels_of
-from tritonstdp.rules import BOUNDS, RULES, Formula
+from tritonstdp.registry import entries, formula_named, kernels_of, operation_of
+from tritonstdp.rules import Formula
 from tritonstdp.terminal import UserError
 from tritonstdp.topology import TOPOLOGIES, Topology
 from tritonstdp.topology.base import Sizes
@@ -107,7 +107,7 @@ def launches(problem: Problem, config: tuple[Any, ...] | None = None) -> list[La
     >>> launch.kernel.__name__  # doctest: +SKIP
     'items_kernel'
     """
-    module = gpu_module(problem.topology.name)
+    module = gpu_module(problem.topology.name, problem.formula.operation)
     step = module.build(problem.case, module.DEFAULT if config is None else config)
     with _recording() as recorded:
         problem.run(step)
@@ -121,13 +121,13 @@ def _trace_launches(dtype: torch.dtype, config: tuple[Any, ...]) -> list[Launch]
     return recorded
 
 
-def gpu_module(topology: str) -> Any:
+def gpu_module(topology: str, operation: str = Formula.operation) -> Any:
     """The module of a topology's Triton kernels, which offers ``Config``, ``DEFAULT``, ``SPACE`` and ``build``."""
     if topology == "trace":
         return importlib.import_module("tritonstdp.kernels.trace.gpu")
-    module = kernels_of(topology, "gpu")
+    module = kernels_of(topology, "gpu", operation)
     if module is None:
-        raise ValueError(f"{topology} has no Triton kernels: its folder has no gpu.py")
+        raise ValueError(f"{topology} has no Triton kernels of {operation}: its folder has no file of them")
     return module
 
 
@@ -240,8 +240,8 @@ def inspect_kernel(
     Parameters
     ----------
     rule, topology, bound, dtype : str
-        The names of the case; both bounds are ``bound``. The topology "trace" stands for the kernel of spike traces,
-        which has neither rule nor bound.
+        The names of the case; both bounds are ``bound``. The rule "propagation" stands for that of spikes, which has
+        no bounds, and the topology "trace" for the kernel of spike traces, which has neither rule nor bound.
     target : str
         A name in :data:`tritonstdp.machine_code.TARGETS`.
     config : tuple, optional
@@ -266,14 +266,14 @@ def inspect_kernel(
     >>> inspect_kernel("stdp", "dense")[0].spills  # doctest: +SKIP
     0
     """
-    default = gpu_module(topology).DEFAULT
+    default = gpu_module(topology, operation_of(rule)).DEFAULT
     config = default if config is None else config
     shape = "example" if sizes is None else "x".join(map(str, sizes))
     names = rule, topology, shape, bound, dtype, config_name(config, default), target
     if topology == "trace":
         recorded = _trace_launches(getattr(torch, dtype), config)
     else:
-        formula = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound])
+        formula = formula_named(rule, bound, bound)
         group = example_for(topology, "compiled") if sizes is None else TOPOLOGIES[topology].of_sizes(sizes)
         recorded = launches(make_problem(formula, group, dtype=getattr(torch, dtype)), config)
     return [Inspection(*names, **_figures(launch, TARGETS[target])) for launch in recorded]
@@ -358,9 +358,10 @@ def worse(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def inspected() -> list[str]:
-    """Every topology that has Triton kernels, and spike traces."""
-    return [*dict.fromkeys(entry.topology for entry in entries() if entry.backend == "triton"), "trace"]
+def inspected(operation: str | None = None) -> list[str]:
+    """Every topology that has Triton kernels, of one operation or of any, and spike traces."""
+    found = (e.topology for e in entries() if e.backend == "triton" and operation in (None, e.operation))
+    return [*dict.fromkeys(found), "trace"]
 
 
 def read_report(path: Path) -> list[dict[str, Any]]:

@@ -1,18 +1,21 @@
-"""Random plasticity problems: what every command runs kernels on, and every test can."""
+"""Random problems of plasticity and of spike propagation: what every command runs kernels on, and every test can."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tritonstdp.kernels.protocol import Case, PerNeuron, Step
+from tritonstdp.kernels.propagation import Propagation, PropagationCase
+from tritonstdp.kernels.protocol import Case, PerNeuron
+from tritonstdp.registry import AnyCase, AnyFormula
 from tritonstdp.rules import Formula
 from tritonstdp.topology import Topology
 
-__all__ = ["CHUNK", "RATES", "Problem", "disagreement", "make_problem", "random_spikes"]
+__all__ = ["CHUNK", "RATES", "Problem", "PropagationProblem", "disagreement", "make_problem", "random_spikes"]
 
 RATES = (0.005, 0.02, 0.1)
 """The fractions of spiking neurons at which tools look, unless others are asked for."""
@@ -55,7 +58,7 @@ class Problem:
         return tuple(_kind_of(value) for value in self.parameters.values())
 
     @property
-    def case(self) -> Case:
+    def case(self) -> AnyCase:
         """What a kernel for the problem is chosen by."""
         topology, weights = self.topology, self.weights
         layout = topology.layout(weights)
@@ -75,8 +78,8 @@ class Problem:
 
     @property
     def outputs(self) -> dict[str, Tensor]:
-        """The tensors that a step writes."""
-        return {name: self.tensors[name] for name in ("weights", "c") if name in self.tensors}
+        """The group's own tensors, which a step writes; of weights that it only reads, none may come out changed."""
+        return {name: self.tensors[name] for name in ("weights", "c", "current") if name in self.tensors}
 
     def replaced(self, **values: Any) -> Problem:
         """The same problem with other weights, eligibility, signals or parameters, each by its name."""
@@ -85,8 +88,12 @@ class Problem:
         return replace(self, signals=signals, parameters=parameters, **values)
 
     def copy(self) -> Problem:
-        """The same problem with weights and eligibility of its own, of the same strides."""
+        """The same problem with outputs of its own, of the same strides."""
         return self.replaced(**{name: tensor.clone() for name, tensor in self.outputs.items()})
+
+    def quiet(self) -> Problem:
+        """The same problem with changes so small that weights stay where they are over thousands of steps."""
+        return self.replaced(**{name: 1e-4 * self.parameters[name] for name in self.formula.rule.parameters})
 
     def to(self, dtype: torch.dtype | None = None, device: str | None = None) -> Problem:
         """The same problem in another floating type or on another device."""
@@ -106,13 +113,37 @@ class Problem:
     def arguments(self) -> tuple[Any, ...]:
         """What a kernel's step takes: see :class:`tritonstdp.kernels.protocol.Step`."""
         named = {**self.signals, **{name: _tensor_of(value) for name, value in self.parameters.items()}}
-        pre, post, numbers = (tuple(named[name] for name in names) for names in self.case.names[:3])
+        pre, post, numbers = (
+            tuple(named[name] for name in names) for names in Case.names_of(self.formula, self.given)[:3]
+        )
         return self.topology, self.weights, self.c, pre, post, numbers, *self.limits
 
-    def run(self, step: Step) -> Problem:
+    def run(self, step: Callable[..., None]) -> Problem:
         """Let a step act on the problem, and return the problem."""
         step(*self.arguments)
         return self
+
+
+@dataclass(frozen=True, eq=False)
+class PropagationProblem(Problem):
+    """One group of synapses and one step's spikes: its signals are ``pre_spike`` and ``current``, which is written."""
+
+    formula: Propagation  # type: ignore[assignment]
+
+    @property
+    def case(self) -> PropagationCase:
+        topology, weights = self.topology, self.weights
+        plain = PropagationCase.plain(topology, weights.dtype, weights.device.type)
+        bool_spikes = self.signals["pre_spike"].dtype == torch.bool
+        return plain._replace(layout=topology.layout(weights), bool_spikes=bool_spikes)
+
+    def quiet(self) -> Problem:
+        return self
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What a kernel's step takes: see :class:`tritonstdp.kernels.propagation.PropagationStep`."""
+        return self.topology, self.weights, self.signals["current"], self.signals["pre_spike"]
 
 
 def _kind_of(value: Any) -> str:
@@ -182,7 +213,7 @@ def random_spikes(n: int, count: int, generator: torch.Generator) -> Tensor:
 
 
 def make_problem(
-    formula: Formula,
+    formula: AnyFormula,
     topology: Topology,
     *,
     dtype: torch.dtype = torch.float32,
@@ -199,8 +230,8 @@ def make_problem(
 
     Parameters
     ----------
-    formula : Formula
-        What is computed.
+    formula : Formula or Propagation
+        What is computed. Of what follows, spike propagation has no use for dopamine, parameters and eligibility.
     topology : Topology
         How the synapses lie.
     dtype : torch.dtype
@@ -235,7 +266,6 @@ def make_problem(
     (['c', 'post_spike', 'post_trace', 'pre_spike', 'pre_trace', 'weights'], 0.3)
     """
     generator = torch.Generator().manual_seed(seed)
-    rule = formula.rule
 
     def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         return torch.rand(shape, generator=generator).mul_(high - low).add_(low).to(dtype)
@@ -258,6 +288,10 @@ def make_problem(
         return PerNeuron(kind, value * uniform(sizes[kind], low=0.5, high=1.5)) if kind in sizes else value
 
     values = synapses(*weights)
+    if isinstance(formula, Propagation):
+        signals = {"pre_spike": spikes(sizes["pre"]), "current": uniform(sizes["post"])}
+        return PropagationProblem(formula, topology, values, None, signals, {}, _LIMITS)
+    rule = formula.rule
     signals = {
         name: spikes(sizes[side]) if name.endswith("_spike") else uniform(sizes[side])
         for side, names in (("pre", rule.pre), ("post", rule.post))

@@ -15,7 +15,7 @@ from weakref import WeakSet
 import torch
 
 from tritonstdp.kernels import reference
-from tritonstdp.kernels.propagation import PROPAGATION, PropagationCase
+from tritonstdp.kernels.propagation import PROPAGATION, Propagation, PropagationCase
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.kernels.reference import Meeting
 from tritonstdp.rules import (
@@ -47,6 +47,7 @@ __all__ = [
 
 logger = logging.getLogger("tritonstdp")
 
+AnyFormula = Formula | Propagation
 AnyCase = Case | PropagationCase
 Build = Callable[..., Any]
 
@@ -200,15 +201,15 @@ class KernelEntry:
 _FOLDERS: dict[str, str] = {}
 
 
-def kernels_of(topology: str, file: str) -> Any:
-    """A module of a topology's folder, such as "gpu", or None where the folder has no such file.
+def kernels_of(topology: str, file: str, operation: str = Formula.operation) -> Any:
+    """A module of a topology's folder, such as "gpu", or None where the folder has no such file of the operation.
 
     Examples
     --------
     >>> kernels_of("dense", "reference").__name__
     'tritonstdp.kernels.dense.reference'
     """
-    folder = _FOLDERS[topology]
+    folder, file = _FOLDERS[topology], PREFIXES[operation] + file
     return importlib.import_module(f"{folder}.{file}") if has_module(folder, file) else None
 
 
@@ -499,6 +500,55 @@ def serving_entry(case: AnyCase, backend: str) -> KernelEntry:
         raise CannotCompileError(f"{backend} has no {case.formula.operation} kernel for {case.topology}")
     best = max(entry.specificity for entry in serving)
     return [entry for entry in serving if entry.specificity == best][-1]
+
+
+def formula_names() -> list[str]:
+    """What :func:`formula_named` takes for a rule: the name of each, and "propagation".
+
+    Examples
+    --------
+    >>> {"stdp", "propagation"} <= set(formula_names())
+    True
+    """
+    return [*RULES, PROPAGATION.name]
+
+
+def formula_named(rule: str, positive: str, negative: str, clamp: bool = False) -> AnyFormula:
+    """What names stand for: the formula of a rule and two bounds, or spike propagation, which has no bounds.
+
+    Examples
+    --------
+    >>> formula_named("propagation", "soft_bound", "soft_bound") is PROPAGATION
+    True
+    """
+    if rule == PROPAGATION.name:
+        return PROPAGATION
+    return Formula.of(RULES[rule], BOUNDS[positive], BOUNDS[negative], clamp)
+
+
+def operation_of(rule: str) -> str:
+    """What kernels do for the name of a rule, or for "propagation".
+
+    Examples
+    --------
+    >>> operation_of("stdp"), operation_of("propagation")
+    ('plasticity', 'propagation')
+    """
+    return PROPAGATION.operation if rule == PROPAGATION.name else Formula.operation
+
+
+def plain_case(formula: AnyFormula, topology: Topology, dtype: torch.dtype, device: str) -> AnyCase:
+    """The usual case of a topology: contiguous weights, bool spikes, and numbers for parameters.
+
+    Examples
+    --------
+    >>> from tritonstdp import Dense
+    >>> plain_case(PROPAGATION, Dense(3, 5), torch.float32, "cpu").bool_spikes
+    True
+    """
+    if isinstance(formula, Propagation):
+        return PropagationCase.plain(topology, dtype, device)
+    return Case.plain(formula, topology, dtype, device)
 
 
 def describe(case: AnyCase) -> dict[str, Any]:

@@ -22,9 +22,8 @@ from tritonstdp.inspection import Cases, config_name, example_for, fitting, gpu_
 from tritonstdp.interpretation import swift_interpreter
 from tritonstdp.kernels import items
 from tritonstdp.kernels.items import USUAL_PROCESSORS
-from tritonstdp.problems import Problem, make_problem
-from tritonstdp.registry import kernels_of, meeting_of
-from tritonstdp.rules import BOUNDS, RULES, Formula
+from tritonstdp.problems import Problem, PropagationProblem, make_problem
+from tritonstdp.registry import formula_named, meeting_of
 from tritonstdp.topology import TOPOLOGIES
 from tritonstdp.topology.base import Sizes
 
@@ -116,7 +115,7 @@ class Meter:
     tensors : dict of str to Tensor
         What to count accesses to.
     num_warps : int
-        Warps a program.
+        Warps a program, where a launch does not say it.
     kernels : dict of str to Programs
         What the programs of each kernel did.
 
@@ -220,7 +219,7 @@ def metering(meter: Meter) -> Iterator[None]:
 
     def metered_run(executor: Any, *arguments: Any, **options: Any) -> None:
         nonlocal running
-        running = executor.fn.__name__
+        running, meter.num_warps = executor.fn.__name__, options.get("num_warps", meter.num_warps)
         run(executor, *arguments, **options)
         meter.end(running)
 
@@ -275,10 +274,10 @@ def measure_traffic(
     >>> traffic["weights"].excess_sectors, programs["items_kernel"].idle  # doctest: +SKIP
     (1.0, 0)
     """
-    module = kernels_of(problem.topology.name, "gpu")
+    module = gpu_module(problem.topology.name, problem.formula.operation)
     config = module.DEFAULT if config is None else config
     needed = _needed(problem)
-    meter = Meter({**problem.tensors, **_plan(problem)}, config.num_warps)  # type: ignore[union-attr]
+    meter = Meter({**problem.tensors, **_plan(problem)})
     with swift_interpreter(), metering(meter), mock.patch.object(items, "interpreted_processors", USUAL_PROCESSORS):
         problem.run(module.build(problem.case, config))
     traffic = meter.finish()
@@ -296,9 +295,15 @@ def _plan(problem: Problem) -> dict[str, Tensor]:
 def _needed(problem: Problem) -> dict[str, Tensor]:
     """Which elements a step can't do without, where that is known: True at each."""
     topology = problem.topology
-    pre, post = problem.signals["pre_spike"] != 0, problem.signals["post_spike"] != 0
-    changing = meeting_of(topology.name).touched(topology, pre.float(), post.float()).expand(topology.weights_shape)
-    needed = {"pre_spike": torch.ones_like(pre), "post_spike": torch.ones_like(post)}
+    meeting, pre = meeting_of(topology.name), problem.signals["pre_spike"] != 0
+    needed = {"pre_spike": torch.ones_like(pre)}
+    if isinstance(problem, PropagationProblem):
+        read = meeting.at_pre(topology, pre.float()) != 0
+        read = read.any(-1) if meeting.shares_weights else read
+        return needed | {"weights": read.expand(topology.weights_shape)}
+    post = problem.signals["post_spike"] != 0
+    changing = meeting.touched(topology, pre.float(), post.float()).expand(topology.weights_shape)
+    needed["post_spike"] = torch.ones_like(post)
     if problem.c is not None:
         return needed | dict.fromkeys(("weights", "c"), torch.ones_like(changing))
     return needed | {"weights": changing} | topology.entries_read(pre, post)
@@ -333,11 +338,11 @@ def traffic_rows(cases: Cases, rates: Sequence[float], shapes: Sequence[Sizes] =
     rows = []
     taken = [(case, sizes) for case in cases for sizes in fitting(case[0][1], shapes)]
     for (((rule, topology, bound, dtype), config), sizes), rate in itertools.product(taken, rates):
-        formula = Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound])
+        formula = formula_named(rule, bound, bound)
         group = example_for(topology, "metered") if sizes is None else TOPOLOGIES[topology].of_sizes(sizes)
         names = {"rule": rule, "topology": topology, "bound": bound, "dtype": dtype}
         names |= {} if sizes is None else {"shape": "x".join(map(str, sizes))}
-        names |= {"config": config_name(config, gpu_module(topology).DEFAULT), "rate": f"{rate:g}"}
+        names |= {"config": config_name(config, gpu_module(topology, formula.operation).DEFAULT), "rate": f"{rate:g}"}
         problem = make_problem(formula, group, dtype=getattr(torch, dtype), rate=rate)
         traffic_of, programs_of = measure_traffic(problem, config)
         for kernel, programs in programs_of.items():

@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from multiprocessing import active_children, get_context
 from typing import Any
 
@@ -26,13 +27,13 @@ from tritonstdp.choice import choose
 from tritonstdp.functional import trace_, trace_backends
 from tritonstdp.graphs import capture
 from tritonstdp.inspection import gpu_module
-from tritonstdp.kernels.propagation import PropagationCase
+from tritonstdp.kernels.propagation import PROPAGATION
 from tritonstdp.kernels.trace import TraceCase
 from tritonstdp.machine import machine
 from tritonstdp.measurement import OURS, Row, Workload, measure
 from tritonstdp.problems import Problem, make_problem
-from tritonstdp.registry import BACKENDS, AnyCase, describe, entries
-from tritonstdp.rules import BOUNDS, RULES, Formula, Rule, soft_bound, stdp
+from tritonstdp.registry import BACKENDS, describe, entries
+from tritonstdp.rules import BOUNDS, RULES, Formula, Rule, soft_bound
 from tritonstdp.terminal import Progress
 from tritonstdp.topology import DTYPES, TOPOLOGIES
 
@@ -123,7 +124,7 @@ def checks(device: str, topology: str, quick: bool = False) -> Iterator[Check]:
             )
             if device == "cuda" and backend == "triton":
                 yield _checked("graph", backend, case, partial(_replays, problem))
-    for problem in typical[:1] if quick else _spiking(topology):
+    for problem in islice(_propagations(topology), 1 if quick else None):
         yield from _propagation_checks(problem, device)
 
 
@@ -211,10 +212,7 @@ def _problems(topology: str) -> Iterator[Problem]:
 
 
 def _backends(problem: Problem, device: str) -> list[str]:
-    return _serving(problem.case._replace(device=device))
-
-
-def _serving(case: AnyCase) -> list[str]:
+    case = problem.case._replace(device=device)
     return [
         backend.name
         for backend in BACKENDS
@@ -291,45 +289,32 @@ def _replays(problem: Problem) -> bool:
     return all(torch.equal(tensor, eager.outputs[name]) for name, tensor in captured.outputs.items())
 
 
-def _spiking(topology: str) -> Iterator[Problem]:
-    """Spikes and weights to propagate; the rule does not matter."""
-    group, formula = TOPOLOGIES[topology].uneven_example(), Formula.of(stdp)
+def _propagations(topology: str) -> Iterator[Problem]:
+    group = TOPOLOGIES[topology].uneven_example()
     for dtype in DTYPES.values():
-        yield make_problem(formula, group, dtype=dtype)
-    yield make_problem(formula, group, float_spikes=True)
+        yield make_problem(PROPAGATION, group, dtype=dtype)
+    yield make_problem(PROPAGATION, group, float_spikes=True)
 
 
 def _propagation_checks(problem: Problem, device: str) -> Iterator[Check]:
     """Whether currents are the reference's, within the rounding of a sum."""
-    spikes, dtype = problem.signals["pre_spike"], problem.weights.dtype
-    case = PropagationCase.plain(problem.topology, dtype, device)._replace(bool_spikes=spikes.dtype is torch.bool)
-    start = torch.rand(problem.topology.post_shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-    weights = problem.weights.double()
-    exact = _propagated("reference", problem, weights, start.double(), spikes)
-    magnitude = _propagated("reference", problem, weights.abs(), start.double().abs(), spikes * 1.0)
-    count = _propagated("reference", problem, torch.ones_like(weights), torch.zeros_like(exact), spikes != 0)
+    wide, dtype = problem.to(torch.float64), problem.weights.dtype
+    ones, zeros = torch.ones_like(wide.weights), torch.zeros_like(wide.signals["current"])
+    reached = {"weights": ones, "current": zeros, "pre_spike": wide.signals["pre_spike"] != 0}
+    exact, magnitude, count = (
+        _after(given, "reference")["current"]
+        for given in (wide, wide.replaced(weights=wide.weights.abs()), wide.replaced(**reached))
+    )
     allowed = (count + 1) * torch.finfo(dtype).eps * magnitude
-    for backend in _serving(case):
-        described = {**describe(case), "device": device}
+    case = {**describe(problem.case), "device": device}
+    for backend in _backends(problem, device):
         try:
-            result = _propagated(backend, problem, problem.weights, start, spikes, device)
+            result = _after(problem, backend, device)["current"]
         except Exception as error:  # as for learning
-            yield Check("currents", backend, described, False, note=f"{type(error).__name__}: {error}")
+            yield Check("currents", backend, case, False, note=f"{type(error).__name__}: {error}")
             continue
         excess = float(((result.double() - exact).abs() / allowed.clamp(min=torch.finfo(dtype).tiny)).max())
-        yield Check("currents", backend, described, excess <= 1, excess)
-
-
-def _propagated(
-    backend: str, problem: Problem, weights: Tensor, current: Tensor, spikes: Tensor, device: str = "cpu"
-) -> Tensor:
-    """A current after one step, on the CPU again."""
-    topology, weights, spikes = problem.topology.to(device), weights.to(device, copy=True), spikes.to(device)
-    spikes = spikes if spikes.dtype is torch.bool else spikes.to(weights.dtype)
-    case = PropagationCase.plain(topology, weights.dtype, device)._replace(bool_spikes=spikes.dtype is torch.bool)
-    current = current.to(device, copy=True)
-    choose(case, backend).step(topology, weights, current, spikes)
-    return current.cpu()
+        yield Check("currents", backend, case, excess <= 1, excess)
 
 
 class _Cells(Behavior):

@@ -47,7 +47,7 @@ class Config(NamedTuple):
 
 
 DEFAULT = Config()
-SPACE: dict[str, tuple[int, ...]] = {"flight": (4, 8, 16), "num_warps": (1, 2, 4)}
+SPACE: dict[str, tuple[int, ...]] = {"flight": (4, 8, 16), "num_warps": (1, 2)}
 PARTS = 256
 """Parts of a hub that are added up at once."""
 

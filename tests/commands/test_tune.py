@@ -102,6 +102,29 @@ def test_what_is_kept_can_be_shown_exported_cleared_and_imported(capsys, tmp_pat
     assert len(cache.load_all()) == 1
 
 
+@pytest.mark.parametrize(
+    ("topology", "size"),
+    [
+        ("dense", "64x48"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("sparse", "50x40x400"), ("conv2d", "1x8x8x4x3"), ("local2d", "1x8x8x4x3"))
+        ),
+    ],
+)
+def test_propagation_is_tuned_under_its_name_once_whatever_the_bound(topology, size, capsys):
+    case = ("--rule", "propagation", "--topology", topology)
+    bounds = ("--bound", "soft_bound", "no_bound")
+    assert main(["tune", "--device", "cpu", *case, *bounds, "--shape", size, "--seconds", "0.1"]) == 0
+    [entry] = cache.load_all()
+    assert entry.key[:6] == ("propagation", topology, "cpu", "no_bound", "no_bound", False)
+    capsys.readouterr()
+    assert main(["tune", "--show", "--rule", "propagation"]) == 0
+    assert "yes" in capsys.readouterr().out
+    assert main(["tune", "--clear", "--rule", "propagation"]) == 0
+    assert cache.load_all() == []
+
+
 def test_a_setting_that_is_not_in_use_says_why(capsys):
     tune("--bound", "soft_bound", "--shape", "64", "--rate", "0.05")
     [entry] = cache.load_all()

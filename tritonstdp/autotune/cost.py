@@ -21,7 +21,7 @@ from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.kernels.work import Work, whole_pass
 from tritonstdp.machine_code import TARGETS, Target, occupancy, usage
 from tritonstdp.problems import make_problem
-from tritonstdp.registry import kernels_of
+from tritonstdp.registry import AnyFormula, kernels_of
 from tritonstdp.rules import BOUNDS, RULES, Formula
 from tritonstdp.topology import TOPOLOGIES, Topology
 from tritonstdp.topology.base import Sizes
@@ -178,7 +178,7 @@ def estimated_pass(gpu: Gpu, topology: Topology, itemsize: int, modulated: bool)
 
 def rank(
     configs: Sequence[Any],
-    formula: Formula,
+    formula: AnyFormula,
     topology: Topology,
     dtype: torch.dtype,
     target: str,
@@ -208,11 +208,11 @@ def rank(
     Raises
     ------
     ValueError
-        If there is no model of the topology's kernels.
+        If there is no model of the kernels.
     """
-    model = kernels_of(topology.name, "work")
+    model = _model_of(formula, topology)
     if model is None:
-        raise ValueError(f"there is no cost model of {topology.name} kernels: tune on the GPU itself")
+        raise ValueError(f"there is no cost model of {formula.name} on {topology.name}: tune on the GPU itself")
     gpu = gpu or GPUS[target]
     limits = TARGETS[target]
     problem = make_problem(formula, topology, dtype=dtype)
@@ -224,7 +224,7 @@ def rank(
         return tuple(
             estimate(
                 gpu, programs, resident,
-                model.work(topology, config, rate, dtype.itemsize, formula.rule.modulated),
+                model.work(topology, config, rate, dtype.itemsize, problem.c is not None),
             )
             for rate in rates
         )  # fmt: skip
@@ -293,7 +293,7 @@ def timed_rows(
 
 def pruned(
     configs: Sequence[Any],
-    formula: Formula,
+    formula: AnyFormula,
     topology: Topology,
     dtype: torch.dtype,
     device: str,
@@ -301,12 +301,17 @@ def pruned(
 ) -> list[Any]:
     """The configurations that are worth timing on a GPU, the default first; all where there is no model of it."""
     target = target_of(device)
-    if target is None or kernels_of(topology.name, "work") is None:
+    if target is None or _model_of(formula, topology) is None:
         return list(configs)
     found = torch.cuda.get_device_properties(device)
     gpu = GPUS[target]._replace(name=found.name, multiprocessors=found.multi_processor_count)
     estimates, _ = rank(configs, formula, topology, dtype, target, rates, gpu)
     return sorted((each.config for each in estimates), key=lambda config: config != configs[0])
+
+
+def _model_of(formula: AnyFormula, topology: Topology) -> Any:
+    """What is known of the launches of a step; None of spike propagation, and of topologies that do not say it."""
+    return kernels_of(topology.name, "work", formula.operation)
 
 
 def _compiled(recorded: Sequence[Launch], limits: Target) -> tuple[int, int, float]:

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 
 from tritonstdp.autotune.sweep import all_candidates, tuning_case
-from tritonstdp.rules import Formula
-from tritonstdp.source import name_of
+from tritonstdp.registry import AnyFormula
 from tritonstdp.terminal import UserError, free_bytes
 from tritonstdp.topology import TOPOLOGIES, Topology
 
@@ -22,7 +21,7 @@ _COPIES = 6
 class Job(NamedTuple):
     """One case to tune, or to rank."""
 
-    formula: Formula
+    formula: AnyFormula
     topology: Topology
     shape: str
     dtype: torch.dtype
@@ -33,7 +32,8 @@ class Job(NamedTuple):
     def name(self) -> str:
         """The case in words."""
         dtype = "" if self.dtype == torch.float32 else f" {self.dtype}".replace("torch.", "")
-        return f"{self.formula.rule.name} {self.topology.name} {self.shape} {name_of(self.formula.positive)}{dtype}"
+        described = self.formula.described
+        return f"{described['rule']} {self.topology.name} {self.shape} {described['positive_bound']}{dtype}"
 
 
 def fitting(

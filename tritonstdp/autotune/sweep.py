@@ -18,10 +18,18 @@ from tritonstdp.autotune import cache
 from tritonstdp.autotune.busy import check_idle, wait_until_idle
 from tritonstdp.autotune.space import candidates, key_of, rate_bucket, size_bucket
 from tritonstdp.autotune.timing import Scratch, Timing, paired_ratio, take_turns
-from tritonstdp.kernels.protocol import Case, Step
+from tritonstdp.kernels.protocol import Step
 from tritonstdp.problems import RATES, disagreement
-from tritonstdp.registry import BACKENDS, KernelEntry, Space, forget_choices, serving_entry
-from tritonstdp.rules import Formula
+from tritonstdp.registry import (
+    BACKENDS,
+    AnyCase,
+    AnyFormula,
+    KernelEntry,
+    Space,
+    forget_choices,
+    plain_case,
+    serving_entry,
+)
 from tritonstdp.source import CannotCompileError, content_of, name_of
 from tritonstdp.topology import Topology
 
@@ -113,7 +121,9 @@ def backend_of(device: str) -> str:
     return "cpu" if torch.device(device).type == "cpu" else "triton"
 
 
-def tuning_case(formula: Formula, topology: Topology, dtype: torch.dtype, device: str) -> tuple[KernelEntry, Case]:
+def tuning_case(
+    formula: AnyFormula, topology: Topology, dtype: torch.dtype, device: str
+) -> tuple[KernelEntry, AnyCase]:
     """The kernel that serves a group, and the plain variant of its case that is timed: contiguous, with bool spikes.
 
     Raises
@@ -121,21 +131,21 @@ def tuning_case(formula: Formula, topology: Topology, dtype: torch.dtype, device
     ValueError
         If the device's backend can't take the case, its kernel has no configurations, or it can't be known again.
     """
-    case = Case.plain(formula, topology, dtype, torch.device(device).type)
+    case = plain_case(formula, topology, dtype, torch.device(device).type)
     name = backend_of(device)
     reason = next(backend for backend in BACKENDS if backend.name == name).refuse(case)
     if reason is not None:
-        raise ValueError(f"{formula.rule.name} on {topology.name} can't be tuned: {reason}")
+        raise ValueError(f"{formula.name} on {topology.name} can't be tuned: {reason}")
     try:
         entry = serving_entry(case, name)
     except CannotCompileError as error:
-        raise ValueError(f"{formula.rule.name} on {topology.name} can't be tuned: {error}") from None
+        raise ValueError(f"{formula.name} on {topology.name} can't be tuned: {error}") from None
     if not space_of(entry).values:
-        raise ValueError(f"{formula.rule.name} on {topology.name}: the {name} kernel has nothing to tune")
+        raise ValueError(f"{formula.name} on {topology.name}: the {name} kernel has nothing to tune")
     unknown = [f for f in formula.functions if content_of(f) is None]
     if unknown:
         raise ValueError(
-            f"{formula.rule.name} on {topology.name} can't be tuned: {name_of(unknown[0])} uses more than its "
+            f"{formula.name} on {topology.name} can't be tuned: {name_of(unknown[0])} uses more than its "
             "arguments and numbers, so that its settings could not be known again"
         )
     return entry, case
@@ -146,13 +156,13 @@ def space_of(entry: KernelEntry) -> Space:
     return Space(None, {}, "") if entry.space is None else entry.space()
 
 
-def tune(formula: Formula, topology: Topology, **options: Any) -> Outcome:
+def tune(formula: AnyFormula, topology: Topology, **options: Any) -> Outcome:
     """Time a kernel's configurations on a group of synapses and keep the best in the cache, from where it is used.
 
     Parameters
     ----------
-    formula : Formula
-        The rule, its bounds and whether to clamp.
+    formula : Formula or Propagation
+        The rule, its bounds and whether to clamp; or :data:`tritonstdp.kernels.propagation.PROPAGATION`.
     topology : Topology
         The group.
     **options
@@ -193,7 +203,7 @@ def keep(outcome: Outcome) -> None:
 
 
 def find(
-    formula: Formula,
+    formula: AnyFormula,
     topology: Topology,
     *,
     dtype: torch.dtype = torch.float32,
@@ -207,8 +217,8 @@ def find(
 
     Parameters
     ----------
-    formula : Formula
-        The rule, its bounds and whether to clamp.
+    formula : Formula or Propagation
+        The rule, its bounds and whether to clamp; or :data:`tritonstdp.kernels.propagation.PROPAGATION`.
     topology : Topology
         The group. Weights and spikes are drawn at random: nothing of the user's is touched.
     dtype : torch.dtype
@@ -278,7 +288,7 @@ def all_candidates(entry: KernelEntry, topology: Topology) -> list[Any]:
     return candidates(space_of(entry), synapses, torch.get_num_threads())
 
 
-def _key(space: Space, case: Case, topology: Topology, device: str, rates: Sequence[float]) -> cache.Key:
+def _key(space: Space, case: AnyCase, topology: Topology, device: str, rates: Sequence[float]) -> cache.Key:
     backend = backend_of(device)
     rate = None if backend == "cpu" else rate_bucket(statistics.geometric_mean(rates))
     key = key_of(space, case, backend, size_bucket(topology), rate)
@@ -287,13 +297,13 @@ def _key(space: Space, case: Case, topology: Topology, device: str, rates: Seque
 
 
 @lru_cache(maxsize=512)
-def _built(entry: KernelEntry, case: Case, config: Any) -> Step:
+def _built(entry: KernelEntry, case: AnyCase, config: Any) -> Step:
     """Build a configuration once for all sizes that are tuned."""
     return entry.build(case, config)
 
 
 def _checked(
-    entry: KernelEntry, case: Case, configs: Sequence[Any], scratch: Scratch, observe: Callable[[float], None]
+    entry: KernelEntry, case: AnyCase, configs: Sequence[Any], scratch: Scratch, observe: Callable[[float], None]
 ) -> tuple[dict[Any, Step], dict[Any, str]]:
     """Build each configuration and hold its result against the reference at every rate."""
     steps: dict[Any, Step] = {}
@@ -322,7 +332,7 @@ def _checked(
                 del steps[config]
             observe((n + (k + 1) / max(len(configs), 1)) / len(scratch.rates))
     for config, reason in rejected.items():
-        logger.warning("%s of %s on %s is rejected: %s", config, case.formula.rule.name, case.topology, reason)
+        logger.warning("%s of %s on %s is rejected: %s", config, case.formula.name, case.topology, reason)
     return steps, rejected
 
 

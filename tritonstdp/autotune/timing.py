@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tritonstdp.kernels.protocol import Step
 from tritonstdp.problems import Problem, make_problem, random_spikes
-from tritonstdp.rules import Formula
+from tritonstdp.registry import AnyFormula
 from tritonstdp.topology import Topology
 
 __all__ = ["Scratch", "Timing", "clock", "enqueuing_seconds", "paired_ratio", "take_turns"]
@@ -92,7 +92,7 @@ class Scratch:
 
     Parameters
     ----------
-    formula : Formula
+    formula : Formula or Propagation
         What is computed.
     topology : Topology
         How the synapses lie.
@@ -110,7 +110,7 @@ class Scratch:
     """
 
     def __init__(
-        self, formula: Formula, topology: Topology, dtype: torch.dtype, device: str, rates: Sequence[float]
+        self, formula: AnyFormula, topology: Topology, dtype: torch.dtype, device: str, rates: Sequence[float]
     ) -> None:
         self.rates = tuple(rates)
         self.problem = make_problem(formula, topology, dtype=dtype).to(device=device)
@@ -120,14 +120,13 @@ class Scratch:
                 {
                     name: _spikes(shape[0], rate, k, generator).to(device)
                     for name, shape in (("pre_spike", topology.pre_shape), ("post_spike", topology.post_shape))
+                    if name in self.problem.signals
                 }
                 for k in range(PATTERNS)
             ]
             for rate in self.rates
         }
-        # changes so small that weights stay where they are over thousands of steps
-        quiet = {name: 1e-4 * self.problem.parameters[name] for name in formula.rule.parameters}
-        self._copies = [self.problem.copy().replaced(**quiet) for _ in range(self._copies_needed(device))]
+        self._copies = [self.problem.quiet().copy() for _ in range(self._copies_needed(device))]
         self._used = 0
         self._steps: dict[float, int] = {}
         self._last: dict[tuple[Step, float], float] = {}

@@ -14,10 +14,10 @@ from tritonstdp.autotune import cache
 from tritonstdp.autotune.space import key_of, size_bucket
 from tritonstdp.autotune.sweep import RATES, find, keep, space_of, tuning_case
 from tritonstdp.kernels.compilation import undisturbed
-from tritonstdp.kernels.protocol import Case, PlacedStep, placed
+from tritonstdp.kernels.protocol import PlacedStep, placed
 from tritonstdp.machine import device_name
-from tritonstdp.registry import AnyCase, KernelEntry, Space
-from tritonstdp.rules import BOUNDS, RULES, Formula
+from tritonstdp.registry import AnyCase, KernelEntry, Space, formula_named, formula_names
+from tritonstdp.rules import BOUNDS
 from tritonstdp.topology import DTYPES, TOPOLOGIES, Topology, example_topology
 
 __all__ = ["configured_step", "look_up", "why_not_here"]
@@ -37,7 +37,7 @@ def configured_step(entry: KernelEntry, space: Space, case: AnyCase, autotune: b
         The kernel.
     space : Space
         Its configurations.
-    case : Case
+    case : Case or PropagationCase
         The case.
     autotune : bool
         Whether a size that has not been tuned is tuned at its first step; see :func:`tritonstdp.choice.choose`.
@@ -67,14 +67,14 @@ def look_up(entry: KernelEntry, space: Space, case: AnyCase) -> dict[int, Any]:
 
 def why_not_here(key: cache.Key) -> str:
     """What keeps a setting from being used on this machine now; empty where it is used."""
-    if key.rule not in RULES or not {key.positive_bound, key.negative_bound} <= set(BOUNDS):
+    if key.rule not in formula_names() or not {key.positive_bound, key.negative_bound} <= set(BOUNDS):
         return "no: the rule or a bound is not registered"
     if key.topology not in TOPOLOGIES or key.dtype not in DTYPES:
         return "no: the topology or the dtype is unknown"
     device = "cpu" if key.backend == "cpu" else "cuda"
     if device == "cuda" and not torch.cuda.is_available():
         return "no: another device"
-    formula = Formula.of(RULES[key.rule], BOUNDS[key.positive_bound], BOUNDS[key.negative_bound], key.clamp)
+    formula = formula_named(key.rule, key.positive_bound, key.negative_bound, key.clamp)
     try:
         entry, case = tuning_case(formula, example_topology(key.topology), DTYPES[key.dtype], device)
     except ValueError as error:
@@ -120,7 +120,7 @@ def _is_among(value: Any, allowed: tuple[Any, ...]) -> bool:
 def _may_tune(entry: KernelEntry, space: Space, case: AnyCase, asked: bool) -> bool:
     asked = asked or os.environ.get("TRITONSTDP_AUTOTUNE") == "1"
     interpreted = entry.backend == "triton" and case.device == "cpu"
-    return asked and bool(space.values) and not interpreted and isinstance(case, Case)
+    return asked and bool(space.values) and not interpreted
 
 
 def _step_by_size(
@@ -136,7 +136,7 @@ def _step_by_size(
 
     def first_step(topology: Topology) -> Callable[..., None]:
         bucket = size_bucket(topology)
-        if autotune and bucket not in tuned and isinstance(case, Case):
+        if autotune and bucket not in tuned:
             if _capturing(case.device):  # nothing may be timed now; the first step outside will be
                 return build(space.default)
             tuned[bucket] = _tuned_now(case, topology, space)
@@ -161,8 +161,8 @@ def _build_or_default(entry: KernelEntry, case: AnyCase, config: Any, default: A
         return undisturbed(lambda: entry.build(case, default))
 
 
-def _tuned_now(case: Case, topology: Topology, space: Space) -> Any:
-    logger.info("tuning %s on %s for groups like %s", case.formula.rule.name, case.topology, topology)
+def _tuned_now(case: AnyCase, topology: Topology, space: Space) -> Any:
+    logger.info("tuning %s on %s for groups like %s", case.formula.name, case.topology, topology)
     rates = RATES if case.device == "cpu" else (declared_rate(),)
     try:
         outcome = find(case.formula, topology, dtype=case.dtype, device=case.device, rates=rates, patience=0.0)

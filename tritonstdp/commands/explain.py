@@ -7,7 +7,8 @@ import argparse
 import torch
 
 from tritonstdp.functional import explain
-from tritonstdp.rules import BOUNDS, RULES
+from tritonstdp.registry import formula_names
+from tritonstdp.rules import BOUNDS
 from tritonstdp.terminal import UserError
 from tritonstdp.topology import DTYPES, TOPOLOGIES
 
@@ -16,7 +17,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--rule", choices=sorted(RULES), default="stdp", help="default: stdp")
+    parser.add_argument("--rule", choices=sorted(formula_names()), default="stdp", help="default: stdp")
     topology = next(iter(TOPOLOGIES))
     parser.add_argument("--topology", choices=sorted(TOPOLOGIES), default=topology, help="default: %(default)s")
     parser.add_argument("--bound", choices=sorted(BOUNDS), default="no_bound", help="both bounds (default: no_bound)")

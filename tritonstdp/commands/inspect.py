@@ -17,10 +17,12 @@ from rich.table import Table
 from tritonstdp.arguments import existing_file, shape
 from tritonstdp.arguments import rate as fraction
 from tritonstdp.inspection import INTERPRETED, Cases, gpu_module, inspected, read_report, rows, worse
+from tritonstdp.kernels.propagation import PROPAGATION
 from tritonstdp.kernels.protocol import CannotCompileError
 from tritonstdp.machine_code import TARGETS
 from tritonstdp.problems import RATES
-from tritonstdp.rules import BOUNDS, RULES
+from tritonstdp.registry import formula_names, operation_of
+from tritonstdp.rules import BOUNDS
 from tritonstdp.terminal import UserError
 from tritonstdp.topology import DTYPES, TOPOLOGIES
 from tritonstdp.topology.base import Sizes
@@ -31,9 +33,9 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     choices: tuple[tuple[str, Any, list[str], str], ...] = (
-        ("rule", RULES, ["all"], "rules"),
+        ("rule", formula_names(), ["all"], "rules, or propagation of spikes"),
         ("topology", inspected(), ["all"], "topologies, or trace for spike traces"),
-        ("bound", BOUNDS, ["soft_bound"], "of potentiation and depression alike"),
+        ("bound", BOUNDS, ["soft_bound"], "of potentiation and depression alike; propagation has none"),
         ("dtype", DTYPES, ["float32"], "of the weights"),
         ("target", TARGETS, ["sm_90"], "GPUs to compile for"),
     )
@@ -59,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time", nargs="*", type=fraction, metavar="RATE",
         help="instead, estimate how long steps take where this share of the neurons spikes, by a model of the GPU, "
-        f"beside a pass by torch.compile; nothing is measured (where none is given: {' '.join(map(str, RATES))})",
+        "beside a pass by torch.compile; nothing is measured, and propagation has no model "
+        f"(where none is given: {' '.join(map(str, RATES))})",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
@@ -68,9 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _configs(topology: str, wanted: str) -> list[Any]:
+def _configs(rule: str, topology: str, wanted: str) -> list[Any]:
     """The configurations of a topology's kernels that ``--config`` stands for."""
-    module = gpu_module(topology)
+    module = gpu_module(topology, operation_of(rule))
     if wanted == "default":
         return [module.DEFAULT]
     if wanted == "all":
@@ -81,7 +84,8 @@ def _configs(topology: str, wanted: str) -> list[Any]:
     changes = dict(part.partition("=")[::2] for part in wanted.split(","))
     unknown = sorted(set(changes) - set(module.DEFAULT._fields))
     if unknown:
-        raise UserError(f"--config: {topology} has no {', '.join(unknown)}; it has {', '.join(module.DEFAULT._fields)}")
+        what = " on ".join(filter(None, (rule, topology)))
+        raise UserError(f"--config: {what} has no {', '.join(unknown)}; it has {', '.join(module.DEFAULT._fields)}")
     for name, value in changes.items():
         if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**20 and int(value).bit_count() == 1):
             raise UserError(f"--config: {name}={value} is no setting: give a power of 2")
@@ -90,15 +94,20 @@ def _configs(topology: str, wanted: str) -> list[Any]:
 
 def _selected(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str, str]]:
     """Every (rule, topology, bound, dtype) that the arguments select."""
-    every: dict[str, Iterable[str]] = {"topology": inspected(), "rule": RULES, "bound": BOUNDS, "dtype": DTYPES}
+    every: dict[str, Iterable[str]] = {
+        "topology": inspected(), "rule": formula_names(), "bound": BOUNDS, "dtype": DTYPES
+    }  # fmt: skip
     topologies, rules, bounds, dtypes = (
         list(values) if "all" in getattr(arguments, name) else getattr(arguments, name)
         for name, values in every.items()
     )
+    unbound = PROPAGATION.described["positive_bound"]
+    named = dict.fromkeys((r, unbound if r == PROPAGATION.name else b) for r, b in itertools.product(rules, bounds))
     for topology in topologies:
-        formulas = [("", "")] if topology == "trace" else itertools.product(rules, bounds)
+        formulas = [("", "")] if topology == "trace" else named
         for (rule, bound), dtype in itertools.product(formulas, dtypes):
-            yield rule, topology, bound, dtype
+            if topology in inspected(operation_of(rule)):
+                yield rule, topology, bound, dtype
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -133,10 +142,10 @@ def _found(arguments: argparse.Namespace, targets: list[str]) -> list[dict[str, 
 
     from tritonstdp.autotune.cost import timed_rows
 
+    cases = _cases(arguments, topology="trace", rule=PROPAGATION.name)
     if triton.knobs.runtime.interpret:
         raise UserError(INTERPRETED)
-
-    return timed_rows(_cases(arguments, left_out=("trace",)), targets, arguments.time or RATES, _shapes(arguments))
+    return timed_rows(cases, targets, arguments.time or RATES, _shapes(arguments))
 
 
 def _compiled(arguments: argparse.Namespace, targets: list[str]) -> list[dict[str, Any]]:
@@ -158,18 +167,21 @@ def _metered(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are decorated, so before any import of them
     from tritonstdp.traffic import traffic_rows
 
-    if set(arguments.topology) == {"trace"}:
-        raise UserError("--traffic counts what synapses cost: give another --topology than trace")
-    return traffic_rows(_cases(arguments, left_out=("trace",)), arguments.traffic or RATES, _shapes(arguments))
+    return traffic_rows(_cases(arguments, topology="trace"), arguments.traffic or RATES, _shapes(arguments))
 
 
-def _cases(arguments: argparse.Namespace, left_out: tuple[str, ...] = ()) -> Cases:
-    return [
+def _cases(arguments: argparse.Namespace, **left_out: str) -> Cases:
+    """What the arguments select, less a topology or a rule that the figures asked for do not know."""
+    cases = [
         (case, config)
         for case in _selected(arguments)
-        if case[1] not in left_out
-        for config in _configs(case[1], arguments.config)
+        if not {*case[:2]} & {*left_out.values()}
+        for config in _configs(*case[:2], arguments.config)
     ]
+    if not cases:
+        others = " and ".join(f"another --{option} than {name}" for option, name in left_out.items())
+        raise UserError(f"no kernel is left to look at: give {others or 'a --topology that has kernels of the --rule'}")
+    return cases
 
 
 def _reason(error: BaseException) -> str:

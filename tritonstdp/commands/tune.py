@@ -26,8 +26,8 @@ from tritonstdp.autotune.plot import Panel, draw, estimated_panel, panel_of
 from tritonstdp.autotune.sweep import RATES, Outcome, all_candidates, backend_of, tune, tuning_case
 from tritonstdp.autotune.use import why_not_here
 from tritonstdp.kernels.protocol import CannotCompileError
-from tritonstdp.registry import forget_choices
-from tritonstdp.rules import BOUNDS, RULES, Formula
+from tritonstdp.registry import forget_choices, formula_named, formula_names
+from tritonstdp.rules import BOUNDS
 from tritonstdp.storage import make_private
 from tritonstdp.terminal import UserError
 from tritonstdp.topology import DTYPES, TOPOLOGIES
@@ -40,9 +40,9 @@ _BEST_SHOWN = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     what = parser.add_argument_group("what to tune (everything that fits, in float32, unless said otherwise)")
-    what.add_argument("--rule", nargs="+", choices=sorted(RULES))
+    what.add_argument("--rule", nargs="+", choices=sorted(formula_names()), help="rules, or propagation of spikes")
     what.add_argument("--topology", nargs="+", choices=sorted(TOPOLOGIES))
-    what.add_argument("--bound", nargs="+", choices=sorted(BOUNDS), help="both bounds")
+    what.add_argument("--bound", nargs="+", choices=sorted(BOUNDS), help="both bounds; propagation has none")
     what.add_argument(
         "--shape", nargs="+", metavar="SHAPE", type=given.shape,
         help="; ".join(f"{name} {kind.sizes}" for name, kind in TOPOLOGIES.items() if kind.sizes),
@@ -97,10 +97,10 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[Job]:
     itemsize = max(dtype.itemsize for dtype in dtypes)
     for name, sizes in fitting(arguments.topology or sorted(TOPOLOGIES), arguments.shape, itemsize, device):
         topology = TOPOLOGIES[name].of_sizes(sizes)
-        formulas = [
-            Formula.of(RULES[rule], BOUNDS[bound], BOUNDS[bound])
-            for rule, bound in product(arguments.rule or sorted(RULES), arguments.bound or sorted(BOUNDS))
-        ]
+        formulas = dict.fromkeys(  # of which propagation is one, whatever the bound
+            formula_named(rule, bound, bound)
+            for rule, bound in product(arguments.rule or sorted(formula_names()), arguments.bound or sorted(BOUNDS))
+        )
         for formula, dtype, rates in product(formulas, dtypes, rate_groups):
             yield Job(formula, topology, "x".join(map(str, sizes)), dtype, arguments.device, rates)
 
