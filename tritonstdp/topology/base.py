@@ -137,6 +137,9 @@ class Topology(_WeaklyReferable):
         Whether compiled kernels take weights that are not contiguous.
     usual_layout : str
         The :meth:`layout` of contiguous weights.
+    incoming : tuple of int or None
+        The axes of the weights along which lie those into one post neuron, or into all that share them; None where
+        :meth:`ends` tells.
     sizes : str
         How the sizes of a group are written, as "N_PRExN_POST": what the constructor takes, or :meth:`of_sizes` says.
         A topology without it is left out where tools make groups.
@@ -148,6 +151,7 @@ class Topology(_WeaklyReferable):
     shares_weights: ClassVar[bool] = False
     takes_strides: ClassVar[bool] = False
     usual_layout: ClassVar[str] = "contiguous"
+    incoming: ClassVar[tuple[int, ...] | None] = None
     sizes: ClassVar[str] = ""
     examples: ClassVar[Examples] = Examples()
     weights_shape: tuple[int, ...] = field(init=False, repr=False)

@@ -57,6 +57,7 @@ class Conv2d(Patches):
     """
 
     name: ClassVar[str] = "conv2d"
+    incoming: ClassVar[tuple[int, ...] | None] = (1, 2, 3)
     shares_weights: ClassVar[bool] = True
     examples: ClassVar[Examples] = Examples(
         compiled=(16, 18, 18, 16, 3),

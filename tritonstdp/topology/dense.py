@@ -31,6 +31,7 @@ class Dense(Topology):
     name: ClassVar[str] = "dense"
     takes_strides: ClassVar[bool] = True
     usual_layout: ClassVar[str] = "pre"
+    incoming: ClassVar[tuple[int, ...] | None] = (0,)
     sizes: ClassVar[str] = "N_PRExN_POST"
     examples: ClassVar[Examples] = Examples(
         compiled=(64, 64),

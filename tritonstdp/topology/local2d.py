@@ -37,6 +37,7 @@ class Local2d(Patches):
     """
 
     name: ClassVar[str] = "local2d"
+    incoming: ClassVar[tuple[int, ...] | None] = (2,)
     examples: ClassVar[Examples] = Examples(
         compiled=(16, 6, 6, 16, 3),
         metered=(4, 18, 18, 8, 3),

@@ -28,6 +28,7 @@ class OneToOne(Topology):
 
     name: ClassVar[str] = "one_to_one"
     takes_strides: ClassVar[bool] = True
+    incoming: ClassVar[tuple[int, ...] | None] = ()
     sizes: ClassVar[str] = "N"
     examples: ClassVar[Examples] = Examples(
         compiled=(64,), metered=(4096,), timed=((1000,), (100_000,)), tuned=((4096,), (65536,), (1048576,))
