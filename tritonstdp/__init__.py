@@ -10,6 +10,7 @@ from tritonstdp import (
 )
 from tritonstdp.functional import explain, istdp_, per_post, per_pre, prepare, rstdp_, stdp_, trace_, update_
 from tritonstdp.graphs import capture
+from tritonstdp.normalization import normalize_
 from tritonstdp.propagation import propagate_
 from tritonstdp.registry import (
     Backend,
@@ -42,6 +43,7 @@ __all__ = [
     "lower_bound",
     "modulated",
     "no_bound",
+    "normalize_",
     "per_post",
     "per_pre",
     "prepare",

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
+from torch.compiler import is_compiling
 from typing_extensions import Unpack
 
 from tritonstdp.binding import Binding
@@ -30,6 +31,7 @@ from tritonstdp.kernels.memory import address, check_apart
 from tritonstdp.kernels.propagation import PROPAGATION, PropagationCase
 from tritonstdp.kernels.protocol import Case, Names, PerNeuron
 from tritonstdp.kernels.trace import TraceCase, TraceStep
+from tritonstdp.operators import in_graph
 from tritonstdp.registry import BACKENDS, Backend, has_module, meeting_of
 from tritonstdp.rules import Bound, Formula, Rule, istdp, resolve_bound, resolve_rule, rstdp, stdp, target_trace
 from tritonstdp.topology import WEIGHT_DTYPES, Topology, example_topology, infer_topology
@@ -703,6 +705,12 @@ def update_(
     tensor([[0.3000, 0.3000, 0.4000],
             [0.5000, 0.5000, 0.6000]])
     """
+    if is_compiling():
+        return in_graph(
+            update_, {"weights": weights, "c": c}, rule=rule, w_min=w_min, w_max=w_max, positive_bound=positive_bound,
+            negative_bound=negative_bound, clamp=clamp, topology=topology, backend=backend, autotune=autotune,
+            **arguments,
+        )  # fmt: skip
     rule = resolve_rule(rule)
     formula = Formula.of(rule, resolve_bound(positive_bound), resolve_bound(negative_bound), clamp)
     try:
@@ -1004,6 +1012,9 @@ def trace_(
     >>> trace_(torch.tensor([1.0, 0.0]), torch.tensor([False, True]), tau=10.0)
     tensor([0.9000, 0.9000])
     """
+    if is_compiling():
+        settings = {"tau": tau, "dt": dt, "scale": scale, "nearest": nearest, "backend": backend}
+        return in_graph(trace_, {"trace": trace}, spikes=spikes, **settings)
     tensors = trace, spikes
     dtypes = getattr(trace, "dtype", None), getattr(spikes, "dtype", None)
     key = getattr(trace, "shape", None), dtypes, bool(nearest), backend

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from tritonstdp.functional import check_tensors, in_torch, topology_of
 from tritonstdp.kernels.memory import address, check_apart
 from tritonstdp.kernels.reference import HALF
+from tritonstdp.operators import in_graph
 from tritonstdp.topology import Topology
 
 __all__ = ["normalize_"]
@@ -20,9 +22,7 @@ MEASURES: dict[str, Callable[[Tensor], Tensor]] = {"sum": lambda w: w, "norm": t
 """What is added up of each weight."""
 
 
-def normalize_(
-    weights: Tensor, target: Any = 1.0, *, measure: str = "sum", topology: Topology | None = None
-) -> Tensor:
+def normalize_(weights: Tensor, target: Any = 1.0, *, measure: str = "sum", topology: Topology | None = None) -> Tensor:
     """Scale the weights into each post neuron so that their sum, or their norm, is a target, in place.
 
     Parameters
@@ -55,6 +55,8 @@ def normalize_(
     tensor([[0.2500, 0.5000, 0.0000],
             [0.7500, 0.5000, 0.0000]])
     """
+    if is_compiling():
+        return in_graph(normalize_, {"weights": weights}, target=target, measure=measure, topology=topology)
     if measure not in MEASURES:
         raise ValueError(f"measure is {measure!r}: use one of {', '.join(MEASURES)}")
     topology = topology_of(weights, topology)
@@ -92,7 +94,9 @@ def _into_posts(topology: Topology, of_weights: Tensor) -> tuple[Tensor, Tensor 
         return of_weights.sum(axes, keepdim=True) if axes else of_weights.clone(), None
     ends = topology.ends()
     if ends is None:
-        raise ValueError(f"{topology.name} does not say which weights lead into a post neuron: its class needs incoming")
+        raise ValueError(
+            f"{topology.name} does not say which weights lead into a post neuron: its class needs incoming"
+        )
     _, post = ends
     return of_weights.new_zeros(topology.post_shape).index_add_(0, post, of_weights), post
 
@@ -100,9 +104,14 @@ def _into_posts(topology: Topology, of_weights: Tensor) -> tuple[Tensor, Tensor 
 def _target_like(target: Any, totals: Tensor) -> Any:
     """A number, or one for each total."""
     if not isinstance(target, Tensor):
-        target = float(target)
+        try:
+            target = float(target)
+        except (TypeError, ValueError):
+            raise TypeError(f"target is {target!r}: give a number or a tensor") from None
         if not math.isfinite(target):
-            raise ValueError(f"target is {target}: give what the weights into a neuron are to add up to, a finite number")
+            raise ValueError(
+                f"target is {target}: give what the weights into a neuron are to add up to, a finite number"
+            )
         return target
     if target.numel() not in (1, totals.numel()):
         raise ValueError(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from tritonstdp.binding import Binding
 from tritonstdp.choice import choose
@@ -24,6 +25,7 @@ from tritonstdp.functional import (
 )
 from tritonstdp.kernels.memory import address, check_apart
 from tritonstdp.kernels.propagation import PROPAGATION, PropagationCase
+from tritonstdp.operators import in_graph
 from tritonstdp.topology import Topology
 
 __all__ = ["propagate_"]
@@ -76,6 +78,9 @@ def propagate_(
     >>> propagate_(torch.zeros(3), weights, torch.tensor([True, False]))
     tensor([0.5000, 0.2500, 0.0000])
     """
+    if is_compiling():
+        read = {"weights": weights, "pre_spike": pre_spike}
+        return in_graph(propagate_, {"current": current}, **read, topology=topology, backend=backend)
     # what a topology asks of strided weights is part of what a binding has proved
     if topology is not None and _is_done((id(topology), backend, torch.strided), topology, current, weights, pre_spike):
         return current

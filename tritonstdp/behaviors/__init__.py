@@ -33,6 +33,7 @@ from tritonstdp.behaviors.learning import (
     soft_bound,
 )
 from tritonstdp.behaviors.neurons import NeuronAxon, SpikeTrace
+from tritonstdp.behaviors.normalization import WeightNormalization
 from tritonstdp.behaviors.traces import PostSpikeCatcher, PostTrace, PreSpikeCatcher, PreTrace
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "SparseSTDP",
     "SparseiSTDP",
     "SpikeTrace",
+    "WeightNormalization",
     "hard_bound",
     "no_bound",
     "soft_bound",

@@ -1,0 +1,58 @@
+"""Weights are kept at a target, under CoNeX's name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pymonntorch import Behavior
+
+from tritonstdp.behaviors import synapse as groups
+from tritonstdp.normalization import normalize_
+from tritonstdp.topology import Topology
+
+__all__ = ["WeightNormalization"]
+
+
+class WeightNormalization(Behavior):
+    """Scale the weights into each post neuron to a sum, as CoNeX's does, or to a norm; on any connections.
+
+    Parameters
+    ----------
+    norm : float or Tensor
+        What they are to add up to: see :func:`tritonstdp.normalize_`.
+    measure : str
+        "sum" or "norm".
+    every : int
+        Of how many steps one does it.
+
+    Raises
+    ------
+    ValueError
+        If ``every`` is no number of steps; at a step, as :func:`tritonstdp.normalize_`.
+
+    Examples
+    --------
+    >>> WeightNormalization(norm=78.4, every=100).tag
+    'WeightNormalization'
+    """
+
+    weight_divisor = None
+
+    def __init__(self, *args: Any, norm: Any = 1, measure: str = "sum", every: int = 1, **kwargs: Any) -> None:
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"every is {every!r}: give the number of steps from one time to the next, an int from 1")
+        super().__init__(*args, norm=norm, measure=measure, every=every, **kwargs)
+
+    def initialize(self, synapse: Any) -> None:
+        self.norm = self.parameter("norm", 1)
+        self.measure = self.parameter("measure", "sum")
+        self.every = self.parameter("every", 1)
+
+    def topology(self, synapse: Any) -> Topology:
+        """How the synapses of a group lie."""
+        return groups.any_topology(self, synapse, groups.weights_of(synapse))
+
+    def forward(self, synapse: Any) -> None:
+        if self.every > 1 and synapse.network.iteration % self.every:
+            return
+        normalize_(synapse.weights, self.norm, measure=self.measure, topology=self.topology(synapse))
