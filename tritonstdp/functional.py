@@ -31,7 +31,6 @@ from tritonstdp.kernels.memory import address, check_apart
 from tritonstdp.kernels.propagation import PROPAGATION, PropagationCase
 from tritonstdp.kernels.protocol import Case, Names, PerNeuron
 from tritonstdp.kernels.trace import TraceCase, TraceStep
-from tritonstdp.operators import in_graph
 from tritonstdp.registry import BACKENDS, Backend, has_module, meeting_of
 from tritonstdp.rules import Bound, Formula, Rule, istdp, resolve_bound, resolve_rule, rstdp, stdp, target_trace
 from tritonstdp.topology import WEIGHT_DTYPES, Topology, example_topology, infer_topology
@@ -706,6 +705,8 @@ def update_(
             [0.5000, 0.5000, 0.6000]])
     """
     if is_compiling():
+        from tritonstdp.operators import in_graph  # and with it all of torch's compiler
+
         return in_graph(
             update_, {"weights": weights, "c": c}, rule=rule, w_min=w_min, w_max=w_max, positive_bound=positive_bound,
             negative_bound=negative_bound, clamp=clamp, topology=topology, backend=backend, autotune=autotune,
@@ -1013,6 +1014,8 @@ def trace_(
     tensor([0.9000, 0.9000])
     """
     if is_compiling():
+        from tritonstdp.operators import in_graph  # and with it all of torch's compiler
+
         settings = {"tau": tau, "dt": dt, "scale": scale, "nearest": nearest, "backend": backend}
         return in_graph(trace_, {"trace": trace}, spikes=spikes, **settings)
     tensors = trace, spikes

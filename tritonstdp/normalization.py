@@ -13,7 +13,6 @@ from torch.compiler import is_compiling
 from tritonstdp.functional import check_tensors, in_torch, topology_of
 from tritonstdp.kernels.memory import address, check_apart
 from tritonstdp.kernels.reference import HALF
-from tritonstdp.operators import in_graph
 from tritonstdp.topology import Topology
 
 __all__ = ["normalize_"]
@@ -56,6 +55,8 @@ def normalize_(weights: Tensor, target: Any = 1.0, *, measure: str = "sum", topo
             [0.7500, 0.5000, 0.0000]])
     """
     if is_compiling():
+        from tritonstdp.operators import in_graph  # and with it all of torch's compiler
+
         return in_graph(normalize_, {"weights": weights}, target=target, measure=measure, topology=topology)
     if measure not in MEASURES:
         raise ValueError(f"measure is {measure!r}: use one of {', '.join(MEASURES)}")

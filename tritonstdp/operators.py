@@ -96,7 +96,6 @@ def _content(value: Any) -> Any:
     return _PROCESS, id(value)
 
 
-@torch.compiler.disable  # torch would look at each Python frame of a step
 def _run(written: Tensor, also: Tensor | None, read: Sequence[Tensor], numbers: Sequence[float], name: str) -> None:
     call = _CALLS.get(name)
     if call is None:

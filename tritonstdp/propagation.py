@@ -25,7 +25,6 @@ from tritonstdp.functional import (
 )
 from tritonstdp.kernels.memory import address, check_apart
 from tritonstdp.kernels.propagation import PROPAGATION, PropagationCase
-from tritonstdp.operators import in_graph
 from tritonstdp.topology import Topology
 
 __all__ = ["propagate_"]
@@ -79,6 +78,8 @@ def propagate_(
     tensor([0.5000, 0.2500, 0.0000])
     """
     if is_compiling():
+        from tritonstdp.operators import in_graph  # and with it all of torch's compiler
+
         read = {"weights": weights, "pre_spike": pre_spike}
         return in_graph(propagate_, {"current": current}, **read, topology=topology, backend=backend)
     # what a topology asks of strided weights is part of what a binding has proved

@@ -140,6 +140,9 @@ class Sparse(Topology):
     the indices of the weights is not noticed (torch counts it together with what is written into their values), and the
     plan goes on describing the weights as they were: give them other index tensors, or plan anew.
 
+    Where a plan is given, steps also take the values alone, ``(nnz,)`` in the stored order, as ``torch.compile`` needs
+    them: it takes no sparse tensor.
+
     Parameters
     ----------
     n_pre, n_post : int
@@ -385,6 +388,8 @@ class Sparse(Topology):
         >>> plan.fits(weights), plan.fits(weights.clone())
         (True, False)
         """
+        if self._are_values(weights):
+            return True
         if getattr(weights, "layout", None) not in _SPARSE_LAYOUTS:
             return False
         indices, source = _index_tensors(weights), self._source
@@ -410,6 +415,10 @@ class Sparse(Topology):
                 layout=layout, device=values.device, check_invariants=False,
             )  # fmt: skip
 
+    def _are_values(self, weights: Any) -> bool:
+        """Whether they are the values alone, in the stored order."""
+        return getattr(weights, "layout", None) is torch.strided and tuple(weights.shape) == self.weights_shape
+
     def ends(self) -> tuple[Tensor, Tensor]:
         counts = self.major_start.diff()
         major = torch.arange(len(counts), dtype=torch.int32, device=counts.device).repeat_interleave(counts)
@@ -422,6 +431,8 @@ class Sparse(Topology):
         return {"minor_of": of_major, "by_minor": of_minor, "major_by_minor": of_minor}
 
     def values(self, weights: Tensor) -> Tensor:
+        if self._are_values(weights):
+            return weights
         if getattr(weights, "dtype", None) not in WEIGHT_DTYPES or weights.layout not in _SPARSE_LAYOUTS:
             _check_sparse(weights)
         return weights._values() if weights.layout is torch.sparse_coo else weights.values()
