@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["attributes", "name_of", "owners"]
+from torch import Generator, Tensor
+
+__all__ = ["CONTAINERS", "PLAIN", "attributes", "is_state", "name_of", "owners"]
+
+PLAIN = (bool, int, float, str, type(None))
+CONTAINERS = (list, tuple, dict)
 
 _GIVEN = frozenset(("device", "init_kwargs", "tags", "tag_shortcuts"))
 """What says how an object was made, and is found by; not what became of it."""
@@ -60,9 +65,34 @@ def attributes(owner: Any) -> Iterator[tuple[dict[str, Any], str, Any]]:
     """
     for kept in (owner.__dict__, owner.__dict__.get("_buffers", {}), owner.__dict__.get("_parameters", {})):
         for name, value in kept.items():
-            is_part = isinstance(value, (list, tuple, dict)) and name.startswith("_")
+            is_part = isinstance(value, CONTAINERS) and name.startswith("_")
             if name not in _GIVEN and not is_part:
                 yield kept, name, value
+
+
+def is_state(value: Any) -> bool:
+    """Whether a value is all data: tensors, generators, numbers, bools, strings and None, and containers of these.
+
+    Parameters
+    ----------
+    value : Any
+        The value of an attribute.
+
+    Returns
+    -------
+    bool
+        False for what is, or holds, any other object or a function, or NumPy's numbers and arrays.
+
+    Examples
+    --------
+    >>> is_state({"recent": [1, 2.0]}), is_state([print])
+    (True, False)
+    """
+    if isinstance(value, dict):
+        return all(type(key) in PLAIN and is_state(of_key) for key, of_key in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(is_state, value))
+    return type(value) in PLAIN or isinstance(value, (Tensor, Generator))
 
 
 def name_of(owner: Any) -> str:
