@@ -320,6 +320,27 @@ def test_another_network_is_refused_and_stays_as_it_was(tmp_path, make, said):
     assert bits(network) == before
 
 
+def test_a_network_that_is_not_initialized_is_refused(tmp_path):
+    ts.save(small(), tmp_path / "x")
+    network = Network()
+    NeuronGroup(5, network, tag="cells", behavior={10: RandomSpikes()})
+    with pytest.raises(ValueError, match=r"is not initialized: call network.initialize\(\)"):
+        ts.load(network, tmp_path / "x")
+
+
+def test_parameters_of_each_neuron_are_kept_where_there_are_such(tmp_path):
+    def of(**parameters):
+        return small(ours.Learning("stdp", **parameters))
+
+    one, each = ts.per_pre(torch.rand(5)), ts.per_pre(torch.rand(5))
+    ts.save(of(a_plus=one, a_minus=0.1), tmp_path / "x")
+    network = of(a_plus=each, a_minus=0.2)
+    ts.load(network, tmp_path / "x")
+    assert torch.equal(network["Learning", 0].a_plus.values, one.values) and network["Learning", 0].a_minus == 0.1
+    with pytest.raises(ValueError, match=r"a_plus is float in the network where it has PerNeuron"):
+        ts.load(of(a_plus=0.1, a_minus=0.2), tmp_path / "x")
+
+
 def test_sparse_indices_are_compared_and_never_taken_over(tmp_path):
     def of(column):
         network = small()

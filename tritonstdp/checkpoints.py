@@ -57,9 +57,9 @@ def save(network: Any, path: str | Path) -> None:
     - attributes that are a ``torch.Generator``, torch's own generator of the CPU and of the network's CUDA device,
       and those of ``random`` and ``numpy.random``.
 
-    What is not: other objects and functions, NumPy's arrays and numbers, and containers that hold such; ``device``,
-    ``tags`` and ``init_kwargs``; and what lies elsewhere than in attributes. All that is left to the network that is
-    loaded, as its script has made it.
+    What is not: other objects and functions, sets, NumPy's arrays and numbers, and containers that hold such;
+    ``device``, ``tags`` and ``init_kwargs``; and what lies elsewhere than in attributes of these. The network that is
+    loaded has such as it had it before.
 
     Parameters
     ----------
@@ -122,8 +122,9 @@ def load(network: Any, path: str | Path) -> None:
     ImportError
         If safetensors is not installed.
     ValueError
-        If the file is no checkpoint, or one of another network: objects, shapes, dtypes, layouts and the indices of
-        sparse tensors must agree. The message names the attribute, and nothing is changed.
+        If the network is not initialized, or the file is no checkpoint, or one of another network: objects, shapes,
+        dtypes, layouts and the indices of sparse tensors must agree. The message names the attribute, and nothing is
+        changed.
     OSError
         If the file can't be read.
 
@@ -132,12 +133,15 @@ def load(network: Any, path: str | Path) -> None:
     Nothing in a file is run. But strings are state, and PymoNNtorch's ``Recorder`` evaluates some in later steps: load
     what comes from where the script does. A generator whose state is of another kind of device goes on as it is, with
     a warning: its draws would be others in any case. What lists and dicts hold may differ in shape and number, as
-    recordings do.
+    recordings do. A behavior that has state of another kind may have a method ``after_load(owner)``, which is called
+    at the end.
 
     Examples
     --------
     >>> load(network, "step_7.safetensors")  # doctest: +SKIP
     """
+    if network.Structures and not network.sub_structures:  # which PymoNNtorch finds when it initializes
+        raise ValueError("the network is not initialized: call network.initialize() before you load")
     loading = _Loading(network, path, *_read(path))
     loading.check()
     loading.fill()
@@ -233,7 +237,8 @@ class _Packing:
         if isinstance(value, CONTAINERS):
             pairs = value.items() if isinstance(value, dict) else enumerate(value)
             items = [[key, self._packed(f"{name}[{key!r}]", of_key)] for key, of_key in pairs]
-            return {"items": items, "of": next(kind.__name__ for kind in CONTAINERS if isinstance(value, kind))}
+            packed = {"items": items, "of": next(kind.__name__ for kind in CONTAINERS if isinstance(value, kind))}
+            return packed | ({"class": type(value).__name__} if hasattr(value, "_fields") else {})
         return value
 
     def _number(self, name: str, tensor: Tensor) -> int:
@@ -286,8 +291,8 @@ class _Loading:
             raise ValueError(f"{self.path} is damaged ({error!r}): give another checkpoint") from error
         if difference is not None:
             raise ValueError(
-                f"{self.path} is of another network: {difference}. Build the network by the script that saved it; what "
-                "a first step changes in kind, let it change before you load, and what grows, set to None"
+                f"{self.path} is of another network: {difference}. Build the network by the script that saved it; if a "
+                "step changes a tensor's shape or dtype, run one step before you load, or set the attribute to None"
             )
 
     def _differences(self) -> Iterator[str]:
@@ -310,6 +315,10 @@ class _Loading:
 
     def _unlike(self, name: str, leaf: dict[str, Any], current: Any) -> Iterator[str]:
         """In what the network's value of an attribute can't be what the file has."""
+        if "class" in leaf:  # a named tuple, which is made anew by the class that is there
+            if type(current).__name__ != leaf["class"]:
+                yield f"{name} is {_said(current)} in the network where it has {leaf['class']}"
+            return
         if "generator" in leaf:
             if not isinstance(current, torch.Generator):
                 yield f"{name} is {_said(current)} in the network where it has a generator"
@@ -440,7 +449,7 @@ def _said(value: Any) -> str:
 def _leaves(name: str, tree: Any, current: Any) -> Iterator[tuple[str, dict[str, Any], Any]]:
     if type(tree) in PLAIN:
         return
-    if "items" not in tree:
+    if "items" not in tree or "class" in tree:
         yield name, tree, current
     for key, of_key in tree.get("items", ()):
         yield from _leaves(f"{name}[{key!r}]", of_key, _item(current, key))
