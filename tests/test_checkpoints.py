@@ -367,9 +367,14 @@ def nameless(header, data):
     del data[header["tensors"][0]["piece"]]
 
 
+def pythons(header, data):
+    header["objects"][0]["kept"]["__class__"] = 1
+
+
 @pytest.mark.parametrize(
     ("of", "said"),
     [
+        ({"change": pythons}, "is damaged"),
         ({"format": 99}, "has format 99, and 1 is read here"),
         ({"change": longer}, "is damaged"),
         ({"change": shorter}, "is damaged"),

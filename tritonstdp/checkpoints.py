@@ -7,6 +7,7 @@ says which attribute is what part of which piece, what numbers are, and what the
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import random
@@ -35,7 +36,7 @@ from tritonstdp.places import (
     with_values,
 )
 from tritonstdp.state import CONTAINERS, PLAIN, attributes, is_state, name_of, owners
-from tritonstdp.storage import replace_whole
+from tritonstdp.storage import remove_leftovers, replace_whole
 
 __all__ = ["load", "save"]
 
@@ -83,6 +84,7 @@ def save(network: Any, path: str | Path) -> None:
     >>> from pymonntorch import Network, NeuronGroup
     >>> network = Network()
     >>> cells = NeuronGroup(3, network, tag="cells")
+    >>> network.initialize(info=False)
     >>> cells.v, network.iteration = torch.ones(3), 7
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(network, Path(folder) / "step_7.safetensors")
@@ -99,8 +101,9 @@ def save(network: Any, path: str | Path) -> None:
         "format": FORMAT, "version": version_of("tritonstdp"), "device": device.type,
         "objects": objects, "tensors": packing.tensors,
     }  # fmt: skip
-    data = packing.data | _random_states(device)
-    replace_whole(Path(path), safetensors.torch.save(data, {"tritonstdp": json.dumps(header)}), private=False)
+    data, path = packing.data | _random_states(device), Path(path)
+    replace_whole(path, safetensors.torch.save(data, {"tritonstdp": json.dumps(header)}), private=False)
+    remove_leftovers(path.parent, f"tmp-{glob.escape(path.name)}-*")
 
 
 def load(network: Any, path: str | Path) -> None:
@@ -301,6 +304,9 @@ class _Loading:
         for of_file, of_network in zip_longest(saved, here, fillvalue="nothing"):
             if of_file != of_network:
                 yield f"there is {of_network} in the network where it has {of_file}"
+        names = [name for each in self.header["objects"] for name in each["kept"]]
+        if any(name.startswith("__") for name in names):  # which are Python's own
+            raise KeyError(names)
         for kind in self.header["tensors"]:
             self._check_memory(kind)
         for name, leaf, current in self._leaves():
