@@ -331,8 +331,8 @@ class _Loading:
             elif leaf["device"] == "cpu":
                 torch.Generator().set_state(self.data[leaf["generator"]].clone())
             return
-        of_file, indices = self._of_file(leaf["tensor"]), leaf.get("indices", ())
-        wanted = f"{leaf.get('layout', of_file.layout)} {of_file.dtype} {tuple(leaf.get('shape', of_file.shape))}"
+        kind, indices = self.header["tensors"][leaf["tensor"]], leaf.get("indices", ())
+        wanted = f"{leaf.get('layout', torch.strided)} torch.{kind['dtype']} {tuple(leaf.get('shape', kind['shape']))}"
         is_recording = name.endswith("]") and not indices  # which may be longer here, or shorter
         if _said(current) != wanted and (indices or (isinstance(current, Tensor) and not is_recording)):
             yield f"{name} is {_said(current)} in the network where it has {wanted}"
@@ -398,8 +398,9 @@ class _Loading:
             if any(base is index for index in indices):  # which have been found to be equal
                 continue
             bytes_of(base.untyped_storage(), start, start + len(data)).copy_(data)
-            written = (tensor for number in kinds for tensor in (placed[number], *here[number]))
-            increment_version([tensor for tensor in written if not tensor.is_inference()])
+            for written in (tensor for number in kinds for tensor in (placed[number], *here[number])):
+                if not written.is_inference():
+                    increment_version(written)
         return placed
 
     def _here(self) -> tuple[defaultdict[int, list[Tensor]], list[Tensor]]:
