@@ -8,6 +8,7 @@ from tritonstdp import (
     _checkout,  # noqa: F401  (finds the kernels of a checkout, before anything imports them)
     library,
 )
+from tritonstdp.checkpoints import load, save
 from tritonstdp.functional import explain, istdp_, per_post, per_pre, prepare, rstdp_, stdp_, trace_, update_
 from tritonstdp.graphs import capture
 from tritonstdp.normalization import normalize_
@@ -40,6 +41,7 @@ __all__ = [
     "hard_bound",
     "istdp_",
     "library",
+    "load",
     "lower_bound",
     "modulated",
     "no_bound",
@@ -54,6 +56,7 @@ __all__ = [
     "register_rule",
     "register_topology",
     "rstdp_",
+    "save",
     "soft_bound",
     "stdp_",
     "trace_",

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tritonstdp.state import attributes, name_of, owners
+
 __all__ = ["CapturedNetwork", "capture", "obstacles"]
 
 
@@ -152,7 +154,7 @@ def obstacles(network: Any) -> list[str]:
     for _, parent, behavior in network.sorted_behavior_execution_list:
         if not behavior.behavior_enabled or behavior.empty_iteration_function:
             continue
-        name = f"{type(behavior).__name__} of {_name_of(parent)}"
+        name = f"{type(behavior).__name__} of {name_of(parent)}"
         with _watched_clock(network) as reads, _Watch() as watch:
             behavior(parent)
         if reads and not type(behavior).__module__.startswith("tritonstdp."):
@@ -161,7 +163,7 @@ def obstacles(network: Any) -> list[str]:
     for place in bound:
         new = place.now
         if not isinstance(new, Tensor) or not _is_like(new, place.tensor):
-            where = f"{_name_of(place.owner)}.{place.name}"
+            where = f"{name_of(place.owner)}.{place.name}"
             found.append(f"{where} changes its shape, its kind or its device: keep one tensor, and write into it")
     for (owner, name), (number, of) in numbers.items():
         now = of.__dict__.get(name)
@@ -204,16 +206,15 @@ def _random_states(network: Any) -> list[Any]:
 
 
 def _values(network: Any) -> Iterator[Any]:
-    for owner in _owners(network):
-        yield from owner.__dict__.values()
+    for owner in owners(network):
+        yield from (value for _, _, value in attributes(owner))
 
 
 def _containers(network: Any) -> Iterator[tuple[tuple[str, str], Any]]:
-    """Lists, tuples and dicts that are attributes, but those that hold a module's parts and are private."""
-    for owner in _owners(network):
-        for name, value in owner.__dict__.items():
-            if isinstance(value, (list, tuple, dict)) and not name.startswith("_"):
-                yield (f"{type(owner).__name__} {_name_of(owner)}", name), value
+    for owner in owners(network):
+        for _, name, value in attributes(owner):
+            if isinstance(value, (list, tuple, dict)):
+                yield (f"{type(owner).__name__} {name_of(owner)}", name), value
 
 
 def _tensors_in(container: Iterable[Any]) -> list[Tensor]:
@@ -233,29 +234,19 @@ class _Place(NamedTuple):
         return getattr(self.owner, self.name, None)
 
 
-def _owners(network: Any) -> list[Any]:
-    """What holds the state of a network: it, its groups, and the behaviors of all."""
-    owners = {id(network): network}
-    owners |= {id(group): group for group in (*network.NeuronGroups, *network.SynapseGroups)}
-    for _, parent, behavior in network.sorted_behavior_execution_list:
-        owners |= {id(parent): parent, id(behavior): behavior}
-    return list(owners.values())
-
-
 def _bound_tensors(network: Any) -> Iterator[_Place]:
-    for owner in _owners(network):
-        for kept in (owner.__dict__, owner.__dict__.get("_buffers", {}), owner.__dict__.get("_parameters", {})):
-            yield from (_Place(owner, name, value) for name, value in kept.items() if isinstance(value, Tensor))
+    for owner in owners(network):
+        yield from (_Place(owner, name, value) for _, name, value in attributes(owner) if isinstance(value, Tensor))
 
 
 _COUNTED = ("iteration", "_iteration")
 
 
 def _numbers(network: Any) -> Iterator[tuple[tuple[str, str], tuple[Any, Any]]]:
-    for owner in _owners(network):
-        for name, value in owner.__dict__.items():
+    for owner in owners(network):
+        for _, name, value in attributes(owner):
             if isinstance(value, (bool, int, float, str)) and name not in _COUNTED:
-                yield (f"{type(owner).__name__} {_name_of(owner)}", name), (value, owner)
+                yield (f"{type(owner).__name__} {name_of(owner)}", name), (value, owner)
 
 
 def _generators(network: Any) -> list[torch.Generator]:
@@ -267,10 +258,6 @@ def _is_like(new: Tensor, old: Tensor) -> bool:
         return True
     plain = new.layout is torch.strided and old.layout is torch.strided
     return plain and new.shape == old.shape and new.dtype is old.dtype and new.device == old.device
-
-
-def _name_of(owner: Any) -> str:
-    return str(owner.tags[0]) if getattr(owner, "tags", None) else type(owner).__name__
 
 
 _WAITING = frozenset(

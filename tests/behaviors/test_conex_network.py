@@ -12,6 +12,7 @@ import pytest
 import torch
 from pymonntorch import Behavior, NeuronDimension, NeuronGroup, SynapseGroup
 
+import tritonstdp as ts
 import tritonstdp.behaviors as ours
 from support import values_of
 
@@ -201,6 +202,24 @@ def test_a_network_that_has_learnt_can_be_copied(conex):
     for group, other in zip(groups, twin.SynapseGroups, strict=True):
         assert group is not other
         assert torch.equal(group.weights, other.weights)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_network_that_is_loaded_goes_on_as_the_one_that_was_saved(conex, tmp_path, steps):
+    networks = []
+    for run_before in (3, steps):
+        network, _, groups = cortex(conex, ours)
+        network.initialize(info=False)
+        network.simulate_iterations(run_before, measure_block_time=False)
+        networks.append((network, groups))
+    (saved, expected), (loaded, found) = networks
+    ts.save(saved, tmp_path / "x")
+    saved.simulate_iterations(4, measure_block_time=False)
+    ts.load(loaded, tmp_path / "x")
+    loaded.simulate_iterations(4, measure_block_time=False)
+    for group, wanted in zip(found, expected, strict=True):
+        assert torch.equal(values_of(group.weights), values_of(wanted.weights)) and torch.equal(group.I, wanted.I)
+        assert torch.equal(group.dst.v, wanted.dst.v) and torch.equal(group.dst.spikes, wanted.dst.spikes)
 
 
 def test_a_behavior_that_has_learnt_can_be_copied_and_pickled(learnt):

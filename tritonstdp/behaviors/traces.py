@@ -273,6 +273,13 @@ class _Trace(Behavior):
         if getattr(synapse, self.signal) is left.values:
             setattr(synapse, self.signal, self._shared.values)
 
+    def after_load(self, synapse: Any) -> None:
+        """Keep alone what a checkpoint has bound here, which others may advance as well."""
+        values = getattr(synapse, self.signal)
+        if values is not self._shared.values:
+            self.part()
+            setattr(synapse, self.signal, values.clone())
+
     def forward(self, synapse: Any) -> None:
         shared, spikes = self._shared, getattr(synapse, f"{self.side}_spike", None)
         if spikes is None:
