@@ -56,20 +56,25 @@ def in_graph(function: Callable[..., Any], written: dict[str, Tensor | None], **
     Tensor
         The first of what is written.
     """
-    read, sides, tensors, names, numbers, settled = [], [], [], [], [], {}
+    read: dict[str, Tensor] = {}
+    sides: list[str] = []
+    numbers: dict[str, float] = {}
+    settled: dict[str, Any] = {}
     for name, value in arguments.items():
         if isinstance(value, PerNeuron):
-            read.append(name), sides.append(value.side), tensors.append(value.values)
+            read[name] = value.values
+            sides.append(value.side)
         elif isinstance(value, Tensor):
-            read.append(name), sides.append(""), tensors.append(value)
+            read[name] = value
+            sides.append("")
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            names.append(name), numbers.append(float(value))
+            numbers[name] = float(value)
         else:
             settled[name] = value
+    layout = tuple(written), tuple(read), tuple(sides), tuple(numbers), tuple(settled)
     first, also = [*written.values(), None][:2]
-    layout = tuple(written), tuple(read), tuple(sides), tuple(names), tuple(settled)
-    name = _named(function, layout, *settled.values())
-    _RUN(first, also, tensors, numbers, name)
+    _RUN(first, also, list(read.values()), list(numbers.values()), _named(function, layout, *settled.values()))
+    assert first is not None
     return first
 
 
@@ -78,8 +83,8 @@ def _named(function: Callable[..., Any], layout: tuple[tuple[str, ...], ...], *s
     """The name of a call, by which the operator finds it; torch takes what is settled one by one, and in no tuple."""
     text = repr((function.__qualname__, layout, list(map(_content, settled))))
     name = f"{function.__name__} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    *names, last = layout
-    _CALLS[name] = _Call(function, *names, dict(zip(last, settled, strict=True)))
+    written, read, sides, numbers, rest = layout
+    _CALLS[name] = _Call(function, written, read, sides, numbers, dict(zip(rest, settled, strict=True)))
     return name
 
 
