@@ -25,7 +25,7 @@ except ImportError:  # not a public part of torch: without it, every step takes 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _address, _storage, _nbytes = Tensor.data_ptr, Tensor.untyped_storage, torch.UntypedStorage.nbytes
-_MOST_PLACES = 16
+_MOST_PLACES = 128
 """Of tensors that are made anew at each step, as spikes often are, a few places come again and again."""
 
 
