@@ -20,6 +20,12 @@ SLOW = {"pre_slow": 100.0, "post_slow": 120.0}
 ISTDP = {"lr": 0.01, "alpha": 0.2, "sign": -1.0}
 
 
+@pytest.fixture(autouse=True)
+def _as_in_a_plain_process(monkeypatch):
+    """No interpreter stands in for a GPU."""
+    monkeypatch.delenv("TRITON_INTERPRET")
+
+
 def halves(rule, **options):
     """The changes of post before pre, from the shortest interval on, the change at 0, and those of pre before post."""
     intervals, changes = plot.window(rule, **TAUS | options)
