@@ -18,7 +18,7 @@ SOME_WEIGHTS = "n.weights[:20, :20]"
 
 def population(network: conex.Neocortex, size: int, tag: str) -> NeuronGroup:
     behaviors = [
-        conex.SimpleDendriteStructure(), conex.SimpleDendriteComputation(), conex.InherentNoise(scale=0.5),
+        conex.SimpleDendriteStructure(), conex.SimpleDendriteComputation(), conex.InherentNoise(scale=0.3),
         conex.LIF(R=4.0, threshold=1.0, tau=8.0, v_reset=0.0, v_rest=0.0), conex.Fire(),
         conex.SpikeTrace(tau_s=10.0), conex.NeuronAxon(),
     ]  # fmt: skip
@@ -30,8 +30,8 @@ def simulate(learning: type, size: int = 1000, steps: int = 200) -> tuple[conex.
     torch.manual_seed(0)
     network = conex.Neocortex(dt=1)
     inputs, outputs = population(network, size, "inputs"), population(network, size, "outputs")
-    rule = learning(a_plus=0.01, a_minus=0.012, positive_bound="soft_bound", negative_bound="soft_bound")
-    weights, dendrite = conex.WeightInitializer(mode="rand"), conex.SimpleDendriticInput(current_coef=0.005)
+    rule = learning(a_plus=0.1, a_minus=0.08, positive_bound="soft_bound", negative_bound="soft_bound")
+    weights, dendrite = conex.WeightInitializer(mode="rand"), conex.SimpleDendriticInput(current_coef=0.002)
     behavior = conex.prioritize_behaviors([conex.SynapseInit(), weights, dendrite, rule])
     behavior[900] = Recorder(SOME_WEIGHTS, tag="history", auto_annotate=False)
     SynapseGroup(network, inputs, outputs, tag="Proximal", behavior=behavior)
