@@ -227,7 +227,7 @@ def weights_over_time(history: Tensor, *, times: Tensor | None = None, axes: Axe
     axes.fill_between(when, low, high, color="tab:blue", alpha=0.2, linewidth=0, label="90 % of the synapses")
     axes.plot(when, middle, color="tab:blue", linewidth=2, label="median")
     axes.set(xlabel="step" if times is None else "time", ylabel="weight", xmargin=0)
-    axes.legend(frameon=False)
+    axes.legend(framealpha=0.9)
     return axes
 
 
