@@ -165,6 +165,7 @@ def test_continued_it_ends_in_the_bits_of_what_never_stopped(tmp_path, max_delay
     assert network.iteration == 13 and all(cells.trace.any() for cells in network.NeuronGroups)
 
 
+@pytest.mark.slow
 def test_continued_in_a_fresh_process_it_ends_in_the_same_bits(tmp_path):
     network = small(ours.SimpleRSTDP(tau_c=5.0, **STDP), more=Reward())
     run(network, 3)

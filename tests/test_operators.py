@@ -122,6 +122,7 @@ def test_the_operator_says_what_it_writes():
     torch.library.opcheck(operators._RUN, (torch.rand(6, 5), torch.zeros(6, 5), read, [0.1, 0.1, 9.0, 0.5], name))
 
 
+@pytest.mark.slow
 def test_a_name_says_what_is_called_in_every_process(tmp_path):
     script = tmp_path / "names.py"
     script.write_text(

@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from tritonstdp import plot
 from tritonstdp.demo import reward, unsupervised
 from tritonstdp.demo.digits import SIDE, Digits
 from tritonstdp.terminal import write_output
@@ -69,48 +70,40 @@ def draw_reward(results: Sequence[reward.Result], path: Path) -> None:
     grid = figure.add_gridspec(len(results), 3, width_ratios=(3, 1, 1))
     for row, result in enumerate(results):
         _draw_trials(figure.add_subplot(grid[row, 0]), result)
-        fields = receptive_fields(result.network.synapses.weights)
+        fields = fields_of(result.network.synapses.weights)
         for action, half in enumerate(fields.view(2, -1, SIDE, SIDE)):
-            axes = figure.add_subplot(grid[row, 1 + action])
+            axes = plot.receptive_fields(
+                half.mean(0).view(-1, 1), (SIDE, SIDE), axes=figure.add_subplot(grid[row, 1 + action])
+            )
             mean = " (mean)" if len(half) > 1 else ""
             axes.set_title(f"action {action + 1}: {result.task.name.split(' or ')[action]}{mean}")
-            _show_field(axes, half.mean(0))
     _save(figure, path)
 
 
-def receptive_fields(weights: Tensor) -> Tensor:
+def fields_of(weights: Tensor) -> Tensor:
     """What each neuron looks for: its weights from ink less those from its absence, ``(n_neurons, 8, 8)``."""
     ink, blank = weights.cpu().T.reshape(-1, 2, SIDE, SIDE).unbind(1)
     return ink - blank
 
 
 def _draw_fields_by_digit(axes: Any, result: unsupervised.Result) -> None:
-    fields, profiles = receptive_fields(result.network.synapses.weights), result.profiles
-    pitch = SIDE + 1
-    sheet = torch.full((10 * pitch - 1, FIELDS_PER_DIGIT * pitch - 1), torch.nan)
+    fields, profiles = fields_of(result.network.synapses.weights), result.profiles
+    shown = torch.full((10, FIELDS_PER_DIGIT, SIDE * SIDE), torch.nan)
     for digit in range(10):
         members = torch.where((profiles.argmax(1) == digit) & (profiles.sum(1) > 0))[0]
         surest = members[profiles[members, digit].argsort(descending=True)][:FIELDS_PER_DIGIT]
-        for column, neuron in enumerate(surest.tolist()):
-            top, left = digit * pitch, column * pitch
-            sheet[top : top + SIDE, left : left + SIDE] = fields[neuron] / fields[neuron].abs().max()
-    axes.imshow(sheet.numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
+        of_surest = fields[surest].flatten(1)
+        shown[digit, : len(surest)] = of_surest / of_surest.abs().amax(1, keepdim=True)
+    plot.receptive_fields(shown.flatten(0, 1).T, (SIDE, SIDE), columns=FIELDS_PER_DIGIT, axes=axes)
     axes.set(
         title=f"Receptive fields of the {FIELDS_PER_DIGIT} neurons surest of each digit\n"
         "(red: weights from ink, blue: from its absence)",
-        xticks=[],
-        yticks=[digit * pitch + (SIDE - 1) / 2 for digit in range(10)],
+        yticks=[digit * (SIDE + 1) + (SIDE - 1) / 2 for digit in range(10)],
         yticklabels=range(10),
     )
     axes.tick_params(axis="y", length=0, labelsize=14)
     for spine in axes.spines.values():
         spine.set_visible(False)
-
-
-def _show_field(axes: Any, field: Tensor) -> None:
-    limit = field.abs().max().item()
-    axes.imshow(field.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
-    axes.set(xticks=[], yticks=[])
 
 
 def _draw_trials(axes: Any, result: reward.Result) -> None:
