@@ -146,6 +146,7 @@ def seed(number):
     torch.manual_seed(number)
 
 
+@pytest.mark.slow  # most of it compiles
 @pytest.mark.parametrize("max_delay", [1, 3])
 @pytest.mark.parametrize("has_run", [False, True])
 def test_continued_it_ends_in_the_bits_of_what_never_stopped(tmp_path, max_delay, has_run):

@@ -140,6 +140,7 @@ def test_rasters_and_weights_are_where_and_when_they_were():
         plot.weights_over_time(history, times=torch.zeros(3))
 
 
+@pytest.mark.slow
 def test_matplotlib_is_imported_for_pictures_alone_and_no_backend_is_chosen():
     script = """if True:
         import sys, tritonstdp, tritonstdp.plot as plot, torch
