@@ -204,6 +204,7 @@ def places(network):
     return {(id(owner), name): (id(tensor), tensor.data_ptr()) for owner, name, tensor in strided}
 
 
+@pytest.mark.slow
 def test_tensors_stay_where_they_are_and_what_shared_memory_shares_it_still(tmp_path):
     network = network_of(2)
     run(network, 4)

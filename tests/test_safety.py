@@ -470,6 +470,7 @@ print(interrupted, bool((w != before).any()))
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer signal")
+@pytest.mark.slow
 def test_an_interrupt_while_a_step_is_compiled_leaves_it_to_be_taken_again(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITONSTDP_CACHE_DIR", str(tmp_path))
     done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120)

@@ -206,6 +206,7 @@ def test_several_processes_find_what_one_finds_in_the_order_that_was_asked(monke
     assert list(verification.checks_of_all("cpu", [], processes=2)) == []
 
 
+@pytest.mark.slow
 def test_processes_end_with_whoever_asked_for_them(tmp_path):
     script = tmp_path / "asks.py"
     script.write_text(
