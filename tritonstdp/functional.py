@@ -937,6 +937,8 @@ def _check_trace(trace: Tensor, spikes: Tensor) -> None:
     for name, tensor in (("trace", trace), ("spikes", spikes)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} is {type(tensor).__name__}, not a Tensor: use torch.as_tensor")
+        if tensor.is_nested:
+            raise TypeError(f"{name} is a nested tensor: pass a plain one")
     if trace.dtype not in WEIGHT_DTYPES:
         raise TypeError(f"trace is {trace.dtype}: a trace needs float16, bfloat16, float32 or float64")
     if trace.requires_grad:
@@ -1020,7 +1022,8 @@ def trace_(
         return in_graph(trace_, {"trace": trace}, spikes=spikes, **settings)
     tensors = trace, spikes
     dtypes = getattr(trace, "dtype", None), getattr(spikes, "dtype", None)
-    key = getattr(trace, "shape", None), dtypes, bool(nearest), backend
+    shape = None if getattr(trace, "is_nested", False) else getattr(trace, "shape", None)
+    key = shape, dtypes, bool(nearest), backend
     known = _known_traces.get(key) if _PLAIN.issuperset((tau.__class__, dt.__class__, scale.__class__)) else None
     if known is not None and 0 < tau < _LARGEST and 0 <= dt < _LARGEST and -_LARGEST < scale < _LARGEST:
         held = known.step_for(None, tensors, trace, spikes, scale, tau, dt)

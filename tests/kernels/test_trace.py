@@ -87,3 +87,15 @@ def test_bad_input_is_refused_before_the_trace_changes(trace, spikes, options, m
     with pytest.raises((ValueError, TypeError), match=message):
         trace_(trace, spikes, **{"tau": TAU, **options})
     assert torch.equal(trace, before)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused_also_where_a_known_trace_lies():
+    nested = torch.nested.nested_tensor([torch.zeros(3), torch.zeros(3)])
+    spikes = torch.zeros(6, dtype=torch.bool)
+    for _ in range(3):
+        trace_(nested.values(), spikes, tau=TAU)
+    with pytest.raises(TypeError, match="trace is a nested tensor"):
+        trace_(nested, spikes, tau=TAU)
+    with pytest.raises(TypeError, match="spikes is a nested tensor"):
+        trace_(torch.zeros(6), nested, tau=TAU)
