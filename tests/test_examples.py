@@ -74,6 +74,10 @@ def test_reward_teaches_a_convolution(tmp_path):
     assert last > 85  # chance is 50
 
 
+def test_a_resumed_simulation_ends_as_one_that_never_stopped(tmp_path):
+    assert "equal to the last bit: True" in shown_by("save_and_resume", tmp_path)[1]
+
+
 def test_a_gate_passes_on_a_machine_of_one_s_own(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITONSTDP_CACHE_DIR", str(tmp_path / "cache"))  # tuning here is of no use later
     # other tests may keep this one busy, and then it is not tuned, which draws nothing
