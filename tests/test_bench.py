@@ -313,6 +313,7 @@ def test_every_gated_workload_has_a_floor_and_no_other():
     assert 1 < gate.SLACK < 2  # a slow-down of two must end below a floor
 
 
+@pytest.mark.slow
 def test_gated_processes_are_pinned_to_one_thread_and_can_leave_the_allocator_alone():
     code = (
         "import os, sys; sys.path.append(sys.argv[1]); from benchmarks.environment import restart_pinned;"

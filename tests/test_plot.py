@@ -66,6 +66,7 @@ def test_oja_pairs_alike_in_either_order_of_spikes():
     assert_decays(after, 0.09, tau=10.0)
 
 
+@pytest.mark.slow
 def test_every_registered_rule_has_a_window():
     values = {name: 0.1 for p in (*PARAMETERS.values(), ISTDP, {"lr": 0, "decay": 0}) for name in p} | {"tau_c": 50.0}
     for rule in list(RULES.values()):

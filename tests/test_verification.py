@@ -95,6 +95,7 @@ def test_a_wrong_current_is_noticed(small, report, monkeypatch):
     assert {(c["name"], c["backend"]) for c in found["checks"] if not c["passed"]} == {("currents", "cpu")}
 
 
+@pytest.mark.slow
 def test_a_captured_network_is_held_against_one_that_runs(monkeypatch):
     made, network_of = [], verification.network_of
 
@@ -200,6 +201,7 @@ def test_quick_checks_every_formula_on_each_topology_and_says_in_lines_how_far_i
     assert "checking 6 of 6: trace" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_several_processes_find_what_one_finds_in_the_order_that_was_asked(monkeypatch):
     alone = list(verification.checks_of_all("cpu", ["trace", "trace"]))
     assert list(verification.checks_of_all("cpu", ["trace", "trace"], processes=2)) == alone
