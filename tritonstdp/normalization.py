@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from tritonstdp.functional import check_tensors, in_torch, topology_of
+from tritonstdp.functional import check_alike, check_tensors, in_torch, topology_of
 from tritonstdp.kernels.memory import address, check_apart
 from tritonstdp.kernels.reference import HALF
 from tritonstdp.topology import Topology
@@ -77,9 +77,9 @@ def normalize_(weights: Tensor, target: Any = 1.0, *, measure: str = "sum", topo
 
 
 def _check(topology: Topology, weights: Tensor, values: Tensor) -> None:
-    check_tensors([("weights", values, topology.weights_shape)])
-    if tuple(values.shape) != topology.weights_shape:
-        raise ValueError(f"weights have shape {tuple(values.shape)}; {topology.name} needs {topology.weights_shape}")
+    named = [("weights", values, topology.weights_shape)]
+    check_tensors(named)
+    check_alike(topology, values, named)
     if weights.requires_grad:
         raise ValueError("weights require grad: they are written in place; pass weights.detach()")
     check_apart("weights", values, ())

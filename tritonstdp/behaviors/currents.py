@@ -13,7 +13,7 @@ import torch
 from pymonntorch import Behavior
 from torch import Tensor
 
-from tritonstdp.behaviors.synapse import attribute_of, is_closed, keep
+from tritonstdp.behaviors.synapse import attribute_of, is_closed, keep, version_of
 
 __all__ = ["SimpleDendriteComputation", "SimpleDendriteStructure"]
 
@@ -133,7 +133,7 @@ class _Arriving:
 
     def move_on(self) -> None:
         """Bring all a step nearer; once nobody has written for as many steps as are kept, there is nothing to bring."""
-        kept, version = self.kept, _version_of(self.kept)
+        kept, version = self.kept, version_of(self.kept)
         self._silent = self._silent + 1 if version == self._left_at and version is not None else 0
         if self._silent >= len(kept):
             return
@@ -142,23 +142,19 @@ class _Arriving:
         else:
             kept[:-1] = kept[1:].clone()
             kept[-1].zero_()
-        self._left_at = _version_of(kept)
+        self._left_at = version_of(kept)
 
     def add(self, group: Any, kind: str) -> None:
         """Add a group's current."""
         delay, current = attribute_of(group, "dst_delay"), attribute_of(group, "I")
         known, version, undelayed = self._undelayed.get(group, (None, -1, False))
-        if known is None or known is not delay or version != _version_of(known):
+        if known is None or known is not delay or version != version_of(known):
             undelayed = _check_delay(group, delay, len(self.kept), kind)
-            self._undelayed[group] = delay, _version_of(delay), undelayed
+            self._undelayed[group] = delay, version_of(delay), undelayed
         if undelayed:
             self.now.add_(current)
         else:
             self.kept.scatter_add_(0, delay.unsqueeze(0), current.unsqueeze(0))
-
-
-def _version_of(tensor: Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
 
 
 def _check_delay(group: Any, delay: Any, kept: int, kind: str) -> bool:

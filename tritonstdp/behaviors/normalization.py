@@ -8,7 +8,6 @@ from pymonntorch import Behavior
 
 from tritonstdp.behaviors import synapse as groups
 from tritonstdp.normalization import normalize_
-from tritonstdp.topology import Topology
 
 __all__ = ["WeightNormalization"]
 
@@ -48,11 +47,8 @@ class WeightNormalization(Behavior):
         self.measure = self.parameter("measure", "sum")
         self.every = self.parameter("every", 1)
 
-    def topology(self, synapse: Any) -> Topology:
-        """How the synapses of a group lie."""
-        return groups.any_topology(self, synapse, groups.weights_of(synapse))
-
     def forward(self, synapse: Any) -> None:
         if self.every > 1 and synapse.network.iteration % self.every:
             return
-        normalize_(synapse.weights, self.norm, measure=self.measure, topology=self.topology(synapse))
+        weights = groups.weights_of(synapse)
+        normalize_(weights, self.norm, measure=self.measure, topology=groups.any_topology(self, synapse, weights))

@@ -36,6 +36,7 @@ __all__ = [
     "signals",
     "sparse",
     "trace_time_constants",
+    "version_of",
     "weights_of",
 ]
 
@@ -230,6 +231,11 @@ def can_hold(kept: Any, arriving: Tensor, n: int | None = None) -> bool:
     # the index of a device takes a tenth of what the device itself does
     alike = kept.dtype is arriving.dtype and kept.get_device() == arriving.get_device()
     return alike and kept.numel() == (arriving.numel() if n is None else n) and not kept.requires_grad
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """What counts the writes into a tensor; None of one that was made for inference, which counts none."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def is_closed(tensor: Tensor) -> bool:

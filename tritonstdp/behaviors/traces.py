@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 from pymonntorch import Behavior
 from torch import Tensor
 
-from tritonstdp.behaviors.synapse import arriving_spikes, attribute_of, is_closed, keep, may_be_delayed
+from tritonstdp.behaviors.synapse import arriving_spikes, attribute_of, is_closed, keep, may_be_delayed, version_of
 from tritonstdp.functional import trace_
 from tritonstdp.kernels.spikes import carry_lists
 
@@ -83,8 +83,7 @@ class _SharedTrace:
         self.has_begun = True
         if len(self.keepers) == 1:
             return False
-        version = None if spikes.is_inference() else spikes._version
-        now = id(spikes), version, self.network._iteration
+        now = id(spikes), version_of(spikes), self.network._iteration
         if self._advanced and self._advanced[0] == now and self._advanced[1] is not keeper:
             return True
         for other, synapse in list(self.keepers):
