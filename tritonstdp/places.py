@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tritonstdp.kernels.memory import extent, span
+
 __all__ = [
     "bytes_of",
     "in_memory_of",
@@ -77,10 +79,7 @@ def reach_of(kind: dict[str, Any]) -> int:
     >>> reach_of(kind_of(torch.ones(3, 2)[:, 0]))
     20
     """
-    if 0 in kind["shape"]:
-        return 0
-    last = sum((n - 1) * s for n, s in zip(kind["shape"], kind["strides"], strict=True))
-    return int(getattr(torch, kind["dtype"]).itemsize * (last + 1))
+    return int(getattr(torch, kind["dtype"]).itemsize) * extent(tuple(kind["shape"]), tuple(kind["strides"]))
 
 
 def span_of(tensor: Tensor) -> tuple[int, int]:
@@ -92,7 +91,7 @@ def span_of(tensor: Tensor) -> tuple[int, int]:
     (4, 12)
     """
     start = int(tensor.storage_offset()) * tensor.itemsize
-    return start, start + reach_of(kind_of(tensor))
+    return start, start + span(tensor)
 
 
 def memory_of(tensor: Tensor) -> tuple[str, int]:
