@@ -73,6 +73,11 @@ class PropagationCase(NamedTuple):
     given: tuple[()] = ()
     limits: str = "number"
 
+    @property
+    def operation(self) -> str:
+        """What kernels do, by which the registry finds them."""
+        return self.formula.operation
+
     @staticmethod
     def plain(topology: Any, dtype: torch.dtype, device: str) -> PropagationCase:
         """The usual case of a topology: contiguous weights and bool spikes."""

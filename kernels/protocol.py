@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -64,6 +64,8 @@ class Case(NamedTuple):
         "scalar" (a 0-d tensor), or as another "tensor", which the reference alone takes.
     limits : str
         "number", or "tensor" where ``w_min`` or ``w_max`` is one, which the reference alone takes.
+    reduction : str
+        What becomes of the changes of a batch's samples, "sum" or "mean"; "" where there is no batch.
     """
 
     formula: Formula
@@ -75,6 +77,7 @@ class Case(NamedTuple):
     bool_spikes: bool
     given: tuple[str, ...]
     limits: str = "number"
+    reduction: str = ""
 
     @staticmethod
     def plain(formula: Formula, topology: Any, dtype: torch.dtype, device: str) -> Case:
@@ -82,6 +85,11 @@ class Case(NamedTuple):
         return Case(
             formula, topology.name, topology.kernel_key, topology.usual_layout, dtype, device, True, formula.all_numbers
         )
+
+    @property
+    def operation(self) -> str:
+        """What kernels do, by which the registry finds them."""
+        return "batch" if self.reduction else self.formula.operation
 
     @property
     def names(self) -> Names:
@@ -102,6 +110,12 @@ class Case(NamedTuple):
             for side, signals in (("pre", rule.pre), ("post", rule.post))
         )
         return Names(pre, post, (*named["number"], *named["tensor"], *named["scalar"]), len(named["scalar"]))
+
+    def samples_of(self, pre: Sequence[Tensor], post: Sequence[Tensor]) -> Iterator[tuple[tuple[Tensor, ...], ...]]:
+        """The signals of both sides, sample by sample of a batch; a parameter's values are the same in each."""
+        own = len(self.formula.rule.pre), len(self.formula.rule.post)
+        for b in range(len(pre[0])):
+            yield tuple((*(v[b] for v in side[:n]), *side[n:]) for side, n in zip((pre, post), own, strict=True))
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -127,7 +141,8 @@ class Step(Protocol):
         The eligibility trace, of the shape and dtype of the weights; None unless the rule is modulated.
     pre, post : sequence of Tensor
         The signals of each side as ``case.names`` has them, contiguous. The spikes come first, both bool or both of the
-        dtype of the weights; the others are of that dtype.
+        dtype of the weights; the others are of that dtype. Of a batch, the rule's own are ``(B, n)``: the weights move
+        once, from where the step began, by the sum or the mean of what each sample changes.
     numbers : sequence of float
         The values of ``case.names.numbers``. The reference takes tensors as well.
     w_min, w_max : float

@@ -11,6 +11,9 @@ bound is NaN. Where all is finite, this is the formula itself, but for the sign 
 
 The weights of a convolution are shared by all positions: contributions of silent neurons count as 0 in its sums, and
 each weight is changed (and clamped) by its sums.
+
+The samples of a batch share all weights: what each changes, from where the step began, is added up in their order, and
+the weight moves once.
 """
 
 from __future__ import annotations
@@ -157,10 +160,42 @@ def weight_change(
     w_max: Any,
 ) -> Tensor:
     """The change that a step would make (for a modulated rule: what it adds to the eligibility); nothing is written."""
-    formula = formula_of(meeting, case)
-    here, there = meeting.sides(topology, pre, post)
-    dw, touched = change_of(meeting, formula, topology, weights, here, there, numbers, w_min, w_max)
+    state = weights, pre, post, numbers, w_min, w_max
+    dw, touched, _, _ = _change_of_samples(meeting, formula_of(meeting, case), case, topology, *state)
     return dw if touched is None else torch.where(touched, dw, 0)
+
+
+def _change_of_samples(
+    meeting: Meeting,
+    formula: Composed,
+    case: Case,
+    topology: Any,
+    weights: Tensor,
+    pre: Sequence[Tensor],
+    post: Sequence[Tensor],
+    numbers: Sequence[Any],
+    w_min: Any,
+    w_max: Any,
+) -> tuple[Tensor, Tensor | None, Sequence[Tensor], Sequence[Tensor]]:
+    """As :func:`change_of`, of all samples of a batch where there is one; and the signals at each synapse.
+
+    Of a batch, those are its last sample's: what a weight moves by, beside its change, is the same in all.
+    """
+
+    def of_sample(*signals: Sequence[Tensor]) -> tuple[Any, ...]:
+        here, there = meeting.sides(topology, *signals)
+        return *change_of(meeting, formula, topology, weights, here, there, numbers, w_min, w_max), here, there
+
+    if not case.reduction:
+        return of_sample(pre, post)
+    total, any_touched = torch.zeros_like(weights), None
+    for sample in case.samples_of(pre, post):
+        dw, touched, here, there = of_sample(*sample)
+        total = total + (dw if touched is None else torch.where(touched, dw, 0))
+        if touched is not None:
+            any_touched = touched if any_touched is None else any_touched | touched
+    share = len(pre[0]) if case.reduction == "mean" else 1
+    return total / share, any_touched, here, there
 
 
 def build(meeting: Meeting, case: Case) -> Step:
@@ -174,8 +209,9 @@ def build(meeting: Meeting, case: Case) -> Step:
         half = weights.dtype in HALF
         compute = torch.float32 if half else weights.dtype
         w, eligibility = (t.float() if half and t is not None else t for t in (weights, c))
-        here, there = meeting.sides(topology, *(tuple(v.to(compute) for v in side) for side in (pre, post)))
-        dw, touched = change_of(meeting, formula, topology, w, here, there, numbers, w_min, w_max)
+        pre, post = (tuple(v.to(compute) for v in side) for side in (pre, post))
+        state = w, pre, post, numbers, w_min, w_max
+        dw, touched, here, there = _change_of_samples(meeting, formula, case, topology, *state)
         if modulated and touched is not None:
             dw = torch.where(touched, dw, 0)
         new_weights, new_c = formula.moved(w, dw, eligibility, here, there, numbers, w_min, w_max)

@@ -69,6 +69,7 @@ class Options(TypedDict, total=False):
     topology: Topology | None
     backend: str | None
     autotune: bool
+    reduction: str
 
 
 def per_pre(values: Tensor) -> PerNeuron:
@@ -136,15 +137,30 @@ def _per_neuron(side: str, values: Tensor) -> PerNeuron:
 
 
 def _check(
-    topology: Topology, weights: Tensor, values: Tensor, names: Names, pre: Signals, post: Signals, c: Tensor | None
+    formula: Formula,
+    names: Names,
+    topology: Topology,
+    weights: Tensor,
+    values: Tensor,
+    pre: Signals,
+    post: Signals,
+    c: Tensor | None,
+    reduction: str,
 ) -> None:
     """Name the first tensor that does not fit, and say what would."""
-    synapse = topology.weights_shape
+    synapse, rule = topology.weights_shape, formula.rule
+    samples = tuple(pre[0].shape[:1]) if reduction else ()
+    if samples == (0,):
+        raise ValueError(f"pre_spike has shape {tuple(pre[0].shape)}: a batch has one sample or more")
     named: list[Named] = [("weights", values, synapse)]
-    for side, signals, size in ((names.pre, pre, topology.pre_shape), (names.post, post, topology.post_shape)):
+    for side, own, signals, size in (
+        (names.pre, rule.pre, pre, topology.pre_shape),
+        (names.post, rule.post, post, topology.post_shape),
+    ):
         if len(side) != len(signals):
             raise ValueError(f"{len(signals)} signals are given of one side, which has {', '.join(side)}")
-        named += [(name, signal, size) for name, signal in zip(side, signals, strict=True)]
+        sizes = [(*samples, *size)] * len(own) + [size] * (len(side) - len(own))
+        named += zip(side, signals, sizes, strict=True)
     if c is not None:
         named.append(("c", c, synapse))
     check_tensors(named)
@@ -331,6 +347,7 @@ def step_(
     c: Tensor | None = None,
     backend: str | None = None,
     autotune: bool = False,
+    reduction: str = "sum",
 ) -> Choice:
     """Update weights by one step of a formula, in place: what every other entry to the package comes down to.
 
@@ -357,6 +374,8 @@ def step_(
         Use this backend and no other.
     autotune : bool
         See :func:`tritonstdp.choice.choose`.
+    reduction : str
+        "sum" or "mean" of what the samples of a batch change; see :func:`update_`.
 
     Returns
     -------
@@ -382,6 +401,7 @@ def step_(
     values = topology.values(weights)
     if len(parameters) != len(formula.parameters):
         _complain_of_numbers(formula, parameters)
+    reduction = _reduction_of(reduction, pre)
     given, numbers, limits = formula.all_numbers, tuple(parameters), "number"
     for value in (w_min, w_max, *parameters):
         if value.__class__ not in _PLAIN:
@@ -412,15 +432,17 @@ def step_(
     same = tuple(map(operator.is_, pre, post))
     apart = (*compress(post, map(operator.not_, same)), *post[len(same) :]) if True in same else post
     tensors: tuple[Tensor, ...] = (values, *pre, *apart) if c is None else (values, c, *pre, *apart)
-    key = (id(topology), given, limits, backend, autotune, len(pre), len(post), same, c is None)
+    key = (id(topology), given, limits, backend, autotune, len(pre), len(post), same, c is None, reduction)
     binding, step = formula.choices.get(key), None
     if binding is not None and not weights.requires_grad:
         step = binding.step_for(topology, tensors, topology, values, c, pre, post, numbers, w_min, w_max)
     if binding is not None and step is not None:
         choice = binding.choice
     else:
-        fitting_pre, fitting_post = _fitting(formula, given, topology, weights, values, pre, post, c, numbers)
-        case = _case(formula, topology, values, fitting_pre, c, given, limits)
+        names = Case.names_of(formula, given)
+        _check(formula, names, topology, weights, values, pre, post, c, reduction)
+        fitting_pre, fitting_post = _fitting(names, values, pre, post, c, numbers)
+        case = _case(formula, topology, values, fitting_pre, c, given, limits, reduction)
         choice = choose(case, backend, autotune)
         step = choice.step
         as_they_are = all(map(operator.is_, (*fitting_pre, *fitting_post), (*pre, *post)))
@@ -437,6 +459,13 @@ def step_(
         step(topology, values, c, pre, post, numbers, w_min, w_max)
     note_write(written, before)
     return choice
+
+
+def _reduction_of(reduction: str, pre: Signals) -> str:
+    """The reduction of a batch; "" where signals are vectors."""
+    if reduction != "sum" and reduction != "mean":
+        raise ValueError(f"reduction is {reduction!r}: the changes of a batch's samples have a 'sum' or a 'mean'")
+    return reduction if pre and getattr(pre[0], "ndim", 1) == 2 else ""
 
 
 _preparing: ContextVar[bool] = ContextVar("preparing", default=False)
@@ -505,30 +534,21 @@ def _case(
     c: Tensor | None,
     given: tuple[str, ...],
     limits: str,
+    reduction: str,
 ) -> Case:
     layout = topology.layout(values)
     if c is not None and layout != topology.layout(c):
         layout = "strided"
     return Case(
         formula, topology.name, topology.kernel_key, layout, values.dtype, values.device.type,
-        pre[0].dtype is torch.bool, given, limits,
+        pre[0].dtype is torch.bool, given, limits, reduction,
     )  # fmt: skip
 
 
 def _fitting(
-    formula: Formula,
-    given: tuple[str, ...],
-    topology: Topology,
-    weights: Tensor,
-    values: Tensor,
-    pre: Signals,
-    post: Signals,
-    c: Tensor | None,
-    numbers: Sequence[Any],
+    names: Names, values: Tensor, pre: Signals, post: Signals, c: Tensor | None, numbers: Sequence[Any]
 ) -> tuple[Signals, Signals]:
-    """The signals as kernels take them, once it is sure that all of a step's tensors fit."""
-    names = Case.names_of(formula, given)
-    _check(topology, weights, values, names, pre, post, c)
+    """The signals as kernels take them, once it is sure that none shares memory with what is written."""
     read = tuple(zip((*names.pre, *names.post), (*pre, *post), strict=True))
     tensors = ((n, v) for n, v in zip(names.numbers, numbers, strict=True) if isinstance(v, Tensor))
     read = (*read, *tensors)
@@ -568,12 +588,13 @@ def weight_change(
     parameters: Sequence[Any],
     w_min: Any = 0.0,
     w_max: Any = 1.0,
+    reduction: str = "sum",
 ) -> Tensor:
     """The change that :func:`step_` would make, before any clamp (a modulated rule: add to the eligibility).
 
     Parameters
     ----------
-    formula, topology, weights, pre, post, parameters, w_min, w_max
+    formula, topology, weights, pre, post, parameters, w_min, w_max, reduction
         As for :func:`step_`; nothing is written.
 
     Returns
@@ -599,12 +620,12 @@ def weight_change(
     values = topology.values(weights)
     placed = _place(formula, topology, values, parameters, w_min, w_max)
     pre, post = (*pre, *placed.pre), (*post, *placed.post)
-    names = Case.names_of(formula, placed.given)
-    _check(topology, weights, values, names, pre, post, None)
+    names, reduction = Case.names_of(formula, placed.given), _reduction_of(reduction, pre)
+    _check(formula, names, topology, weights, values, pre, post, None, reduction)
     if values.device.type != "meta":
         for name, tensor in (("weights", values), *zip((*names.pre, *names.post), (*pre, *post), strict=True)):
             address(name, tensor)
-    case = _case(formula, topology, values, pre, None, placed.given, placed.limits)
+    case = _case(formula, topology, values, pre, None, placed.given, placed.limits, reduction)
     pre, post = (tuple(signal.to(values.dtype) for signal in side) for side in (pre, post))
     return reference.weight_change(
         meeting_of(topology.name), case, topology, values, pre, post, placed.numbers, placed.w_min, placed.w_max
@@ -652,6 +673,7 @@ def update_(
     topology: Topology | None = None,
     backend: str | None = None,
     autotune: bool = False,
+    reduction: str = "sum",
     **arguments: Any,
 ) -> Tensor:
     """Update weights by one step of any rule, in place.
@@ -679,10 +701,14 @@ def update_(
     autotune : bool
         Time the kernel's configurations at the first step of a size that has not been tuned before, which takes
         seconds, and keep the fastest; as ``TRITONSTDP_AUTOTUNE=1`` does everywhere.
+    reduction : str
+        "sum" or "mean": what is made of the changes that the samples of a batch ask for.
     **arguments
         By name, what the rule reads. Its signals: ``pre_spike`` and ``post_spike``, bool ``(n_pre,)`` and ``(n_post,)``
         (a float spike counts with its value), and the others of ``rule.pre`` and ``rule.post``, as ``pre_trace``, of
-        the weights' dtype. Its parameters, those of its bounds and, where it is modulated, ``dopamine``: numbers, 0-d
+        the weights' dtype. Or, of a batch, all of them as ``(B, n_pre)`` and ``(B, n_post)``: each sample's change is
+        taken from the weights as they are, and they move (and are clamped, and an eligibility decays) once, by the sum
+        or mean of the changes. Its parameters, those of its bounds and, where it is modulated, ``dopamine``: numbers, 0-d
         tensors, one value a neuron (:func:`per_pre`, :func:`per_post`), or tensors that broadcast to the weights.
 
     Returns
@@ -710,7 +736,7 @@ def update_(
         return in_graph(
             update_, {"weights": weights, "c": c}, rule=rule, w_min=w_min, w_max=w_max, positive_bound=positive_bound,
             negative_bound=negative_bound, clamp=clamp, topology=topology, backend=backend, autotune=autotune,
-            **arguments,
+            reduction=reduction, **arguments,
         )  # fmt: skip
     rule = resolve_rule(rule)
     formula = Formula.of(rule, resolve_bound(positive_bound), resolve_bound(negative_bound), clamp)
@@ -722,7 +748,8 @@ def update_(
         raise _wrong_arguments(formula, arguments) from None
     if len(arguments) != len(pre) + len(post) + len(parameters):
         raise _wrong_arguments(formula, arguments)
-    step_(formula, topology_of(weights, topology), weights, pre, post, parameters, w_min, w_max, c, backend, autotune)
+    topology = topology_of(weights, topology)
+    step_(formula, topology, weights, pre, post, parameters, w_min, w_max, c, backend, autotune, reduction)
     return weights
 
 
@@ -750,7 +777,8 @@ def stdp_(
     a_plus, a_minus : float or Tensor
         The sizes of potentiation and of depression.
     **options
-        ``w_min, w_max, positive_bound, negative_bound, clamp, topology, backend, autotune`` of :func:`update_`.
+        ``w_min, w_max, positive_bound, negative_bound, clamp, topology, backend, autotune,
+        reduction`` of :func:`update_`.
 
     Returns
     -------
@@ -806,7 +834,8 @@ def istdp_(
     inhibitory : bool
         Whether the weights are magnitudes of inhibition.
     **options
-        ``w_min, w_max, positive_bound, negative_bound, clamp, topology, backend, autotune`` of :func:`update_`.
+        ``w_min, w_max, positive_bound, negative_bound, clamp, topology, backend, autotune,
+        reduction`` of :func:`update_`.
 
     Returns
     -------
@@ -873,7 +902,8 @@ def rstdp_(
         The reward signal: a number, a 0-d tensor (read on its device), one value a synapse, or (dense and
         one-to-one) one value a post neuron.
     **options
-        ``w_min, w_max, positive_bound, negative_bound, clamp, topology, backend, autotune`` of :func:`update_`.
+        ``w_min, w_max, positive_bound, negative_bound, clamp, topology, backend, autotune,
+        reduction`` of :func:`update_`.
 
     Returns
     -------

@@ -107,7 +107,7 @@ def launches(problem: Problem, config: tuple[Any, ...] | None = None) -> list[La
     >>> launch.kernel.__name__  # doctest: +SKIP
     'items_kernel'
     """
-    module = gpu_module(problem.topology.name, problem.formula.operation)
+    module = gpu_module(problem.topology.name, problem.case.operation)
     step = module.build(problem.case, module.DEFAULT if config is None else config)
     with _recording() as recorded:
         problem.run(step)

@@ -42,6 +42,8 @@ class Problem:
         The value of each of ``formula.parameters``: a number, a 0-d tensor, or a PerNeuron.
     limits : tuple of float
         ``(w_min, w_max)``.
+    reduction : str
+        What becomes of the changes of a batch's samples, where signals are of one.
     """
 
     formula: Formula
@@ -51,6 +53,7 @@ class Problem:
     signals: dict[str, Tensor]
     parameters: dict[str, Any]
     limits: tuple[float, float]
+    reduction: str = ""
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -66,7 +69,7 @@ class Problem:
             layout = "strided"
         return Case(
             self.formula, topology.name, topology.kernel_key, layout, weights.dtype, weights.device.type,
-            self.signals["pre_spike"].dtype == torch.bool, self.given,
+            self.signals["pre_spike"].dtype == torch.bool, self.given, reduction=self.reduction,
         )  # fmt: skip
 
     @property
@@ -223,6 +226,8 @@ def make_problem(
     float_spikes: bool = False,
     dopamine: str = "number",
     per_neuron: bool = False,
+    samples: int = 0,
+    reduction: str = "sum",
     weights: tuple[float, float] = (-0.1, 1.1),
     eligibility: tuple[float, float] = (-0.5, 0.5),
 ) -> Problem:
@@ -249,6 +254,10 @@ def make_problem(
     per_neuron : bool
         Whether the rule's own parameters have one value a neuron, of one side and the other in turns; where weights are
         shared, those that a spike's contribution depends on.
+    samples : int
+        Of how many samples a batch is; 0 for none.
+    reduction : str
+        What becomes of their changes, "sum" or "mean".
     weights, eligibility : tuple of float
         Between what they lie; some weights outside their limits, unless said otherwise.
 
@@ -292,8 +301,12 @@ def make_problem(
         signals = {"pre_spike": spikes(sizes["pre"]), "current": uniform(sizes["post"])}
         return PropagationProblem(formula, topology, values, None, signals, {}, _LIMITS)
     rule = formula.rule
+
+    def signal(name: str, n: int) -> Tensor:
+        return spikes(n) if name.endswith("_spike") else uniform(n)
+
     signals = {
-        name: spikes(sizes[side]) if name.endswith("_spike") else uniform(sizes[side])
+        name: torch.stack([signal(name, sizes[side]) for _ in range(samples)]) if samples else signal(name, sizes[side])
         for side, names in (("pre", rule.pre), ("post", rule.post))
         for name in names
     }
@@ -303,4 +316,4 @@ def make_problem(
         varies = per_neuron and name in (rule.spike_parameters if topology.shares_weights else rule.parameters)
         kind = dopamine if name == "dopamine" else ("pre", "post")[k % 2] if varies else "number"
         parameters[name] = given(_VALUES.get(name, 0.5), kind)
-    return Problem(formula, topology, values, c, signals, parameters, _LIMITS)
+    return Problem(formula, topology, values, c, signals, parameters, _LIMITS, reduction if samples else "")

@@ -51,7 +51,7 @@ AnyFormula = Formula | Propagation
 AnyCase = Case | PropagationCase
 Build = Callable[..., Any]
 
-PREFIXES = {Formula.operation: "", PROPAGATION.operation: "propagation_"}
+PREFIXES = {Formula.operation: "", PROPAGATION.operation: "propagation_", "batch": "batch_"}
 """What is computed over synapses, and how the names of its files begin in each topology's folder."""
 
 
@@ -67,7 +67,8 @@ class Backend:
         ``refuse(case)``: why the backend can't take the case, or None where it can.
     kernels : str or callable
         The name of its file in each topology's folder, whose ``build(case, config)`` gives a step, and behind
-        "propagation_" of that for spike propagation; or ``build(case)``, which does for learning on every topology.
+        "propagation_" or "batch_" of those for spike propagation and for learning from batches; or ``build(case)``,
+        which does for learning on every topology.
     """
 
     name: str
@@ -167,7 +168,7 @@ class KernelEntry:
     space : callable, optional
         Gives the kernel's configurations; called when they are first needed.
     operation : str
-        "plasticity" or "propagation".
+        "plasticity", "batch" or "propagation".
     """
 
     topology: str
@@ -181,7 +182,7 @@ class KernelEntry:
     def serves(self, case: AnyCase, backend: str) -> bool:
         """Whether the entry serves a case on a backend."""
         formula = case.formula
-        if (self.operation, self.topology, self.backend) != (formula.operation, case.topology, backend):
+        if (self.operation, self.topology, self.backend) != (case.operation, case.topology, backend):
             return False
         if not isinstance(formula, Formula):
             return True
@@ -374,7 +375,7 @@ def register_kernel(
     space : mapping, optional
         The candidate values of each field of ``default``, from which ``tritonstdp tune`` chooses.
     operation : str
-        "plasticity" or "propagation".
+        "plasticity", "batch" or "propagation".
 
     Raises
     ------
@@ -397,7 +398,7 @@ def register_kernel(
     ):
         if name is not None and (not isinstance(name, str) or name not in known):
             raise ValueError(f"unknown {what} {name!r}: use one of {', '.join(sorted(known))}")
-    if operation != Formula.operation and (rule, bound) != (None, None):
+    if operation == PROPAGATION.operation and (rule, bound) != (None, None):
         raise ValueError(f"rule is {rule!r} and bound {bound!r}: {operation} has neither; leave them out")
     foreign = sorted(set(space or ()) - set(getattr(default, "_fields", ())))
     if foreign:
@@ -497,7 +498,7 @@ def serving_entry(case: AnyCase, backend: str) -> KernelEntry:
     """
     serving = [entry for entry in _ENTRIES if entry.serves(case, backend)]
     if not serving:
-        raise CannotCompileError(f"{backend} has no {case.formula.operation} kernel for {case.topology}")
+        raise CannotCompileError(f"{backend} has no {case.operation} kernel for {case.topology}")
     best = max(entry.specificity for entry in serving)
     return [entry for entry in serving if entry.specificity == best][-1]
 

@@ -274,7 +274,7 @@ def measure_traffic(
     >>> traffic["weights"].excess_sectors, programs["items_kernel"].idle  # doctest: +SKIP
     (1.0, 0)
     """
-    module = gpu_module(problem.topology.name, problem.formula.operation)
+    module = gpu_module(problem.topology.name, problem.case.operation)
     config = module.DEFAULT if config is None else config
     needed = _needed(problem)
     meter = Meter({**problem.tensors, **_plan(problem)})
