@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
 from torch import Tensor
 from triton import knobs
 from triton.runtime import driver
+
+from tritonstdp.kernels.memory import Kept as Kept
+from tritonstdp.kernels.memory import kept_with as kept_with
 
 WIDEST_BYTES = 16
 """Of an access; Triton compiles another kernel for a tensor that does not start at a multiple of it."""
@@ -72,33 +73,3 @@ class Launch:
                 self.programs, 1, 1, stream, self._function, self._metadata, None, None, None,
                 *arguments, *self.settled,
             )  # fmt: skip
-
-
-Made = TypeVar("Made")
-Kept = WeakKeyDictionary[Any, dict[Any, Any]]
-
-
-def kept_with(kept: Kept, owner: Any, key: Any, make: Callable[..., Made], *arguments: Any) -> Made:
-    """What is made once and kept as long as its owner, so that a captured graph finds it where it was.
-
-    Parameters
-    ----------
-    kept : WeakKeyDictionary
-        Where.
-    owner : object
-        Which decides how long.
-    key : hashable
-        What else decides what is made.
-    make : callable
-        Makes it, of the arguments.
-
-    Returns
-    -------
-    object
-        What was made.
-    """
-    try:
-        found: Made = kept[owner][key]
-    except KeyError:
-        found = kept.setdefault(owner, {})[key] = make(*arguments)
-    return found

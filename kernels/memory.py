@@ -6,9 +6,11 @@ What a step is given is proved before a kernel sees it (:mod:`tritonstdp.functio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from math import gcd
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor
@@ -163,3 +165,33 @@ def _placed(distance: int, form: _Form) -> Any:
         }
 
     return np.asarray(Placed())
+
+
+Made = TypeVar("Made")
+Kept = WeakKeyDictionary[Any, dict[Any, Any]]
+
+
+def kept_with(kept: Kept, owner: Any, key: Any, make: Callable[..., Made], *arguments: Any) -> Made:
+    """What is made once and kept as long as its owner, so that a captured graph finds it where it was.
+
+    Parameters
+    ----------
+    kept : WeakKeyDictionary
+        Where.
+    owner : object
+        Which decides how long.
+    key : hashable
+        What else decides what is made.
+    make : callable
+        Makes it, of the arguments.
+
+    Returns
+    -------
+    object
+        What was made.
+    """
+    try:
+        found: Made = kept[owner][key]
+    except KeyError:
+        found = kept.setdefault(owner, {})[key] = make(*arguments)
+    return found

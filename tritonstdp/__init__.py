@@ -21,6 +21,7 @@ from tritonstdp.registry import (
     register_rule,
     register_topology,
 )
+from tritonstdp.replay import replay_
 from tritonstdp.rules import BOUNDS, RULES, Rule, hard_bound, lower_bound, modulated, no_bound, soft_bound, upper_bound
 from tritonstdp.topology import Conv2d, Dense, Local2d, OneToOne, Sparse
 
@@ -55,6 +56,7 @@ __all__ = [
     "register_kernel",
     "register_rule",
     "register_topology",
+    "replay_",
     "rstdp_",
     "save",
     "soft_bound",

@@ -708,8 +708,8 @@ def update_(
         (a float spike counts with its value), and the others of ``rule.pre`` and ``rule.post``, as ``pre_trace``, of
         the weights' dtype. Or, of a batch, all of them as ``(B, n_pre)`` and ``(B, n_post)``: each sample's change is
         taken from the weights as they are, and they move (and are clamped, and an eligibility decays) once, by the sum
-        or mean of the changes. Its parameters, those of its bounds and, where it is modulated, ``dopamine``: numbers, 0-d
-        tensors, one value a neuron (:func:`per_pre`, :func:`per_post`), or tensors that broadcast to the weights.
+        or mean of the changes. Its parameters, those of its bounds and, where it is modulated, ``dopamine``: numbers,
+        0-d tensors, one value a neuron (:func:`per_pre`, :func:`per_post`), or tensors that broadcast to the weights.
 
     Returns
     -------

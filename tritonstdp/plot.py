@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tritonstdp.functional import trace_, update_
+from tritonstdp.replay import replay_
 from tritonstdp.rules import Rule, resolve_rule
 
 if TYPE_CHECKING:
@@ -92,17 +92,15 @@ def window(
     last = _steps(REACH_IN_TAUS * max(tau_pre, tau_post) if reach is None else reach, dt)
 
     lags = torch.arange(-last, last + 1, device="cpu")
-    spiking_at = {"pre_spike": last - lags.clamp(min=0), "post_spike": last + lags.clamp(max=0)}
+    steps = torch.arange(last + 1, device="cpu")[:, None]
+    spikes = {"pre_spike": steps == last - lags.clamp(min=0), "post_spike": steps == last + lags.clamp(max=0)}
     weights = torch.full(lags.shape, w, dtype=torch.float64, device="cpu")
     traces: dict[str, Any] = {signal: torch.zeros_like(weights) for signal in (*fast, *slow)}
     eligibility = torch.zeros_like(weights)
     state: dict[str, Any] = {"c": eligibility, "dopamine": 0.0} if rule.modulated else {}
-    for step in range(last + 1):
-        spikes: dict[str, Any] = {signal: at == step for signal, at in spiking_at.items()}
-        if trace_first:
-            _count(spikes, traces, fast, dt)
-        update_(rule, weights, **spikes, **traces, **state, **arguments)
-        _count(spikes, traces, slow if trace_first else fast | slow, dt)
+    replay_(
+        rule, weights, tau=fast | slow, dt=dt, trace_first=trace_first, **spikes, **traces, **state, **arguments
+    )  # fmt: skip
     return lags.double() * dt, eligibility if rule.modulated else weights - w
 
 
@@ -122,12 +120,6 @@ def _steps(reach: float, dt: float) -> int:
     if not 0 < dt <= reach:
         raise ValueError(f"reach is {reach} and dt {dt}: a step is above 0, and the longest interval a step or more")
     return round(reach / dt)
-
-
-def _count(spikes: dict[str, Tensor], traces: dict[str, Tensor], taus: Mapping[str, float], dt: float) -> None:
-    for signal, tau in taus.items():
-        side = signal.partition("_")[0]
-        trace_(traces[signal], spikes[f"{side}_spike"], tau=tau, dt=dt)
 
 
 def learning_window(rule: str | Rule, *, axes: Axes | None = None, trace_first: bool = True, **arguments: Any) -> Axes:

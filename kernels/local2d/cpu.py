@@ -129,7 +129,7 @@ def _event_visitor(case: Case, update: Any, pre_traces: Any, post_traces: Any) -
     return visit_events
 
 
-def _gatherer(case: Case) -> Any:
+def gatherer(case: Case) -> Any:
     """``gather``, compiled: what a position sees of a signal."""
     (kh, kw), (sh, sw) = case.kernel_key
     copy_run: Any = _run_copier(kw, loops.REAL[case.dtype])
@@ -152,7 +152,7 @@ def _gatherer(case: Case) -> Any:
     return gather
 
 
-def _event_lister(case: Case) -> Any:
+def event_lister(case: Case) -> Any:
     """``note_events``, compiled: where a row of output positions sees spikes."""
     note_at_positions = event_noter(case)
 
@@ -191,7 +191,7 @@ def _compile(case: Case, parallel: bool) -> Any:
     visit_patch = _patch_visitor(case, update, pre_side.traces)
     visit_events = _event_visitor(case, update, pre_side.traces, post_traces)
     visit_silent, write_held = modulated_visits(update, n_signals, len(names.post), real)
-    note_events, gather = _event_lister(case), _gatherer(case)
+    note_events, gather = event_lister(case), gatherer(case)
     list_rows, list_row = rows_lister(case), loops.row_lister(case.dtype, case.bool_spikes)
     at_once = loops.AT_ONCE
     pointer = loops.as_pointer

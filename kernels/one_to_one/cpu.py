@@ -29,6 +29,36 @@ FEW = 64
 """Synapses of a block that are visited one by one; more cost less as vectors of neighbours."""
 
 
+def block_listers(case: Case) -> tuple[Any, Any]:
+    """``note_spikes(words, pre_spike, post_spike, first)`` and ``list_block(words, events)``, compiled.
+
+    The first notes which synapses of a block have a neuron that spiked, as bits, and returns how many; the second lists
+    them, and returns that too.
+    """
+    pack: Any = loops.spike_packer(case.dtype, case.bool_spikes)
+    list_spikes: Any = loops.spike_lister()
+    count_bits, word = loops.count_bits, loops.WORD
+
+    @loops.njit_part
+    def note_spikes(words, pre_spike, post_spike, first):  # type: ignore[no-untyped-def]
+        count = 0
+        for k in range(len(words)):
+            at = first + k * word
+            left = len(pre_spike) - at
+            words[k] = pack(pre_spike, at, left) | pack(post_spike, at, left)
+            count += count_bits(words[k])
+        return count
+
+    @loops.njit_part
+    def list_block(words, events):  # type: ignore[no-untyped-def]
+        count = 0
+        for k in range(len(words)):
+            count = list_spikes(words[k], k * word, events, count)
+        return count
+
+    return note_spikes, list_block
+
+
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     update = synapse_update(case, bound_first=False)
@@ -37,9 +67,8 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     real = loops.REAL[case.dtype]
     modulated = case.modulated
     unit_stride = case.layout == "contiguous"
-    pack: Any = loops.spike_packer(case.dtype, case.bool_spikes)
-    list_spikes: Any = loops.spike_lister()
-    count_bits, word, at_once = loops.count_bits, loops.WORD, loops.AT_ONCE
+    note_spikes, list_block = block_listers(case)
+    word, at_once = loops.WORD, loops.AT_ONCE
     pointer, extent, address_of = loops.as_pointer, loops.extent, loops.address_of
     carray: Any = numba.carray
 
@@ -58,17 +87,6 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         for i in range(len(pre[0])):
             visit(w, c, w_stride, c_stride, i, pre, post, numbers, w_min, w_max)
 
-    @loops.njit_part
-    def note_spikes(words, pre_spike, post_spike, first):  # type: ignore[no-untyped-def]
-        """Which synapses of a block have a neuron that spiked, as bits; and how many."""
-        count = 0
-        for k in range(len(words)):
-            at = first + k * word
-            left = len(pre_spike) - at
-            words[k] = pack(pre_spike, at, left) | pack(post_spike, at, left)
-            count += count_bits(words[k])
-        return count
-
     def loop(w_address, w_stride, c_address, c_stride, pre_addresses, post_addresses, n, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
         pre, post = pre_arrays(pre_addresses, n), post_arrays(post_addresses, n)
         w = carray(pointer(w_address), extent(n, w_stride, 1, 0), real)
@@ -77,10 +95,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         events = np.empty(FEW + at_once, np.uint32)
         for first in range(0, n, BLOCK):
             if not modulated and note_spikes(words, pre[0], post[0], first) <= FEW:
-                count = 0
-                for k in range(len(words)):
-                    count = list_spikes(words[k], k * word, events, count)
-                for e in range(count):
+                for e in range(list_block(words, events)):
                     visit(w, c, w_stride, c_stride, first + np.int64(events[e]), pre, post, numbers, w_min, w_max)
                 continue
             end = min(first + BLOCK, n)

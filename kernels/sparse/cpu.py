@@ -68,11 +68,6 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     loop_for = threads.by_work(partial(_compile, case), config.parallel_work)
     post_is_major, _ = case.kernel_key
     full_pass_share, address_of = _full_pass_share(case, config), loops.address_of
-    names = ("major_start", "minor_of", "minor_start", "by_minor", "major_by_minor")
-
-    @once_a_plan
-    def addresses_of(topology: Any) -> tuple[int, ...]:
-        return tuple(address(f"topology.{name}", getattr(topology, name)) for name in names)
 
     def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
         major, minor = (tuple(map(address_of, pre)), topology.n_pre), (tuple(map(address_of, post)), topology.n_post)
@@ -104,6 +99,13 @@ def once_a_plan(read: Callable[[Any], Facts]) -> Callable[[Any], Facts]:
         return known[topology]
 
     return remembered
+
+
+@once_a_plan
+def addresses_of(topology: Any) -> tuple[int, ...]:
+    """Where the indices of a plan lie."""
+    names = ("major_start", "minor_of", "minor_start", "by_minor", "major_by_minor")
+    return tuple(address(f"topology.{name}", getattr(topology, name)) for name in names)
 
 
 def _full_pass_share(case: Case, config: Config) -> float:

@@ -1,0 +1,171 @@
+"""What the CPU loops over batches share: the signals of a sample, and what it changes at one synapse."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numba import types
+
+from tritonstdp.kernels import loops
+from tritonstdp.kernels.formula_cpu import synapse_functions
+from tritonstdp.kernels.protocol import Case
+from tritonstdp.source import define
+
+
+class Config(NamedTuple):
+    """Nothing to choose."""
+
+
+class Samples(NamedTuple):
+    """How loops see one side of a batch.
+
+    Attributes
+    ----------
+    signals : Signals
+        How they see one sample.
+    of : callable
+        ``of(addresses, b, n)``: the signals of the ``b``-th sample's ``n`` neurons, as a tuple of arrays.
+    at : callable
+        ``at(spike, arrays, k)``: the signals of one of them, whose spike is known.
+    among : callable
+        ``among(spike, addresses, samples, n, b, k)``: the same of the ``b``-th sample's ``k``-th neuron.
+    """
+
+    signals: loops.Signals
+    of: Any
+    at: Any
+    among: Any
+
+
+def samples_of(case: Case) -> tuple[Samples, Samples]:
+    """How loops see the pre and the post neurons of a batch; a parameter's values are the same in all samples."""
+    rule = case.formula.rule
+    own = len(rule.pre), len(rule.post)
+    pre, post = (_samples(case, side, n) for side, n in zip(loops.signals_of(case), own, strict=True))
+    return pre, post
+
+
+def _samples(case: Case, signals: loops.Signals, own: int) -> Samples:
+    itemsize = case.dtype.itemsize
+    sizes = [1 if case.bool_spikes else itemsize, *[itemsize] * (own - 1), *[0] * (signals.addresses.count - own)]
+    moved = ", ".join(f"addresses[{k}] + b * n * {size}" for k, size in enumerate(sizes))
+    text = f"def of(addresses, b, n):\n    return arrays(({moved},), n)"
+    extents = [("samples * n", "b * n + k")] * own + [("n", "k")] * (signals.addresses.count - own)
+    values = "".join(
+        f"carray(pointer(addresses[{k}]), {extents[k][0]}, real)[{extents[k][1]}], " for k in range(1, len(extents))
+    )
+    among = f"def among(spike, addresses, samples, n, b, k):\n    return (spike, {values})"
+    words = {"carray": numba.carray, "pointer": loops.as_pointer, "real": loops.REAL[case.dtype]}
+    traces = signals.traces
+
+    @loops.njit_part
+    def at(spike, arrays, k):  # type: ignore[no-untyped-def]
+        return (spike, *traces(arrays, k))
+
+    return Samples(
+        signals,
+        loops.njit_part(define(text, "of", {"arrays": signals.arrays})),
+        at,
+        loops.njit_part(define(among, "among", words)),
+    )
+
+
+class Changes(NamedTuple):
+    """What a batch does to one synapse with one pre and one post neuron.
+
+    Attributes
+    ----------
+    change : callable
+        ``change(w, first, second, first_spiked, second_spiked, state)``: by what a sample changes it, given the signals
+        of both neurons, those of the first side first, and where one has spiked. ``state`` is
+        ``(numbers, w_min, w_max)``.
+    moved : callable
+        ``moved(w, c, dw, first, second, state)``: the new weight and eligibility after a change.
+    """
+
+    change: Any
+    moved: Any
+
+
+def changes_of(case: Case, bound_first: bool, post_is_first: bool = False) -> Changes:
+    """Compile them for a case; raises ``CannotCompileError`` where numba can't."""
+    formula = synapse_functions(case, bound_first)
+    delta, moved = formula.delta, formula.moved
+
+    @loops.njit_part
+    def change(w, pre, post, pre_spiked, post_spiked, state):  # type: ignore[no-untyped-def]
+        return delta(w, pre, post, pre_spiked, post_spiked, state[0], state[1], state[2])
+
+    @loops.njit_part
+    def change_of_post(w, post, pre, post_spiked, pre_spiked, state):  # type: ignore[no-untyped-def]
+        return delta(w, pre, post, pre_spiked, post_spiked, state[0], state[1], state[2])
+
+    @loops.njit_part
+    def move(w, c, dw, pre, post, state):  # type: ignore[no-untyped-def]
+        return moved(w, dw, c, pre, post, state[0], state[1], state[2])
+
+    @loops.njit_part
+    def move_of_post(w, c, dw, post, pre, state):  # type: ignore[no-untyped-def]
+        return moved(w, dw, c, pre, post, state[0], state[1], state[2])
+
+    return Changes(change_of_post, move_of_post) if post_is_first else Changes(change, move)
+
+
+class Spiking(NamedTuple):
+    """Who spiked in which samples of a batch, neuron by neuron.
+
+    Attributes
+    ----------
+    any : array
+        Whether a neuron spiked in any sample.
+    neurons : array
+        Those that did.
+    start, sample : array
+        Where the samples of each of them start in ``sample``, which has them in order.
+    """
+
+    any: Any
+    neurons: Any
+    start: Any
+    sample: Any
+
+
+def spiking_finder(case: Case, side: Samples) -> Any:
+    """``find_spiking(addresses, n, samples)``, compiled: the :class:`Spiking` of a side."""
+    of = side.of
+    list_row, at_once = loops.row_lister(case.dtype, case.bool_spikes), loops.AT_ONCE
+
+    @loops.njit_part
+    def find_spiking(addresses, n, samples):  # type: ignore[no-untyped-def]
+        events, starts = np.empty(samples * n + at_once, np.uint32), np.zeros(samples + 1, np.int64)
+        counts = np.zeros(n + 1, np.int64)
+        for b in range(samples):
+            starts[b + 1] = list_row(of(addresses, b, n)[0], 0, n, events, starts[b])
+            for e in range(starts[b], starts[b + 1]):
+                counts[events[e]] += 1
+        neurons = np.flatnonzero(counts).astype(np.uint32)
+        start = np.zeros(len(neurons) + 1, np.int64)
+        for k in range(len(neurons)):
+            start[k + 1] = start[k] + counts[neurons[k]]
+            counts[neurons[k]] = start[k]
+        sample = np.empty(starts[samples], np.uint32)
+        for b in range(samples):
+            for e in range(starts[b], starts[b + 1]):
+                sample[counts[events[e]]] = b
+                counts[events[e]] += 1
+        return Spiking(counts[:n] > 0, neurons, start, sample)
+
+    return find_spiking
+
+
+def divisor_of(case: Case, pre: Any) -> float:
+    """What the sum of a batch's changes is divided by."""
+    return float(len(pre[0])) if case.reduction == "mean" else 1.0
+
+
+def scalars(case: Case) -> tuple[Any, ...]:
+    """The numba types of the number of samples, the divisor, and ``numbers, w_min, w_max``."""
+    real = numba.from_dtype(np.dtype(loops.REAL[case.dtype]))
+    return types.int64, real, *loops.scalars(case)

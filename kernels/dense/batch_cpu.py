@@ -1,0 +1,164 @@
+"""Batches over dense connections on a CPU: row by row of the weights, sample by sample.
+
+What the samples change of a row adds up in a row of changes, which stays in the first cache, in the samples' order: the
+bits are the reference's. Then the row moves.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+
+from tritonstdp.kernels import batches, loops, threads
+from tritonstdp.kernels.batches import Config
+from tritonstdp.kernels.dense import cpu
+from tritonstdp.kernels.object_cache import recipe_of
+from tritonstdp.kernels.protocol import Case, PlacedStep, Step
+
+DEFAULT = Config()
+SPACE: dict[str, tuple[float, ...]] = {}
+
+
+def build(case: Case, config: Config = DEFAULT) -> Step:
+    """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
+    loop_for = threads.by_work(partial(_compile, case), cpu.DEFAULT.parallel_work)
+    pre_is_major, address_of = case.layout != "post", loops.address_of
+
+    def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
+        strides = weights.stride()
+        c_address, c_strides = (0, (0, 0)) if c is None else (c.data_ptr(), c.stride())
+        major, minor = (tuple(map(address_of, pre)), topology.n_pre), (tuple(map(address_of, post)), topology.n_post)
+        if not pre_is_major:
+            major, minor, strides, c_strides = minor, major, strides[::-1], c_strides[::-1]
+        samples = len(pre[0])
+        return loops.placed_step(
+            5, loop_for(weights.numel() * samples), weights.data_ptr(), *strides, c_address, *c_strides,
+            *major, *minor, cpu.DEFAULT.rows_per_task, samples, batches.divisor_of(case, pre),
+        )  # fmt: skip
+
+    return PlacedStep(place)
+
+
+@loops.while_used
+def _compile(case: Case, parallel: bool) -> Any:
+    pre, post = batches.samples_of(case)
+    post_is_major = case.layout == "post"
+    major_side, minor_side = (post, pre) if post_is_major else (pre, post)
+    change, moved = batches.changes_of(case, False, post_is_major)
+    real, modulated, bool_spikes = loops.REAL[case.dtype], case.modulated, case.bool_spikes
+    unit_stride = case.layout != "strided"
+    pointer, extent = loops.as_pointer, loops.extent
+    carray: Any = numba.carray
+    tasks = numba.prange if parallel else range
+    list_row, at_once = loops.row_lister(case.dtype, bool_spikes), loops.AT_ONCE
+    (_, majors, major_at, major_among), (_, minors, minor_at, minor_among) = major_side, minor_side
+    prefetch, fetch_lines, itemsize = loops.prefetch, loops.fetch_lines, case.dtype.itemsize
+    prefetch_rows, cached_bytes = cpu.PREFETCH_ROWS, cpu.DEFAULT.cached_bytes
+
+    @loops.njit_part
+    def add_row(dw, w, stride, here, minor, spikes, state):  # type: ignore[no-untyped-def]
+        for j in range(len(dw)):
+            k = j if unit_stride else j * stride
+            dw[j] += change(w[k], here, minor_at(spikes[j], minor, j), True, spikes[j] != 0, state)
+
+    @loops.njit_part
+    def add_events(dw, w, stride, major, i, n_major, minor, spikes, events, of_event, state):  # type: ignore[no-untyped-def]
+        samples, n_minor = spikes.shape
+        for e in range(len(events)):
+            j, b = np.uint64(events[e]), np.uint64(of_event[e])
+            k = j if unit_stride else j * np.uint64(stride)
+            spike = real(1) if bool_spikes else spikes[b, j]
+            here = major_among(real(0), major, samples, np.uint64(n_major), b, np.uint64(i))
+            there = minor_among(spike, minor, samples, np.uint64(n_minor), b, j)
+            dw[j] += change(w[k], here, there, False, True, state)
+
+    @loops.njit_part
+    def move_row(dw, w, c, stride, c_stride, here, minor, divisor, state):  # type: ignore[no-untyped-def]
+        for j in range(len(dw)):
+            k, m = (j, j) if unit_stride else (j * stride, j * c_stride)
+            there = minor_at(real(0), minor, j)
+            if modulated:
+                w[k], c[m] = moved(w[k], c[m], dw[j] / divisor, here, there, state)
+            else:
+                w[k], _ = moved(w[k], real(0), dw[j] / divisor, here, there, state)
+            dw[j] = 0
+
+    @loops.njit_part
+    def move_touched(dw, w, stride, ahead, here, minor, touched, divisor, state):  # type: ignore[no-untyped-def]
+        for e in range(len(touched)):
+            j = touched[e]
+            k = j if unit_stride else j * np.uint64(stride)
+            prefetch(ahead + np.int64(k) * itemsize)
+            w[k], _ = moved(w[k], real(0), dw[j] / divisor, here, minor_at(real(0), minor, j), state)
+            dw[j] = 0
+
+    def loop(
+        w_address, w_major_stride, w_minor_stride, c_address, c_major_stride, c_minor_stride,
+        major_addresses, n_major, minor_addresses, n_minor, rows_per_task, samples, divisor, numbers, w_min, w_max,
+    ):  # type: ignore[no-untyped-def]  # fmt: skip
+        w = carray(pointer(w_address), extent(n_major, w_major_stride, n_minor, w_minor_stride), real)
+        c_extent = extent(n_major, c_major_stride, n_minor, c_minor_stride) if modulated else 0
+        c = carray(pointer(c_address), c_extent, real)
+        row_extent, c_row_extent = (n_minor - 1) * w_minor_stride + 1, (n_minor - 1) * c_minor_stride + 1
+        state = numbers, w_min, w_max
+
+        spikes, any_spike = np.empty((samples, n_minor), real), np.zeros(n_minor, np.bool_)
+        events, starts = np.empty(samples * n_minor + at_once, np.uint32), np.zeros(samples + 1, np.int64)
+        of_event = np.empty(samples * n_minor, np.uint32)
+        for b in range(samples):
+            spike = minors(minor_addresses, b, n_minor)[0]
+            for j in range(n_minor):
+                spikes[b, j] = spike[j]
+            starts[b + 1] = list_row(spike, 0, n_minor, events, starts[b])
+            of_event[starts[b] : starts[b + 1]] = b
+        n_events = starts[samples]
+        for e in range(n_events):
+            any_spike[events[e]] = True
+        touched = np.flatnonzero(any_spike)
+        fetched = modulated and unit_stride and n_major * n_minor * itemsize > cached_bytes
+        first_minor = minors(minor_addresses, 0, n_minor)
+
+        rows = rows_per_task if parallel else max(n_major, 1)
+        for task in tasks((n_major + rows - 1) // rows):
+            dw = np.zeros(n_minor, real)
+            for i in range(task * rows, min(task * rows + rows, n_major)):
+                row = w[i * w_major_stride : i * w_major_stride + row_extent]
+                c_row = c[i * c_major_stride : i * c_major_stride + c_row_extent]
+                done, spiked = 0, False
+                if fetched:
+                    ahead = w_address + min(i + 1, n_major - 1) * w_major_stride * itemsize
+                    fetch_lines(ahead, ahead + row_extent * itemsize)
+                    ahead = c_address + min(i + 1, n_major - 1) * c_major_stride * itemsize
+                    fetch_lines(ahead, ahead + c_row_extent * itemsize)
+                for b in range(samples):
+                    major = majors(major_addresses, b, n_major)
+                    if major[0][i] == 0:
+                        continue
+                    add_events(
+                        dw, row, w_minor_stride, major_addresses, i, n_major, minor_addresses, spikes,
+                        events[done : starts[b]], of_event[done : starts[b]], state,
+                    )  # fmt: skip
+                    minor = minors(minor_addresses, b, n_minor)
+                    add_row(dw, row, w_minor_stride, major_at(real(major[0][i]), major, i), minor, spikes[b], state)
+                    done, spiked = starts[b + 1], True
+                add_events(
+                    dw, row, w_minor_stride, major_addresses, i, n_major, minor_addresses, spikes,
+                    events[done:n_events], of_event[done:n_events], state,
+                )  # fmt: skip
+                silent = major_at(real(0), majors(major_addresses, 0, n_major), i)
+                if modulated or spiked:
+                    move_row(
+                        dw, row, c_row, w_minor_stride, c_minor_stride, silent, first_minor, divisor, state
+                    )  # fmt: skip
+                else:
+                    ahead = w_address + min(i + prefetch_rows, n_major - 1) * w_major_stride * itemsize
+                    move_touched(dw, row, w_minor_stride, ahead, silent, first_minor, touched, divisor, state)
+
+    n, strides = types.int64, [types.int64] * 6
+    sides = major_side.signals.addresses, n, minor_side.signals.addresses, n
+    arguments = *strides, *sides, types.int64, *batches.scalars(case)
+    return loops.entry(loop, recipe_of(case), *arguments, parallel=parallel)

@@ -1,0 +1,164 @@
+"""Batches over local receptive fields on a CPU: row by row of output positions, sample by sample.
+
+What the samples change of a row's patches, of all output channels, adds up in their order, so that the bits are the
+reference's; then what any of them touched moves, and what was added up is 0 again.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+
+from tritonstdp.kernels import batches, loops, threads
+from tritonstdp.kernels.batches import Config
+from tritonstdp.kernels.local2d import cpu
+from tritonstdp.kernels.local2d.events import rows_lister
+from tritonstdp.kernels.object_cache import recipe_of
+from tritonstdp.kernels.protocol import Case, PlacedStep, Step
+
+DEFAULT = Config()
+SPACE: dict[str, tuple[float, ...]] = {}
+
+
+def build(case: Case, config: Config = DEFAULT) -> Step:
+    """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
+    loop_for = threads.by_work(partial(_compile, case), cpu.DEFAULT.parallel_work)
+    address_of = loops.address_of
+
+    def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
+        samples = len(pre[0])
+        return loops.placed_step(
+            5, loop_for(weights.numel() * samples), weights.data_ptr(), 0 if c is None else c.data_ptr(),
+            tuple(map(address_of, pre)), tuple(map(address_of, post)), *topology.src_shape, *topology.dst_shape,
+            *topology.padding, samples, batches.divisor_of(case, pre),
+        )  # fmt: skip
+
+    return PlacedStep(place)
+
+
+@loops.while_used
+def _compile(case: Case, parallel: bool) -> Any:
+    real, modulated, bool_spikes = loops.REAL[case.dtype], case.modulated, case.bool_spikes
+    change, moved = batches.changes_of(case, bound_first=True)
+    (pre_signals, pres, pre_at, _), (post_signals, posts, post_at, _) = batches.samples_of(case)
+    post_part, n_signals = post_signals.part, len(case.names.pre)
+    # what a weight moves by, beside its change, is the same at all pre neurons, unless one of these is theirs
+    pre_alike = {*case.formula.rule.eligibility_parameters, "dopamine"}.isdisjoint(case.names.pre)
+    (kh, kw), _ = case.kernel_key
+    note_events, gather = cpu.event_lister(case), cpu.gatherer(case)
+    list_rows, list_row, at_once = rows_lister(case), loops.row_lister(case.dtype, bool_spikes), loops.AT_ONCE
+    list_flags, pointer = loops.row_lister(case.dtype, True), loops.as_pointer
+    carray: Any = numba.carray
+    parts = numba.prange if parallel else range
+
+    @loops.njit_part
+    def add_events(dw, w, synapses, neurons, starts, pre, post, state):  # type: ignore[no-untyped-def]
+        """The synapses of a row that see a spike, and whose post neuron is silent."""
+        for v in range(len(post[0])):
+            if post[0][v] != 0:
+                continue
+            there = post_at(real(0), post, v)
+            for e in range(starts[v], starts[v + 1]):
+                k, i = synapses[e], neurons[e]
+                spike = real(1) if bool_spikes else pre[0][i]
+                dw[k] += change(w[k], pre_at(spike, pre, i), there, True, False, state)
+
+    @loops.njit_part
+    def see(patch, pre, synapses, neurons, u, v, height, width, pad_h, pad_w):  # type: ignore[no-untyped-def]
+        """What a position sees, of which it sees spikes at some synapses."""
+        patch[0] = 0
+        for e in range(len(synapses)):
+            patch[0, synapses[e] - v * patch.shape[1]] = real(1) if bool_spikes else pre[0][neurons[e]]
+        if n_signals > 1:
+            for k, values in enumerate(pre[1:]):
+                gather(patch[k + 1], values, u, v, height, width, pad_h, pad_w)
+
+    @loops.njit_part
+    def add_patch(dw, w, patch, there, state):  # type: ignore[no-untyped-def]
+        """The synapses of a post neuron that spiked."""
+        for k in range(len(w)):
+            spike = patch[0, k]
+            dw[k] += change(w[k], pre_at(spike, patch, k), there, spike != 0, True, state)
+
+    @loops.njit_part
+    def move(dw, w, c, k, here, there, divisor, state):  # type: ignore[no-untyped-def]
+        if modulated:
+            w[k], c[k] = moved(w[k], c[k], dw[k] / divisor, here, there, state)
+        else:
+            w[k], _ = moved(w[k], real(0), dw[k] / divisor, here, there, state)
+        dw[k] = 0
+
+    def loop(
+        w_address, c_address, pre_addresses, post_addresses, c_in, height, width, c_out, out_height, out_width,
+        pad_h, pad_w, samples, divisor, numbers, w_min, w_max,
+    ):  # type: ignore[no-untyped-def]  # fmt: skip
+        n_pre, n_post, taps = c_in * height * width, c_out * out_height * out_width, c_in * kh * kw
+        weights = carray(pointer(w_address), n_post * taps, real)
+        eligibility = carray(pointer(c_address), n_post * taps if modulated else 0, real)
+        row_synapses, state = out_width * taps, (numbers, w_min, w_max)
+
+        fired = np.empty((samples, n_pre + at_once), np.uint32)
+        row_start = np.empty((samples, c_in * height + 1), np.int64)
+        for b in range(samples):
+            fired[b], row_start[b] = list_rows(pres(pre_addresses, b, n_pre)[0], c_in * height, width)
+        n_parts = out_height if parallel else 1
+        for part in parts(n_parts):
+            synapses, positions = np.empty((samples, row_synapses), np.uint32), np.empty(row_synapses, np.uint32)
+            neurons, starts = np.empty_like(synapses), np.zeros((samples, out_width + 1), np.int64)
+            seeing, noted, counts = np.empty_like(positions), np.empty_like(positions), np.empty(out_width, np.int64)
+            visited, spiked = np.empty(out_width + at_once, np.uint32), np.empty(out_width, np.bool_)
+            sees, touched = np.empty(row_synapses, np.bool_), np.empty(row_synapses + at_once, np.uint32)
+            patch, dw = np.zeros((n_signals, taps), real), np.zeros(row_synapses, real)
+            for u in range(part * out_height // n_parts, (part + 1) * out_height // n_parts):
+                sees[:] = False
+                for b in range(samples):
+                    n_events = note_events(
+                        synapses[b], positions, neurons[b], counts, seeing, noted, fired[b], row_start[b], u,
+                        height, width, pad_h, pad_w,
+                    )  # fmt: skip
+                    for v in range(out_width):
+                        starts[b, v + 1] = starts[b, v] + counts[v]
+                    for e in range(n_events):
+                        sees[synapses[b, e]] = True
+                n_touched = list_flags(sees, 0, row_synapses, touched, 0)
+                v = 0
+                for e in range(n_touched):
+                    while touched[e] >= (v + 1) * taps:
+                        v += 1
+                    positions[e] = v
+                for o in range(c_out):
+                    first = (o * out_height + u) * out_width
+                    w, c = weights[first * taps :][:row_synapses], eligibility[first * taps :][:row_synapses]
+                    spiked[:] = False
+                    for b in range(samples):
+                        pre, post = pres(pre_addresses, b, n_pre), posts(post_addresses, b, n_post)
+                        there = post_part(post, first, first + out_width)
+                        add_events(dw, w, synapses[b], neurons[b], starts[b], pre, there, state)
+                        for e in range(list_row(post[0], first, out_width, visited, 0)):
+                            v = np.int64(visited[e])
+                            spiked[v] = True
+                            begin, end, at = v * taps, (v + 1) * taps, slice(starts[b, v], starts[b, v + 1])
+                            see(patch, pre, synapses[b, at], neurons[b, at], u, v, height, width, pad_h, pad_w)
+                            at_position = post_at(real(there[0][v]), there, v)
+                            add_patch(dw[begin:end], w[begin:end], patch, at_position, state)
+                    pre, post = pres(pre_addresses, 0, n_pre), posts(post_addresses, 0, n_post)
+                    there = post_part(post, first, first + out_width)
+                    for v in range(out_width):
+                        if not pre_alike:
+                            see(patch, pre, touched[:0], touched[:0], u, v, height, width, pad_h, pad_w)
+                        at_position = post_at(real(0), there, v)
+                        for k in range(taps if modulated or spiked[v] else 0):
+                            move(dw, w, c, v * taps + k, pre_at(real(0), patch, k), at_position, divisor, state)
+                    for e in range(0 if modulated else n_touched):
+                        k, v = np.int64(touched[e]), np.int64(positions[e])
+                        if not spiked[v]:
+                            here, at_position = pre_at(real(0), patch, 0), post_at(real(0), there, v)
+                            move(dw, w, c, k, here, at_position, divisor, state)
+
+    addresses = types.int64, types.int64, pre_signals.addresses, post_signals.addresses
+    arguments = *addresses, *[types.int64] * 8, *batches.scalars(case)
+    return loops.entry(loop, recipe_of(case), *arguments, parallel=parallel)

@@ -1,0 +1,204 @@
+"""Batches over sparse connections on a CPU: each spiking neuron's synapses once, for all samples in which it spiked.
+
+The minor pass goes through the plan's permutation, and sums up what the samples change in which the minor neuron alone
+spiked. Where the major neuron spiked in none, the synapse moves at once; elsewhere its sum is kept for the major pass,
+which adds those of the major neuron's samples and moves its row. What is kept is 0 between steps. Sums are not taken in
+the samples' order: the result is the reference's within the rounding of a sum.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numba
+import numpy as np
+import torch
+from numba import types
+
+from tritonstdp.kernels import batches, loops, threads
+from tritonstdp.kernels.batches import Config
+from tritonstdp.kernels.memory import Kept, kept_with
+from tritonstdp.kernels.object_cache import recipe_of
+from tritonstdp.kernels.protocol import Case, PlacedStep, Step
+from tritonstdp.kernels.sparse import cpu
+
+DEFAULT = Config()
+SPACE: dict[str, tuple[float, ...]] = {}
+_SUMS: Kept = WeakKeyDictionary()
+
+
+def build(case: Case, config: Config = DEFAULT) -> Step:
+    """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
+    loop_for = threads.by_work(partial(_compile, case), cpu.DEFAULT.parallel_work)
+    post_is_major, _ = case.kernel_key
+    address_of, tasks = loops.address_of, cpu.DEFAULT.tasks
+
+    def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
+        major, minor = (tuple(map(address_of, pre)), topology.n_pre), (tuple(map(address_of, post)), topology.n_post)
+        if post_is_major:
+            major, minor = minor, major
+        nnz, samples, key = weights.numel(), len(pre[0]), weights.data_ptr()
+        sums = kept_with(_SUMS, weights.untyped_storage(), key, torch.zeros_like, weights)
+        run = loop_for(nnz * samples)
+
+        def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
+            run(
+                key, 0 if c is None else c.data_ptr(), sums.data_ptr(), nnz, *plan, *major, *minor, tasks, samples,
+                divisor, numbers, w_min, w_max,
+            )  # fmt: skip
+
+        plan, divisor = cpu.addresses_of(topology), batches.divisor_of(case, pre)
+        return step
+
+    return PlacedStep(place)
+
+
+@loops.while_used
+def _compile(case: Case, parallel: bool) -> Any:
+    real, modulated, bool_spikes = loops.REAL[case.dtype], case.modulated, case.bool_spikes
+    post_is_major, wide = case.kernel_key
+    pre, post = batches.samples_of(case)
+    major_side, minor_side = (post, pre) if post_is_major else (pre, post)
+    change, moved = batches.changes_of(case, False, post_is_major)
+    find_majors, find_minors = (batches.spiking_finder(case, side) for side in (major_side, minor_side))
+    (major_signals, majors, major_at, _), (minor_signals, minors, minor_at, _) = major_side, minor_side
+    neuron, position = np.uint32, np.uint64 if wide else np.uint32
+    check = loops.range_check()
+    fetch, fetch_scattered = cpu.fetchers(np.dtype(real).itemsize, False)
+    prefetch, itemsize = loops.prefetch, case.dtype.itemsize
+    ahead, pointer = cpu.AHEAD, loops.as_pointer
+    carray: Any = numba.carray
+    parts = numba.prange if parallel else range
+
+    @loops.njit_part
+    def visit_minor(
+        w, sums, dw, by_minor, major_by_minor, i, of_i, major_any, major, n_major, minor, n_minor,
+        w_address, sums_address, divisor, state,
+    ):  # type: ignore[no-untyped-def]  # fmt: skip
+        """The synapses of a minor neuron, in those samples in which it spiked and the major neuron did not."""
+        dw[: len(by_minor)] = 0
+        last = len(of_i) - 1
+        for e in range(last):
+            of_major, of_minor = majors(major, of_i[e], n_major), minors(minor, of_i[e], n_minor)
+            there = minor_at(real(1) if bool_spikes else real(of_minor[0][i]), of_minor, i)
+            for k in range(len(by_minor)):
+                j = major_by_minor[k]
+                changed = change(w[by_minor[k]], major_at(real(0), of_major, j), there, False, True, state)
+                dw[k] += changed if of_major[0][j] == 0 else real(0)
+        of_major, of_minor = majors(major, of_i[last], n_major), minors(minor, of_i[last], n_minor)
+        there = minor_at(real(1) if bool_spikes else real(of_minor[0][i]), of_minor, i)
+        for k in range(len(by_minor)):
+            if k + ahead < len(by_minor):
+                later = np.int64(by_minor[k + ahead]) * itemsize
+                prefetch(w_address + later)
+                prefetch((sums_address if major_any[major_by_minor[k + ahead]] else w_address) + later)
+            j, m = major_by_minor[k], by_minor[k]
+            old, here = w[m], major_at(real(0), of_major, j)
+            changed = change(old, here, there, False, True, state)
+            total = dw[k] + (changed if of_major[0][j] == 0 else real(0))
+            if modulated:
+                sums[m] = total
+                continue
+            new, _ = moved(old, real(0), total / divisor, here, there, state)
+            # chosen, not branched to: a branch could not be foretold
+            check(w, m, 1)
+            written = sums_address if major_any[j] else w_address
+            carray(pointer(written + np.int64(m) * itemsize), 1, real)[0] = total if major_any[j] else new
+
+    @loops.njit_part
+    def visit_major(w, c, sums, minor_of, j, of_j, major, n_major, minor, n_minor, divisor, state):  # type: ignore[no-untyped-def]
+        """The synapses of a major neuron, in those samples in which it spiked; then they move."""
+        last = len(of_j) - 1
+        for e in range(last):
+            of_major, of_minor = majors(major, of_j[e], n_major), minors(minor, of_j[e], n_minor)
+            here = major_at(real(of_major[0][j]), of_major, j)
+            for k in range(len(w)):
+                i = minor_of[k]
+                spike = real(of_minor[0][i])
+                sums[k] += change(w[k], here, minor_at(spike, of_minor, i), True, spike != 0, state)
+        b = of_j[last] if last >= 0 else np.uint32(0)
+        of_major, of_minor = majors(major, b, n_major), minors(minor, b, n_minor)
+        spiked = last >= 0
+        here = major_at(real(of_major[0][j]), of_major, j)
+        for k in range(len(w)):
+            i = minor_of[k]
+            spike, old = real(of_minor[0][i]), w[k]
+            there = minor_at(spike, of_minor, i)
+            total = sums[k]
+            if spiked:
+                total += change(old, here, there, True, spike != 0, state)
+            if modulated:
+                w[k], c[k] = moved(old, c[k], total / divisor, here, there, state)
+            else:
+                w[k], _ = moved(old, real(0), total / divisor, here, there, state)
+            sums[k] = 0
+
+    def loop(
+        w_address, c_address, sums_address, nnz, major_start_address, minor_of_address, minor_start_address,
+        by_minor_address, major_by_minor_address, major, n_major, minor, n_minor, tasks, samples, divisor,
+        numbers, w_min, w_max,
+    ):  # type: ignore[no-untyped-def]  # fmt: skip
+        w, sums = carray(pointer(w_address), nnz, real), carray(pointer(sums_address), nnz, real)
+        c = carray(pointer(c_address), nnz if modulated else 0, real)
+        major_start = carray(pointer(major_start_address), n_major + 1, np.int64)
+        minor_of = carray(pointer(minor_of_address), nnz, neuron)
+        minor_start = carray(pointer(minor_start_address), n_minor + 1, np.int64)
+        by_minor = carray(pointer(by_minor_address), nnz, position)
+        major_by_minor = carray(pointer(major_by_minor_address), nnz, neuron)
+        state = numbers, w_min, w_max
+
+        spiking, of_minors = find_majors(major, n_major, samples), find_minors(minor, n_minor, samples)
+        longest = 0
+        for i in of_minors.neurons:
+            longest = max(longest, minor_start[i + 1] - minor_start[i])
+        most_parts = tasks if parallel else 1
+        n_parts = min(len(of_minors.neurons), most_parts)
+        for part in parts(n_parts):
+            n_active = len(of_minors.neurons)
+            dw = np.empty(longest, real)
+            end = (part + 1) * n_active // n_parts
+            for e in range(part * n_active // n_parts, end):
+                if e + 2 < end:
+                    later = of_minors.neurons[e + 2]
+                    first, last = minor_start[later], minor_start[later + 1]
+                    fetch(by_minor_address, first, last, by_minor.itemsize)
+                    fetch(major_by_minor_address, first, last, major_by_minor.itemsize)
+                if e + 1 < end:
+                    later = of_minors.neurons[e + 1]
+                    first, last = minor_start[later], minor_start[later + 1]
+                    fetch_scattered(w_address, 0, by_minor[first : min(last, first + ahead)])
+                i = of_minors.neurons[e]
+                first, last = minor_start[i], minor_start[i + 1]
+                visit_minor(
+                    w, sums, dw, by_minor[first:last], major_by_minor[first:last], i,
+                    of_minors.sample[of_minors.start[e] : of_minors.start[e + 1]], spiking.any, major, n_major,
+                    minor, n_minor, w_address, sums_address, divisor, state,
+                )  # fmt: skip
+
+        n_rows = n_major if modulated else len(spiking.neurons)
+        row_parts = max(1, min(n_rows, most_parts))
+        for part in parts(row_parts):
+            end = (part + 1) * n_rows // row_parts
+            for e in range(part * n_rows // row_parts, end):
+                if e + 1 < end:
+                    later = e + 1 if modulated else np.int64(spiking.neurons[e + 1])
+                    first, last = major_start[later], major_start[later + 1]
+                    fetch(w_address, first, last, w.itemsize)
+                    fetch(sums_address, first, last, w.itemsize)
+                    fetch(minor_of_address, first, last, minor_of.itemsize)
+                j = np.int64(e) if modulated else np.int64(spiking.neurons[e])
+                at = np.searchsorted(spiking.neurons, np.uint32(j)) if modulated else e
+                found = at < len(spiking.neurons) and spiking.neurons[at] == j
+                of_j = spiking.sample[spiking.start[at] : spiking.start[at + 1]] if found else spiking.sample[:0]
+                first, last = major_start[j], major_start[j + 1]
+                visit_major(
+                    w[first:last], c[first:last], sums[first:last], minor_of[first:last], j, of_j, major, n_major,
+                    minor, n_minor, divisor, state,
+                )  # fmt: skip
+
+    n, addresses = types.int64, [types.int64] * 9
+    signals = major_signals.addresses, n, minor_signals.addresses, n
+    arguments = *addresses, *signals, types.int64, *batches.scalars(case)
+    return loops.entry(loop, recipe_of(case), *arguments, parallel=parallel)
