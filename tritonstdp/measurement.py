@@ -105,7 +105,7 @@ class Workload:
     rule, topology, bound : str
         Names that the registry knows; the bound stands for potentiation and depression. The rule may be "propagation".
     shape : tuple of int
-        What the topology's :attr:`~tritonstdp.topology.Topology.sizes` names.
+        What the topology's ``sizes`` names.
     rate : float
         The fraction of neurons that spike in a step, on either side.
     dtype : str

@@ -67,7 +67,7 @@ class Check:
     backend : str
         The backend that ran.
     case : dict
-        What was run, as :func:`tritonstdp.registry.describe` says it.
+        What was run, as ``tritonstdp.registry.describe`` says it.
     passed : bool
         Whether it held.
     error : float or None
