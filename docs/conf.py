@@ -48,6 +48,7 @@ nitpick_ignore_regex = [("py:.*", r"(torch|collections)\..*")]  # whose inventor
 myst_heading_anchors = 3
 autodoc_typehints = "none"  # docstrings say types, shapes and units
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False
 numpydoc_show_class_members = False
 toc_object_entries_show_parents = "hide"
 
