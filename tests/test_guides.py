@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tritonstdp import cli
-
 ROOT = Path(__file__).parents[1]
 GUIDES = {path.stem: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 
-SHELL = f'set -e; tritonstdp() {{ "{sys.executable}" -m tritonstdp "$@"; }}\n'
+SHELL = f'set -e; python() {{ "{sys.executable}" "$@"; }}; tritonstdp() {{ python -m tritonstdp "$@"; }}\n'
 IMPORT_CONEX = "import support; support.import_conex()\n"
 
 
