@@ -26,7 +26,7 @@ import tritonstdp
 from tritonstdp.cli import COMMANDS, main
 
 logger = logging.getLogger(__name__)
-os.environ |= {"COLUMNS": "96", "NO_COLOR": "1"}  # of the commands' help
+os.environ |= {"COLUMNS": "90", "NO_COLOR": "1"}  # of the commands' help
 
 project = "tritonstdp"
 version = release = tritonstdp.__version__

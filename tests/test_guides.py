@@ -48,5 +48,3 @@ def test_a_guide_s_code_runs_and_prints_what_it_says(guide, tmp_path):
     (tmp_path / "guide.py").write_text(IMPORT_CONEX * ("import conex" in text) + "\n".join(script))
     assert run(sys.executable, "guide.py") == "".join(blocks(text, "text"))
     run("bash", "-c", SHELL + "".join(blocks(text, "sh")))
-
-
