@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import pkgutil
 import re
@@ -71,7 +72,7 @@ def directive_for(member: Any) -> str:
     """What documents a member."""
     if isinstance(member, type):
         return "autoexception" if issubclass(member, BaseException) else "autoclass"
-    return "autofunction" if isinstance(member, FunctionType) else "autodata"
+    return "autofunction" if isinstance(inspect.unwrap(member), FunctionType) else "autodata"
 
 
 def homes() -> dict[str, dict[str, str]]:
@@ -93,7 +94,20 @@ def homes() -> dict[str, dict[str, str]]:
 
 HOMES = homes()
 HOME_OF = {(name, id(getattr(sys.modules[module], name))): module for module, names in HOMES.items() for name in names}
-autosummary_context = {"homes": HOMES}
+
+
+def told_by(module: str) -> str:
+    """The module on whose page all names of a module are."""
+    names = getattr(sys.modules[module], "__all__", ())
+    pages = {HOME_OF.get((name, id(getattr(sys.modules[module], name)))) for name in names}
+    return str(pages.pop()) if len(pages) == 1 else module
+
+
+TOLD_BY = {module: told_by(module) for module in public_modules()}
+autosummary_context = {
+    "homes": HOMES,
+    "told": {page: [module for module, on in TOLD_BY.items() if on == page != module] for page in HOMES},
+}
 
 
 def home_of(path: str) -> str | None:
@@ -121,15 +135,18 @@ def write_commands(app: Sphinx) -> None:
 
 
 def explain_data(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Take what is said below a value from where it is defined, if its home is where it is only imported."""
+    """Say of a value what stands below it where it is defined, and not what its type is."""
     if what != "data":
         return
-    module, _, own = name.rpartition(".")
-    for defining in sorted(m for m in sys.modules if m.startswith(f"{module}.")):
-        said = ModuleAnalyzer.for_module(defining).find_attr_docs().get(("", own))
+    own = name.rpartition(".")[2]
+    for module in sorted(module for module in sys.modules if module.startswith("tritonstdp.")):
+        if getattr(sys.modules[module], own, None) is not obj:
+            continue
+        said = ModuleAnalyzer.for_module(module).find_attr_docs().get(("", own))
         if said:
             lines[:] = said
             return
+    logger.warning("%s has no docstring: say below it what it is", name)
 
 
 def find_home(app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.Node) -> nodes.Node | None:
@@ -148,7 +165,7 @@ def check_names(app: Sphinx, env: BuildEnvironment) -> None:
     for module, names in HOMES.items():
         missing = [name for name in names if f"{module}.{name}" not in env.domains.python_domain.objects]
         if missing:
-            logger.warning("%s is on no page (%s): list it in reference/index.md", module, ", ".join(missing))
+            logger.warning("%s is on no page (%s): list it in a page of docs/reference", module, ", ".join(missing))
 
 
 class LinkNames(SphinxTransform):

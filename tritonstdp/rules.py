@@ -52,6 +52,7 @@ __all__ = [
 ]
 
 Bound = Callable[..., Any]
+"""A function ``(w, w_min, w_max)``, with parameters of its own behind a ``*``, that multiplies a contribution."""
 
 
 def soft_bound(w: Any, w_min: Any, w_max: Any) -> Any:
