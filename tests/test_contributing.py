@@ -83,6 +83,11 @@ def test_a_recipe_s_command_runs(command, tmp_path):
     )
 
 
+def test_the_published_pages_are_built_as_it_says():
+    command = re.search(r"<!-- pages -->\n```sh\n(.*?)\n```", TEXT, re.DOTALL).group(1)
+    assert command in (Path(__file__).parents[1] / ".github" / "workflows" / "pages.yml").read_text()
+
+
 def test_its_set_up_is_the_readme_s():
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     commands = re.search(r"<!-- tests -->\n(```sh\n.*?```)", readme, re.DOTALL).group(1)

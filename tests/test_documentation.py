@@ -1,5 +1,6 @@
 """What the documentation shows, run: every docstring's example, and the README's Python."""
 
+import importlib
 import os
 import pkgutil
 import re
@@ -47,24 +48,31 @@ def test_the_readme_s_python_runs(block):
     run(block)
 
 
-def test_the_readme_names_commands_that_exist():
+def test_commands_and_options_that_are_named_exist():
+    from tritonstdp.arguments import Parser
     from tritonstdp.cli import COMMANDS
 
-    named = set(re.findall(r"(?:`|&& )tritonstdp ([a-z]+)", (ROOT / "README.md").read_text()))
-    assert named <= set(COMMANDS)
-    assert {"demo", "list", "explain"} <= named
-
-
-def test_the_readme_s_network_tells_the_inputs_apart():
-    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
-    in_volleys, at_random = map(float, re.findall(r"\d\.\d+", run(block)))
-    assert in_volleys > at_random + 0.1
+    options = {}
+    for command in COMMANDS:
+        parser = Parser(command)
+        importlib.import_module(f"tritonstdp.commands.{command}").add_arguments(parser)
+        options[command] = {*parser._option_string_actions, "--module"}
+    texts = [path.read_text() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md"))]
+    code = "\n".join(re.findall(r"```.*?```|`[^`]+`", "\n".join(texts), re.DOTALL))
+    named = re.findall(r"(?:^|`|&& |\$ |=1 )tritonstdp ([a-z]+)([^`\n]*)", code, re.MULTILINE)
+    assert {command for command, _ in named} == set(COMMANDS)
+    for command, arguments in named:
+        assert set(re.findall(r"--[a-z-]+", arguments)) <= options[command], (command, arguments)
 
 
 def test_the_readme_s_links_are_found_from_anywhere():
     links = re.findall(r"\]\(([^)]*)\)", (ROOT / "README.md").read_text())
     assert all(link.startswith("https://") for link in links)
-    own = [link.partition("/tritonstdp/tritonstdp/")[2] for link in links if "/tritonstdp/tritonstdp/" in link]
-    assert len(own) > 3
-    for place in own:
-        assert (ROOT / place.partition("main/")[2]).exists(), place
+
+
+def test_links_to_the_project_s_own_files_lead_to_some():
+    texts = [path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))]
+    places = re.findall(r"/tritonstdp/tritonstdp/(?:blob/)?main/([^)#]*)", "\n".join(texts))
+    assert len(places) > 10
+    for place in places:
+        assert (ROOT / place).exists(), place

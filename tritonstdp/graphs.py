@@ -66,7 +66,8 @@ def capture(network: Any, warm_up: int = 3) -> CapturedNetwork:
     Raises
     ------
     ValueError
-        If the network is not on a CUDA device, or :func:`obstacles` finds something: the message names the behaviors.
+        If the network is not on a CUDA device, or :func:`tritonstdp.graphs.obstacles` finds something: the message
+        names the behaviors.
 
     Notes
     -----

@@ -50,6 +50,8 @@ __all__ = [
 ]
 
 OURS = "tritonstdp"
+"""The provider that others are compared with."""
+
 POOL = 64
 """Most spike patterns that a runner goes through in turn: so many that the synapses of the next one are not in the
 cache."""
@@ -69,6 +71,8 @@ PARAMETERS: dict[str, dict[str, float]] = {
 """What the rules are run with: large enough to show in a proof, and in balance, so that weights stay where they are."""
 
 DOPAMINE = 0.1
+"""What modulated rules are run with."""
+
 _SMALL, _LONG = 0.01, 1000.0
 
 
@@ -105,7 +109,7 @@ class Workload:
     rule, topology, bound : str
         Names that the registry knows; the bound stands for potentiation and depression. The rule may be "propagation".
     shape : tuple of int
-        What the topology's :attr:`~tritonstdp.topology.Topology.sizes` names.
+        What the topology's ``sizes`` names.
     rate : float
         The fraction of neurons that spike in a step, on either side.
     dtype : str

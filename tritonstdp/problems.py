@@ -145,7 +145,7 @@ class PropagationProblem(Problem):
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        """What a kernel's step takes: see :class:`tritonstdp.kernels.propagation.PropagationStep`."""
+        """What a kernel's step takes: see ``tritonstdp.kernels.propagation.PropagationStep``."""
         return self.topology, self.weights, self.signals["current"], self.signals["pre_spike"]
 
 

@@ -67,8 +67,8 @@ class Backend:
         ``refuse(case)``: why the backend can't take the case, or None where it can.
     kernels : str or callable
         The name of its file in each topology's folder, whose ``build(case, config)`` gives a step, and behind
-        "propagation_" or "batch_" of those for spike propagation and for learning from batches; or ``build(case)``,
-        which does for learning on every topology.
+        ``propagation_`` or ``batch_`` of those for spike propagation and for learning from batches; or
+        ``build(case)``, which does for learning on every topology.
     """
 
     name: str
@@ -268,7 +268,7 @@ def register_topology(kind: type[Topology], folder: str) -> None:
         A subclass of :class:`tritonstdp.topology.Topology`: its name, shapes, checks and facts.
     folder : str
         The package of its kernels. ``reference.py`` says by ``MEETING`` how neurons meet at weights
-        (:class:`tritonstdp.kernels.reference.Meeting`), which is all that it takes; ``cpu.py`` and ``gpu.py`` hold
+        (``tritonstdp.kernels.reference.Meeting``), which is all that it takes; ``cpu.py`` and ``gpu.py`` hold
         faster steps.
 
     Raises
@@ -365,7 +365,7 @@ def register_kernel(
     ----------
     build : callable
         ``build(case)`` returns a step with the signature of :class:`tritonstdp.kernels.protocol.Step`, or of
-        :class:`tritonstdp.kernels.propagation.PropagationStep`.
+        ``tritonstdp.kernels.propagation.PropagationStep``.
     topology, backend : str
         The topology's and the backend's name.
     rule, bound : str, optional

@@ -1,7 +1,7 @@
 """Every formula of the project, once: the bounds, the rules, and the traces that they read.
 
 The functions here are arithmetic on their arguments and nothing else, so that one function serves three compilers:
-called as it is on torch tensors (the reference), and read from its source (:mod:`tritonstdp.source`) by ``numba.njit``
+called as it is on torch tensors (the reference), and read from its source (``tritonstdp.source``) by ``numba.njit``
 on scalars (the CPU kernels) and by ``triton.jit`` on blocks (the GPU kernels). A bound or a rule that follows suit,
 with the words of :mod:`tritonstdp.vocabulary` beside arithmetic, runs everywhere.
 
@@ -52,6 +52,7 @@ __all__ = [
 ]
 
 Bound = Callable[..., Any]
+"""A function ``(w, w_min, w_max)``, with parameters of its own behind a ``*``, that multiplies a contribution."""
 
 
 def soft_bound(w: Any, w_min: Any, w_max: Any) -> Any:
@@ -348,7 +349,7 @@ class Rule:
         What a spike of the post neuron contributes; likewise in ``post_spike``.
     change : callable
         ``change(potentiation, depression, positive, negative, *, ...)``: the weight's change from what ``on_post`` and
-        ``on_pre`` contribute and from both bounds' values; by default :func:`difference`.
+        ``on_pre`` contribute and from both bounds' values; by default :func:`tritonstdp.rules.difference`.
     eligibility : callable, optional
         ``eligibility(c, dw, *, ...)``: the eligibility trace after a step in which the change would have been ``dw``.
         Given, the weight moves by ``c * dopamine`` instead of ``dw``; see :func:`modulated`.
@@ -506,7 +507,7 @@ def modulated(rule: Rule, name: str) -> Rule:
     Returns
     -------
     Rule
-        ``c += -c / tau_c + dw``, then ``w += c * dopamine`` (:func:`rewarded`).
+        ``c += -c / tau_c + dw``, then ``w += c * dopamine`` (:func:`tritonstdp.rules.rewarded`).
 
     Raises
     ------
@@ -660,7 +661,7 @@ class Formula:
     choices : dict
         The kernels that the registry has built for it, which live as long as it does.
     operation : str
-        What kernels do with it, beside :class:`tritonstdp.kernels.propagation.Propagation`.
+        What kernels do with it, beside ``tritonstdp.kernels.propagation.Propagation``.
     """
 
     rule: Rule

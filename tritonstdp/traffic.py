@@ -29,7 +29,10 @@ from tritonstdp.topology.base import Sizes
 
 __all__ = ["SECTOR_BYTES", "Meter", "Programs", "Traffic", "measure_traffic", "metering", "traffic_rows"]
 
-SECTOR_BYTES, WARP = 32, 32
+SECTOR_BYTES = 32
+"""A GPU reads and writes its memory in sectors of so many bytes."""
+
+WARP = 32
 
 
 @dataclass

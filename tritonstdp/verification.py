@@ -50,7 +50,12 @@ __all__ = [
     "timings",
 ]
 
-RUNS, QUICK_RUNS = 100, 10
+RUNS = 100
+"""How often a step is repeated, which must give the same bits each time."""
+
+QUICK_RUNS = 10
+"""How often in a quick check."""
+
 REPLAYS = 3
 
 
@@ -67,7 +72,7 @@ class Check:
     backend : str
         The backend that ran.
     case : dict
-        What was run, as :func:`tritonstdp.registry.describe` says it.
+        What was run, as ``tritonstdp.registry.describe`` says it.
     passed : bool
         Whether it held.
     error : float or None

@@ -162,7 +162,7 @@ def tune(formula: AnyFormula, topology: Topology, **options: Any) -> Outcome:
     Parameters
     ----------
     formula : Formula or Propagation
-        The rule, its bounds and whether to clamp; or :data:`tritonstdp.kernels.propagation.PROPAGATION`.
+        The rule, its bounds and whether to clamp; or ``tritonstdp.kernels.propagation.PROPAGATION``.
     topology : Topology
         The group.
     **options
@@ -218,7 +218,7 @@ def find(
     Parameters
     ----------
     formula : Formula or Propagation
-        The rule, its bounds and whether to clamp; or :data:`tritonstdp.kernels.propagation.PROPAGATION`.
+        The rule, its bounds and whether to clamp; or ``tritonstdp.kernels.propagation.PROPAGATION``.
     topology : Topology
         The group. Weights and spikes are drawn at random: nothing of the user's is touched.
     dtype : torch.dtype

@@ -2,7 +2,7 @@
 
 Oja's ``dw = lr y (x - y w)`` keeps the norm of a neuron's weights and turns them towards the inputs that vary together.
 Here a spike on either side pairs with the trace of the other, and each post spike takes from the weight what its own
-trace says:
+trace says::
 
     on a pre spike    dw = lr y           x: the trace of the pre neuron
     on a post spike   dw = lr (x - decay y w)           y: that of the post neuron
@@ -36,7 +36,7 @@ oja = Rule("oja", _on_pre, _on_post, _change)
 """``dw = lr (s_post (x - decay y w) B_pos(w) + s_pre y B_neg(w))``; Oja's rule has no bounds."""
 
 oja_modulated = modulated(oja, "oja_modulated")
-"""The same, feeding an eligibility trace that dopamine turns into learning."""
+"""``oja``, feeding an eligibility trace that dopamine turns into learning."""
 
 register_rule(oja)
 register_rule(oja_modulated)

@@ -1,7 +1,7 @@
 """Power-law bounds (Guetig et al. 2003, doi 10.1523/JNEUROSCI.23-09-03697.2003): from additive to multiplicative STDP.
 
 Pair STDP with ``positive_bound="power_upper_bound"``, ``negative_bound="power_lower_bound"`` is the paper's rule
-(equations 1 to 4), its weights scaled to their limits:
+(equations 1 to 4), its weights scaled to their limits::
 
     potentiation   lambda (1 - w) ** mu         a_plus = lambda
     depression     lambda alpha w ** mu         a_minus = lambda alpha

@@ -1,6 +1,6 @@
 """Triplet STDP (Pfister & Gerstner 2006, doi 10.1523/JNEUROSCI.1425-06.2006, equations 3 and 4, all to all).
 
-A slow trace on either side makes a pair's effect depend on the last spike but one:
+A slow trace on either side makes a pair's effect depend on the last spike but one::
 
     on a pre spike    dw = -o1 (A2- + A3- r2)      o1, o2: the fast and the slow trace of the post neuron
     on a post spike   dw = +r1 (A2+ + A3+ o2)      r1, r2: those of the pre neuron
@@ -32,7 +32,7 @@ triplet = Rule("triplet", _on_pre, _on_post)
 """``dw = s_post r1 (A2+ + A3+ o2) B_pos(w) - s_pre o1 (A2- + A3- r2) B_neg(w)``."""
 
 triplet_modulated = modulated(triplet, "triplet_modulated")
-"""The same, feeding an eligibility trace that dopamine turns into learning."""
+"""``triplet``, feeding an eligibility trace that dopamine turns into learning."""
 
 register_rule(triplet)
 register_rule(triplet_modulated)

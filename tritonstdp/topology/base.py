@@ -189,7 +189,7 @@ class Topology(_WeaklyReferable):
 
     @classmethod
     def takes(cls, sizes: Sequence[int]) -> bool:
-        """Whether there are as many sizes as :attr:`sizes` names."""
+        """Whether there are as many sizes as ``sizes`` names."""
         return bool(cls.sizes) and len(sizes) == len(cls.sizes.split("x"))
 
     @classmethod
@@ -199,7 +199,7 @@ class Topology(_WeaklyReferable):
         Raises
         ------
         ValueError
-            If there are more or fewer than :attr:`sizes` names; the message says what to give.
+            If there are more or fewer than ``sizes`` names; the message says what to give.
         """
         if not cls.sizes:
             raise ValueError(f"{cls.name} does not say by which sizes a group is made: its class needs sizes = ...")
@@ -213,7 +213,7 @@ class Topology(_WeaklyReferable):
         Parameters
         ----------
         sizes : sequence of int
-            What :attr:`sizes` names.
+            What ``sizes`` names.
 
         Returns
         -------

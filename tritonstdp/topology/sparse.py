@@ -129,7 +129,7 @@ _MINOR = "minor_of (row_indices of CSC, column indices of CSR and COO)"
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Sparse(Topology):
-    """The stored synapses of a sparse tensor, in its own order; made by :meth:`from_weights` or :meth:`of`.
+    """The stored synapses of a sparse tensor, in its order; made by :meth:`Sparse.from_weights` or :meth:`Sparse.of`.
 
     The stored order runs along one side, the *major* one (post for CSC, pre for CSR and COO): the synapses of a major
     neuron lie next to each other, in any order. Those of a minor neuron are found through a permutation. The
