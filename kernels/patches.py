@@ -16,7 +16,10 @@ from torch import Tensor
 from tritonstdp.kernels.blocks import launch_options, real_type
 from tritonstdp.kernels.items import WARP
 from tritonstdp.kernels.launch import Launch
+from tritonstdp.kernels.local2d import gpu as local2d
+from tritonstdp.kernels.local2d.gpu import margin, seen_from
 from tritonstdp.kernels.propagation import PropagationCase, PropagationStep
+from tritonstdp.kernels.scatter import add_scattered, scattering, scatters
 from tritonstdp.kernels.sums import Summing, brought, settle, shares_for, summed_step
 
 
@@ -29,22 +32,31 @@ class Config(NamedTuple):
         Taps that a program looks at in one turn, and the post channels that share it, at most.
     flight : int
         Weights that a thread may have in flight.
+    scatter_up_to : float
+        The share of pre neurons that spike up to which what they bring is scattered.
     """
 
     taps: int = 128
     channels: int = 16
     flight: int = 16
+    scatter_up_to: float = 0.02
 
 
 DEFAULT = Config()
-SPACE: dict[str, tuple[int, ...]] = {"taps": (128, 256), "channels": (8, 16), "flight": (8, 16)}
+SPACE: dict[str, tuple[float, ...]] = {
+    "taps": (128, 256),
+    "channels": (8, 16),
+    "flight": (8, 16),
+    "scatter_up_to": (0.0, 0.02, 0.1),
+}
 MOST_WARPS = 8
 
 
 @triton.jit
-def margin(row, column, height, width):
-    """How far inside a map a place lies, below 0 outside: truths of four comparisons would crowd out each other."""
-    return tl.minimum(tl.minimum(row, height - 1 - row), tl.minimum(column, width - 1 - column))
+def shared_column_at(j, k, sizes, plan):
+    """What sees a pre neuron through weights that all positions share, and these."""
+    i, found, channel, tap, taps = seen_from(j, k, sizes, plan)
+    return i, found, channel.to(tl.int64) * taps + tap
 
 
 @triton.jit(do_not_specialize=[
@@ -52,12 +64,15 @@ def margin(row, column, height, width):
     "shares",
 ])  # fmt: skip
 def patches_kernel(
-    w_ptr, current_ptr, room_ptr, spike_ptr, lists,
+    w_ptr, current_ptr, room_ptr, spike_ptr, scattered,
     c_out, positions, taps, channel_step, position_step, height, width, out_width, pad_h, pad_w, shares,
     KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, REAL: tl.constexpr,
-    POSITIONS: tl.constexpr, CHANNELS: tl.constexpr, TAPS: tl.constexpr,
+    POSITIONS: tl.constexpr, CHANNELS: tl.constexpr, TAPS: tl.constexpr, THREADS: tl.constexpr,
 ):  # fmt: skip
-    """Sum a share of the taps."""
+    """Sum a share of the taps, or take what was scattered."""
+    n_post = c_out * positions
+    if add_scattered(scattered, current_ptr, room_ptr, n_post, n_post * shares, THREADS):
+        return
     block = tl.program_id(0) // shares
     share = tl.program_id(0) - block * shares
     channel_blocks = tl.cdiv(c_out, CHANNELS)
@@ -82,7 +97,7 @@ def patches_kernel(
         sums += brought(w_ptr, at, spike, spike != 0, REAL)
     j = o[None, :] * positions + p[:, None]
     exists = (p < positions)[:, None] & (o < c_out)[None, :]
-    settle(tl.sum(sums, axis=2), j, exists, share, c_out * positions, current_ptr, room_ptr)
+    settle(tl.sum(sums, axis=2), j, exists, share, n_post, current_ptr, room_ptr)
 
 
 def build_patches(case: PropagationCase, config: Config, shares_weights: bool) -> PropagationStep:
@@ -117,9 +132,14 @@ def build_patches(case: PropagationCase, config: Config, shares_weights: bool) -
         shares = shares_for(programs, triton.cdiv(taps, at_once), weights.device)
         settled = (
             c_out, positions, taps, *steps, *size, out_width, *topology.padding, shares, *kernel_size, *stride, real,
-            side_by_side, channels, at_once,
+            side_by_side, channels, at_once, WARP * num_warps,
         )  # fmt: skip
         sums = Launch(patches_kernel, programs * shares, weights.device, settled, num_warps=num_warps, **options)
-        return Summing.of_shares(sums, c_out * positions, shares, weights.device)
+        summing = Summing.of_shares(sums, c_out * positions, shares, weights.device)
+        if not scatters(case, config.scatter_up_to, c_out * positions * taps, weights.device):
+            return summing
+        cut = local2d.cut_of(topology, local2d.DEFAULT, case.dtype.itemsize)
+        at = shared_column_at if shares_weights else local2d.column_at
+        return scattering(case, summing, config.scatter_up_to, topology, weights, cut, local2d.DEFAULT, False, at)
 
     return summed_step(case, summing)

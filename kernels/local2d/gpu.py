@@ -14,7 +14,6 @@ import triton
 import triton.language as tl
 
 from tritonstdp.kernels.items import WARP, WIDEST_BYTES, Config, Cut, build_items
-from tritonstdp.kernels.patches import margin
 from tritonstdp.kernels.protocol import Case, Step
 
 # of a column each synapse costs a sector: a pass over all is cheaper sooner than with columns side by side
@@ -29,9 +28,9 @@ SPACE: dict[str, tuple[float, ...]] = {
 
 def cut_of(topology: Any, config: Config, itemsize: int) -> Cut:
     """Cut the patches, and what looks at a pre neuron."""
-    c_out, positions, taps = topology.weights_shape
-    (n_pre,), (_, *size), (_, *out_size) = topology.pre_shape, topology.src_shape, topology.dst_shape
+    (n_pre,), (c_in, *size), (c_out, *out_size) = topology.pre_shape, topology.src_shape, topology.dst_shape
     kernel, stride = topology.kernel_size, topology.stride
+    taps = c_in * kernel[0] * kernel[1]
     unit, threads = gcd(taps, n_pre, WIDEST_BYTES // itemsize), WARP * config.num_warps
     # wider accesses would leave threads without any
     while unit > 1 and threads * unit >= 2 * taps:
@@ -40,7 +39,7 @@ def cut_of(topology: Any, config: Config, itemsize: int) -> Cut:
     row_parts, wide = evenly(triton.cdiv(taps, threads * unit), max(1, config.blocks // 2))
     column_parts, high = evenly(triton.cdiv(candidates, threads), config.blocks)
     return Cut(
-        c_out * positions, n_pre, row_parts, column_parts, sizes=(taps // unit, candidates, *size, *out_size),
+        c_out * topology.positions, n_pre, row_parts, column_parts, sizes=(taps // unit, candidates, *size, *out_size),
         plan=(*topology.padding, *map(tl.constexpr, (unit, *kernel, *stride))),
         unit=unit, wide=wide, high=high, height=threads,
     )  # fmt: skip
@@ -50,6 +49,12 @@ def evenly(blocks: int, most: int) -> tuple[int, int]:
     """How many items share some blocks, and how many each of them takes."""
     items = triton.cdiv(blocks, most)
     return items, triton.cdiv(blocks, items)
+
+
+@triton.jit
+def margin(row, column, height, width):
+    """How far inside a map a place lies, below 0 outside: truths of four comparisons would crowd out each other."""
+    return tl.minimum(tl.minimum(row, height - 1 - row), tl.minimum(column, width - 1 - column))
 
 
 @triton.jit
@@ -68,8 +73,11 @@ def row_at(i, k, sizes, plan):
 
 
 @triton.jit
-def column_at(j, k, sizes, plan):
-    """The synapses through which post neurons may see a pre neuron, and these; neighbours see it from side by side."""
+def seen_from(j, k, sizes, plan):
+    """Which post neurons may see a pre neuron, and whether they do; their channel, the tap that sees it, and how many a patch has.
+
+    Neighbours see it from side by side.
+    """
     _, _, tap_units, candidates, height, width, out_height, out_width = sizes
     pad_h, pad_w, UNIT, KH, KW, SH, SW = plan
     DOWN: tl.constexpr = (KH + SH - 1) // SH
@@ -89,7 +97,14 @@ def column_at(j, k, sizes, plan):
     # kernels of a stride that does not divide them lack taps of some remainders
     found = tl.minimum(margin(row, column, out_height, out_width), margin(tap_row, tap_column, KH, KW))
     tap = (j // (width * height) * KH + tap_row) * KW + tap_column
-    return i, (k < candidates) & (found >= 0), i.to(tl.int64) * (tl.cast(tap_units, tl.int64) * UNIT) + tap
+    return i, (k < candidates) & (found >= 0), channel, tap, tl.cast(tap_units, tl.int64) * UNIT
+
+
+@triton.jit
+def column_at(j, k, sizes, plan):
+    """The synapses through which post neurons may see a pre neuron, and these."""
+    i, found, _, tap, taps = seen_from(j, k, sizes, plan)
+    return i, found, i.to(tl.int64) * taps + tap
 
 
 def build(case: Case, config: Config = DEFAULT) -> Step:

@@ -24,7 +24,9 @@ from tritonstdp.kernels.event_lists import part_of
 from tritonstdp.kernels.items import WARP
 from tritonstdp.kernels.launch import Launch
 from tritonstdp.kernels.propagation import PropagationCase, PropagationStep
-from tritonstdp.kernels.sparse.gpu import further_parts
+from tritonstdp.kernels.scatter import add_scattered, scattering, scatters
+from tritonstdp.kernels.sparse import gpu as learning
+from tritonstdp.kernels.sparse.gpu import column_at, cut_of, further_parts, row_at
 from tritonstdp.kernels.sums import Summing, add_sums, brought, summed_step
 
 
@@ -39,25 +41,30 @@ class Config(NamedTuple):
         Turns of a program, at most.
     num_warps : int
         Warps a program.
+    scatter_up_to : float
+        The share of pre neurons that spike up to which what they bring is scattered.
     """
 
     flight: int = 8
     turns: int = 8
     num_warps: int = 1
+    scatter_up_to: float = 0.2
 
 
 DEFAULT = Config()
-SPACE: dict[str, tuple[int, ...]] = {"flight": (4, 8, 16), "num_warps": (1, 2)}
+SPACE: dict[str, tuple[float, ...]] = {"flight": (4, 8, 16), "num_warps": (1, 2), "scatter_up_to": (0.0, 0.05, 0.2)}
 PARTS = 256
 """Parts of a hub that are added up at once."""
 
 
 @triton.jit(do_not_specialize=["n_post", "items"])
 def sparse_sums_kernel(
-    w_ptr, current_ptr, room_ptr, spike_ptr, lists, start_ptr, pre_ptr, place_ptr, further_ptr, n_post, items,
-    REAL: tl.constexpr, PART: tl.constexpr, POSTS: tl.constexpr, SYNAPSES: tl.constexpr,
+    w_ptr, current_ptr, room_ptr, spike_ptr, scattered, start_ptr, pre_ptr, place_ptr, further_ptr, n_post, items,
+    REAL: tl.constexpr, PART: tl.constexpr, POSTS: tl.constexpr, SYNAPSES: tl.constexpr, THREADS: tl.constexpr,
 ):  # fmt: skip
-    """Sum parts of the synapses of some post neurons."""
+    """Sum parts of the synapses of some post neurons, or take what was scattered."""
+    if add_scattered(scattered, current_ptr, room_ptr, n_post, items - n_post, THREADS):
+        return
     item = tl.program_id(0) * POSTS + tl.arange(0, POSTS)
     exists = item < items
     j, part = part_of(item, exists, n_post, further_ptr)
@@ -76,6 +83,13 @@ def sparse_sums_kernel(
     add_sums(sums, j, item < n_post, current_ptr)
     if room_ptr is not None:
         tl.store(room_ptr + item - n_post, sums, mask=exists & (item >= n_post))
+
+
+@triton.jit
+def major_row_at(i, k, sizes, plan):
+    """The k-th weights of a pre neuron that is major, and their post neurons."""
+    at, _, inside, j, _ = row_at(i, k, sizes, plan)
+    return j, inside, at
 
 
 @triton.jit
@@ -104,15 +118,24 @@ def build(case: PropagationCase, config: Config = DEFAULT) -> PropagationStep:
         posts, part = at_once // synapses, synapses * config.turns
         further = further_parts(start, part)
         items = n_post + len(further)
-        settled = start, pre, place, further if len(further) else None, n_post, items, real, part, posts, synapses
+        settled = (
+            start, pre, place, further if len(further) else None, n_post, items, real, part, posts, synapses,
+            WARP * config.num_warps,
+        )  # fmt: skip
         sums = Launch(
             sparse_sums_kernel, triton.cdiv(items, posts), device, settled, num_warps=config.num_warps, **options
         )  # fmt: skip
-        if not len(further):
-            return Summing(sums)
-        hubs, counts = further[:, 0].unique_consecutive(return_counts=True)
-        begins = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32)
-        add = Launch(hubs_kernel, len(hubs), device, (hubs, begins, PARTS), num_warps=2)
-        return Summing(sums, kept=len(further), add=add)
+        summing = Summing(sums)
+        if len(further):
+            hubs, counts = further[:, 0].unique_consecutive(return_counts=True)
+            begins = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32)
+            summing = Summing(sums, (), len(further), Launch(hubs_kernel, len(hubs), device, (hubs, begins, PARTS), num_warps=2))
+        if not scatters(case, config.scatter_up_to, weights.numel(), device):
+            return summing
+        at = column_at if post_is_major else major_row_at
+        cut = cut_of(topology, learning.DEFAULT)
+        return scattering(
+            case, summing, config.scatter_up_to, topology, weights, cut, learning.DEFAULT, not post_is_major, at
+        )  # fmt: skip
 
     return summed_step(case, summing)
