@@ -1,8 +1,9 @@
 """Spikes through patches in Triton, for convolutions and local receptive fields, which differ in whose kernel it is.
 
 A program takes a few positions and post channels, and goes through the taps of their patches: whether what a tap sees
-has spiked is looked up once for all channels, and only then are weights read. Nobody needs to be listed. That costs an
-access that is not made for each tap and post neuron, and bytes only for spikes.
+has spiked is looked up once for all channels, and only then are weights read. That costs an access that is not made for
+each tap and post neuron, and bytes only for spikes. Where few spiked in a large group, those are listed, and what sees
+them is followed instead (:mod:`tritonstdp.kernels.scatter`), as learning's columns do in local receptive fields.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tritonstdp.kernels.launch import Launch
 from tritonstdp.kernels.local2d import gpu as local2d
 from tritonstdp.kernels.local2d.gpu import margin, seen_from
 from tritonstdp.kernels.propagation import PropagationCase, PropagationStep
-from tritonstdp.kernels.scatter import add_scattered, scattering, scatters
+from tritonstdp.kernels.scatter import add_scattered, with_scatter
 from tritonstdp.kernels.sums import Summing, brought, settle, shares_for, summed_step
 
 
@@ -136,10 +137,7 @@ def build_patches(case: PropagationCase, config: Config, shares_weights: bool) -
         )  # fmt: skip
         sums = Launch(patches_kernel, programs * shares, weights.device, settled, num_warps=num_warps, **options)
         summing = Summing.of_shares(sums, c_out * positions, shares, weights.device)
-        if not scatters(case, config.scatter_up_to, c_out * positions * taps, weights.device):
-            return summing
-        cut = local2d.cut_of(topology, local2d.DEFAULT, case.dtype.itemsize)
         at = shared_column_at if shares_weights else local2d.column_at
-        return scattering(case, summing, config.scatter_up_to, topology, weights, cut, local2d.DEFAULT, False, at)
+        return with_scatter(case, topology, weights, summing, config.scatter_up_to, local2d, False, at)
 
     return summed_step(case, summing)

@@ -22,13 +22,13 @@ from torch import Tensor
 
 from tritonstdp.kernels.blocks import launch_options, spiking_at
 from tritonstdp.kernels.event_lists import Listing, counted_of, part_of, place_of
-from tritonstdp.kernels.items import WARP, Config, Cut, processors
+from tritonstdp.kernels.items import WARP, processors
 from tritonstdp.kernels.launch import Launch
 from tritonstdp.kernels.propagation import PropagationCase
 from tritonstdp.kernels.sums import Summing, add_sums, brought
 
 FEWEST_SYNAPSES = 2**22
-"""Of a group that scatters: a smaller one takes about as long as the two launches more."""
+"""Of a group that scatters: to gather a smaller one takes about as long as the two launches more."""
 
 
 @triton.jit(do_not_specialize=["n_post", "limit", "parts", "neurons"])
@@ -83,30 +83,26 @@ def add_scattered(scattered, current_ptr, room_ptr, n_post, kept, THREADS: tl.co
         return was_scattered
 
 
-def scatters(case: PropagationCase, up_to: float, synapses: int, device: torch.device) -> bool:
-    """Whether a group's step may scatter; on a CPU, where kernels are but looked at, whatever its size."""
-    large = device.type == "cpu" or synapses >= FEWEST_SYNAPSES
-    return large and up_to > 0 and case.dtype != torch.float64
-
-
-def scattering(
-    case: PropagationCase, summing: Summing, up_to: float, topology: Any, weights: Tensor, cut: Cut, config: Config,
+def with_scatter(
+    case: PropagationCase, topology: Any, weights: Tensor, summing: Summing, up_to: float, learning: Any,
     pre_is_major: bool, at: Any,
 ) -> Summing:  # fmt: skip
-    """The launches of a step that scatters where few spiked.
+    """The launches of a step that scatters where few spiked, if that is worth it.
 
     Parameters
     ----------
     case : PropagationCase
         The case.
-    summing : Summing
-        Those that gather; they take what was scattered by :func:`add_scattered`.
-    up_to : float
-        The share of pre neurons up to which a step scatters; parts of hubs count as neurons.
     topology, weights : Topology, Tensor
         The group.
-    cut, config, pre_is_major
-        How learning cuts its synapses, whose lists are read as well.
+    summing : Summing
+        The launches that gather; they ask :func:`add_scattered` first.
+    up_to : float
+        The share of pre neurons up to which a step scatters; a hub's further parts count as neurons.
+    learning : module
+        Its ``cut_of`` and ``DEFAULT`` say how synapses are cut into items, so that the lists are those of learning.
+    pre_is_major : bool
+        Whether pre neurons are its major ones.
     at : device function
         ``at(i, k, sizes, plan)``: of the k-th synapses of a pre neuron, their post neurons, whether they exist, and
         the places of their weights.
@@ -114,9 +110,13 @@ def scattering(
     Returns
     -------
     Summing
-        The launches.
+        The launches; those that gather, where the group is small or its weights are float64.
     """
     (n_pre,), (n_post,), device = topology.pre_shape, topology.post_shape, weights.device
+    if up_to == 0 or case.dtype == torch.float64 or topology.synapses < fewest_synapses(device):
+        return summing
+    config, itemsize = learning.DEFAULT, case.dtype.itemsize
+    cut = learning.cut_of(topology, config, itemsize)
     of_major = cut.n_major, cut.row_parts, cut.wide, cut.further[0]
     of_minor = cut.n_minor, cut.column_parts, cut.high or config.blocks, cut.further[1]
     n, parts, blocks, further = of_major if pre_is_major else of_minor
@@ -130,3 +130,8 @@ def scattering(
         num_warps=config.num_warps, **launch_options(case.dtype, case.device),
     )  # fmt: skip
     return summing._replace(listings=(listing,), scatter=scatter, n_post=n_post)
+
+
+def fewest_synapses(device: torch.device) -> int:
+    """From how many synapses on a group scatters; on a CPU, where kernels are but looked at, all do."""
+    return 0 if device.type == "cpu" else FEWEST_SYNAPSES

@@ -1,8 +1,9 @@
 """What spike propagation in Triton shares: sums at post neurons, and who adds them to currents.
 
 A program owns some post neurons and a share of what reaches them. Where there are so few post neurons that others
-would be idle, each has several shares: these are kept, and a second launch adds them up. So the order of a sum depends
-on sizes and spikes alone.
+would be idle, each has several shares: these are kept, and a last launch adds them up. So the order of a sum depends
+on sizes and spikes alone. Where few spiked, what they bring may have been summed up before
+(:mod:`tritonstdp.kernels.scatter`), and is but added.
 
 A current to which 0 would be added keeps its bits, as one must that no spike reaches.
 """

@@ -1,13 +1,14 @@
-"""Spikes over sparse connections in Triton: each post neuron looks whether the pre neurons of its synapses spiked.
+"""Spikes over sparse connections in Triton: what few bring is scattered, what more bring is gathered.
 
-So each current has one owner, whatever spiked, in one launch without lists. A step reads an index of 4 bytes a synapse,
-and weights only of synapses that bring something: about ``4 + 32 (1 - (1 - rate)^8) / 8`` bytes a synapse in float32
-where post neurons are major. Else the plan's permutation leads to the weights: it is read where there is a spike, as
-often, and each weight of those costs a sector. To follow the synapses of what spiked instead would need atomics, or
-room for a sum at each post neuron and spike, which costs more from a rate of half the density on.
+To gather, each post neuron looks whether the pre neurons of its synapses spiked, so that each current has one owner. A
+step reads an index of 4 bytes a synapse, and weights only of synapses that bring something: about
+``4 + 32 (1 - (1 - rate)^8) / 8`` bytes a synapse in float32 where post neurons are major. Else the plan's permutation
+leads to the weights: it is read where there is a spike, as often, and each weight of those costs a sector. To scatter
+(:mod:`tritonstdp.kernels.scatter`) costs such an index, or two, a weight and an atomic addition, which is a sector, for
+each synapse of what spiked, and nothing for others.
 
 What a post neuron has beyond some turns of a program are parts of their own, so that no hub makes a program long: their
-sums are kept, and a second launch adds them up; it is left out where there are none.
+sums are kept, and a last launch adds them up; it is left out where there are none.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from tritonstdp.kernels.event_lists import part_of
 from tritonstdp.kernels.items import WARP
 from tritonstdp.kernels.launch import Launch
 from tritonstdp.kernels.propagation import PropagationCase, PropagationStep
-from tritonstdp.kernels.scatter import add_scattered, scattering, scatters
+from tritonstdp.kernels.scatter import add_scattered, with_scatter
 from tritonstdp.kernels.sparse import gpu as learning
-from tritonstdp.kernels.sparse.gpu import column_at, cut_of, further_parts, row_at
+from tritonstdp.kernels.sparse.gpu import column_at, further_parts, row_at
 from tritonstdp.kernels.sums import Summing, add_sums, brought, summed_step
 
 
@@ -129,13 +130,12 @@ def build(case: PropagationCase, config: Config = DEFAULT) -> PropagationStep:
         if len(further):
             hubs, counts = further[:, 0].unique_consecutive(return_counts=True)
             begins = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32)
-            summing = Summing(sums, (), len(further), Launch(hubs_kernel, len(hubs), device, (hubs, begins, PARTS), num_warps=2))
-        if not scatters(case, config.scatter_up_to, weights.numel(), device):
-            return summing
+            summing = Summing(
+                sums, (), len(further), Launch(hubs_kernel, len(hubs), device, (hubs, begins, PARTS), num_warps=2)
+            )
         at = column_at if post_is_major else major_row_at
-        cut = cut_of(topology, learning.DEFAULT)
-        return scattering(
-            case, summing, config.scatter_up_to, topology, weights, cut, learning.DEFAULT, not post_is_major, at
+        return with_scatter(
+            case, topology, weights, summing, config.scatter_up_to, learning, not post_is_major, at
         )  # fmt: skip
 
     return summed_step(case, summing)
