@@ -40,7 +40,7 @@ class Config(NamedTuple):
     taps: int = 128
     channels: int = 16
     flight: int = 16
-    scatter_up_to: float = 0.02
+    scatter_up_to: float = 0.05
 
 
 DEFAULT = Config()
@@ -48,7 +48,7 @@ SPACE: dict[str, tuple[float, ...]] = {
     "taps": (128, 256),
     "channels": (8, 16),
     "flight": (8, 16),
-    "scatter_up_to": (0.0, 0.02, 0.1),
+    "scatter_up_to": (0.0, 0.05, 0.1),
 }
 MOST_WARPS = 8
 

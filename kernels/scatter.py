@@ -29,6 +29,8 @@ from tritonstdp.kernels.sums import Summing, add_sums, brought
 
 FEWEST_SYNAPSES = 2**22
 """Of a group that scatters: to gather a smaller one takes about as long as the two launches more."""
+WAVES = 32
+"""Programs a processor: as many of one warp as it holds, since each waits for one access after the other."""
 
 
 @triton.jit(do_not_specialize=["n_post", "limit", "parts", "neurons"])
@@ -126,7 +128,7 @@ def with_scatter(
         listing.segments, listing.slot, blocks, WARP * config.num_warps,
     )  # fmt: skip
     scatter = Launch(
-        scatter_kernel, min(processors(device) * config.waves, n * parts), device, settled,
+        scatter_kernel, min(processors(device) * WAVES, n * parts), device, settled,
         num_warps=config.num_warps, **launch_options(case.dtype, case.device),
     )  # fmt: skip
     return summing._replace(listings=(listing,), scatter=scatter, n_post=n_post)

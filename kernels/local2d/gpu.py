@@ -74,7 +74,7 @@ def row_at(i, k, sizes, plan):
 
 @triton.jit
 def seen_from(j, k, sizes, plan):
-    """Which post neurons may see a pre neuron, and whether they do; their channel, the tap that sees it, and how many a patch has.
+    """Which post neurons may see a pre neuron, and whether; their channel, the tap, and how many taps a patch has.
 
     Neighbours see it from side by side.
     """
