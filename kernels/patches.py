@@ -8,17 +8,18 @@ them is followed instead (:mod:`tritonstdp.kernels.scatter`), as learning's colu
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from tritonstdp.kernels import items
 from tritonstdp.kernels.blocks import launch_options, real_type
 from tritonstdp.kernels.items import WARP
 from tritonstdp.kernels.launch import Launch
-from tritonstdp.kernels.local2d import gpu as local2d
-from tritonstdp.kernels.local2d.gpu import margin, seen_from
+from tritonstdp.kernels.patch_items import cut_of, margin
 from tritonstdp.kernels.propagation import PropagationCase, PropagationStep
 from tritonstdp.kernels.scatter import add_scattered, with_scatter
 from tritonstdp.kernels.sums import Summing, brought, settle, shares_for, summed_step
@@ -51,13 +52,6 @@ SPACE: dict[str, tuple[float, ...]] = {
     "scatter_up_to": (0.0, 0.05, 0.1),
 }
 MOST_WARPS = 8
-
-
-@triton.jit
-def shared_column_at(j, k, sizes, plan):
-    """What sees a pre neuron through weights that all positions share, and these."""
-    i, found, channel, tap, taps = seen_from(j, k, sizes, plan)
-    return i, found, channel.to(tl.int64) * taps + tap
 
 
 @triton.jit(do_not_specialize=[
@@ -101,7 +95,7 @@ def patches_kernel(
     settle(tl.sum(sums, axis=2), j, exists, share, n_post, current_ptr, room_ptr)
 
 
-def build_patches(case: PropagationCase, config: Config, shares_weights: bool) -> PropagationStep:
+def build_patches(case: PropagationCase, config: Config, shares_weights: bool, column_at: Any) -> PropagationStep:
     """Prepare the launches for one case.
 
     Parameters
@@ -112,6 +106,8 @@ def build_patches(case: PropagationCase, config: Config, shares_weights: bool) -
         How to cut the work.
     shares_weights : bool
         Whether all positions have the same kernel.
+    column_at : device function
+        Which synapses of a pre neuron there are, and where their weights: see :func:`with_scatter`.
 
     Returns
     -------
@@ -137,7 +133,7 @@ def build_patches(case: PropagationCase, config: Config, shares_weights: bool) -
         )  # fmt: skip
         sums = Launch(patches_kernel, programs * shares, weights.device, settled, num_warps=num_warps, **options)
         summing = Summing.of_shares(sums, c_out * positions, shares, weights.device)
-        at = shared_column_at if shares_weights else local2d.column_at
-        return with_scatter(case, topology, weights, summing, config.scatter_up_to, local2d, False, at)
+        cut = partial(cut_of, topology, items.Config(num_warps=1), case.dtype.itemsize)
+        return with_scatter(case, topology, weights, summing, config.scatter_up_to, cut, False, column_at)
 
     return summed_step(case, summing)

@@ -13,6 +13,7 @@ to float32. Weights of float64 are gathered at any rate: the order would show in
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from tritonstdp.kernels.blocks import launch_options, spiking_at
 from tritonstdp.kernels.event_lists import Listing, counted_of, part_of, place_of
-from tritonstdp.kernels.items import WARP, processors
+from tritonstdp.kernels.items import WARP, Cut, processors
 from tritonstdp.kernels.launch import Launch
 from tritonstdp.kernels.propagation import PropagationCase
 from tritonstdp.kernels.sums import Summing, add_sums, brought
@@ -86,7 +87,7 @@ def add_scattered(scattered, current_ptr, room_ptr, n_post, kept, THREADS: tl.co
 
 
 def with_scatter(
-    case: PropagationCase, topology: Any, weights: Tensor, summing: Summing, up_to: float, learning: Any,
+    case: PropagationCase, topology: Any, weights: Tensor, summing: Summing, up_to: float, cut_of: Callable[[], Cut],
     pre_is_major: bool, at: Any,
 ) -> Summing:  # fmt: skip
     """The launches of a step that scatters where few spiked, if that is worth it.
@@ -101,10 +102,10 @@ def with_scatter(
         The launches that gather; they ask :func:`add_scattered` first.
     up_to : float
         The share of pre neurons up to which a step scatters; a hub's further parts count as neurons.
-    learning : module
-        Its ``cut_of`` and ``DEFAULT`` say how synapses are cut into items, so that the lists are those of learning.
+    cut_of : callable
+        How synapses are cut into items for programs of one warp; as for learning, whose lists are read then.
     pre_is_major : bool
-        Whether pre neurons are its major ones.
+        Whether pre neurons are the major ones of the cut.
     at : device function
         ``at(i, k, sizes, plan)``: of the k-th synapses of a pre neuron, their post neurons, whether they exist, and
         the places of their weights.
@@ -117,20 +118,17 @@ def with_scatter(
     (n_pre,), (n_post,), device = topology.pre_shape, topology.post_shape, weights.device
     if up_to == 0 or case.dtype == torch.float64 or topology.synapses < fewest_synapses(device):
         return summing
-    config, itemsize = learning.DEFAULT, case.dtype.itemsize
-    cut = learning.cut_of(topology, config, itemsize)
+    cut = cut_of()
     of_major = cut.n_major, cut.row_parts, cut.wide, cut.further[0]
-    of_minor = cut.n_minor, cut.column_parts, cut.high or config.blocks, cut.further[1]
+    of_minor = cut.n_minor, cut.column_parts, cut.high, cut.further[1]
     n, parts, blocks, further = of_major if pre_is_major else of_minor
     listing = Listing.of(n, 1, further)
     settled = (
         n_post, int(up_to * n), parts, n_pre, further, (cut.n_major, cut.n_minor, *cut.sizes), cut.plan, at,
-        listing.segments, listing.slot, blocks, WARP * config.num_warps,
+        listing.segments, listing.slot, blocks, WARP,
     )  # fmt: skip
-    scatter = Launch(
-        scatter_kernel, min(processors(device) * WAVES, n * parts), device, settled,
-        num_warps=config.num_warps, **launch_options(case.dtype, case.device),
-    )  # fmt: skip
+    programs, options = min(processors(device) * WAVES, n * parts), launch_options(case.dtype, case.device)
+    scatter = Launch(scatter_kernel, programs, device, settled, num_warps=1, **options)
     return summing._replace(listings=(listing,), scatter=scatter, n_post=n_post)
 
 

@@ -13,6 +13,7 @@ sums are kept, and a last launch adds them up; it is left out where there are no
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -26,8 +27,8 @@ from tritonstdp.kernels.items import WARP
 from tritonstdp.kernels.launch import Launch
 from tritonstdp.kernels.propagation import PropagationCase, PropagationStep
 from tritonstdp.kernels.scatter import add_scattered, with_scatter
-from tritonstdp.kernels.sparse import gpu as learning
-from tritonstdp.kernels.sparse.gpu import column_at, further_parts, row_at
+from tritonstdp.kernels.sparse.gpu import DEFAULT as LEARNING
+from tritonstdp.kernels.sparse.gpu import column_at, cut_of, further_parts, row_at
 from tritonstdp.kernels.sums import Summing, add_sums, brought, summed_step
 
 
@@ -134,8 +135,7 @@ def build(case: PropagationCase, config: Config = DEFAULT) -> PropagationStep:
                 sums, (), len(further), Launch(hubs_kernel, len(hubs), device, (hubs, begins, PARTS), num_warps=2)
             )
         at = column_at if post_is_major else major_row_at
-        return with_scatter(
-            case, topology, weights, summing, config.scatter_up_to, learning, not post_is_major, at
-        )  # fmt: skip
+        cut = partial(cut_of, topology, LEARNING._replace(num_warps=1))
+        return with_scatter(case, topology, weights, summing, config.scatter_up_to, cut, not post_is_major, at)
 
     return summed_step(case, summing)
