@@ -7,8 +7,8 @@ the sums where there are some. So what is launched depends on no spike.
 
 Atomic additions come in any order. The sums are of float64, in which those of float32 and half precision are exact, and
 so the same whatever the order, as long as the weights that meet at a post neuron, n of them, lie within a factor of
-``2^29 / n`` of each other; where they do not, sums differ by ``2^-53`` of the largest at most, before they are rounded
-to float32. Weights of float64 are gathered at any rate: the order would show in their sums.
+``2^29 / n`` of each other; where they do not, each addition is off by ``2^-53`` of the sum at most, before the sum is
+rounded to float32. Weights of float64 are gathered at any rate: the order would show in their sums.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WAVES = 32
 """Programs a processor: as many of one warp as it holds, since each waits for one access after the other."""
 
 
-@triton.jit(do_not_specialize=["n_post", "limit", "parts", "neurons"])
+@triton.jit(do_not_specialize=["n_post", "limit", "neurons"])
 def scatter_kernel(
     w_ptr, scattered, spike_ptr, lists, n_post, limit, parts, neurons, further_ptr, sizes, plan,
     AT: tl.constexpr, SEGMENTS: tl.constexpr, SLOT: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr,
