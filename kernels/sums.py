@@ -1,8 +1,9 @@
 """What spike propagation in Triton shares: sums at post neurons, and who adds them to currents.
 
 A program owns some post neurons and a share of what reaches them. Where there are so few post neurons that others
-would be idle, each has several shares: these are kept, and a second launch adds them up. So the order of a sum depends
-on sizes and spikes alone.
+would be idle, each has several shares: these are kept, and a last launch adds them up. So the order of a sum depends
+on sizes and spikes alone. Where few spiked, what they bring may have been summed up before
+(:mod:`tritonstdp.kernels.scatter`), and is but added.
 
 A current to which 0 would be added keeps its bits, as one must that no spike reaches.
 """
@@ -78,19 +79,27 @@ class Summing(NamedTuple):
     Attributes
     ----------
     sums : Launch
-        Sums up; takes the weights, the currents, the room for what is kept, the spikes and their lists.
+        Sums up; takes the weights, the currents, the room for what is kept, the spikes, and their lists or, where there
+        is a launch that scatters, the room for what it sums up.
     listings : sequence of Listing
-        What it reads of who spiked, if anything.
+        What the first of them reads of who spiked, if anything.
     kept : int
         How many sums are kept.
     add : Launch, optional
         Adds these to the currents; takes both.
+    scatter : Launch, optional
+        Comes first, and takes the weights, the room for its sums, the spikes and their lists: see
+        :mod:`tritonstdp.kernels.scatter`.
+    n_post : int
+        How many sums that has room for, beside a place that says whether they are taken.
     """
 
     sums: Launch
     listings: Sequence[Listing] = ()
     kept: int = 0
     add: Launch | None = None
+    scatter: Launch | None = None
+    n_post: int = 0
 
     @staticmethod
     def of_shares(sums: Launch, n_post: int, shares: int, device: torch.device, *listings: Listing) -> Summing:
@@ -129,20 +138,30 @@ def summed_step(case: PropagationCase, summing_of: Callable[[Any, Tensor], Summi
         summing = summing_of(topology, weights)
         return summing, Lists(summing.listings)
 
-    def room_of(weights: Tensor, size: int) -> Tensor:
-        empty = partial(torch.empty, dtype=real, device=weights.device)
-        return kept_with(_ROOM, weights.untyped_storage(), (weights.data_ptr(), size), empty, size)
+    def room_of(weights: Tensor, size: int, make: Callable[..., Tensor], dtype: torch.dtype) -> Tensor:
+        made = partial(make, dtype=dtype, device=weights.device)
+        return kept_with(_ROOM, weights.untyped_storage(), (weights.data_ptr(), size, make, dtype), made, size)
 
     def place(topology, weights, current, pre_spike):  # type: ignore[no-untyped-def]
         if weights.numel() == 0:
             return nothing
         kind = weights.stride(), weights.device
-        (sums, _, n_kept, add), lists = kept_with(kept, topology, kind, prepared, topology, weights)
-        room = None if add is None else room_of(weights, n_kept)
+        (sums, _, n_kept, add, scatter, n_post), lists = kept_with(kept, topology, kind, prepared, topology, weights)
+        room = None if add is None else room_of(weights, n_kept, torch.empty, real)
+        scattered = () if scatter is None else (room_of(weights, n_post + 1, torch.zeros, torch.float64),)
         read, unusual = lists.reader(weights), starts_apart(weights, current, pre_spike)
 
         def step(topology, weights, current, pre_spike):  # type: ignore[no-untyped-def]
-            sums(unusual, weights, current, room, pre_spike, read(unusual, (pre_spike,)))
+            try:
+                taken = read(unusual, (pre_spike,))
+                if scatter is not None:
+                    scatter(unusual, weights, scattered, pre_spike, taken)
+                    taken = scattered
+                sums(unusual, weights, current, room, pre_spike, taken)
+            except BaseException:
+                for left in scattered:
+                    left.zero_()  # it would reach the next step's currents
+                raise
             if add is not None:
                 add(unusual, current, room)
 

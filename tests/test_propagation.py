@@ -78,7 +78,7 @@ def test_the_reference_is_the_product_of_spikes_and_weights(name):
 def test_every_backend_is_right_within_the_rounding_of_a_sum(group, backend):
     topology = GROUPS[group]
     for dtype, float_spikes in zip(taken(backend, topology), (False, True) * 2, strict=False):
-        for rate in (0.0, 0.3, 1.0):
+        for rate in (0.0, 0.01, 0.3, 1.0):  # few spikes are scattered
             current, w, spikes = drawn(topology, dtype, rate, float_spikes)
             spikes = spikes.to(dtype) if float_spikes else spikes
             exact, magnitude = (

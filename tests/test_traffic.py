@@ -128,7 +128,7 @@ def report(topology: str, rule: str, *rates: str) -> list[dict]:
     ],
 )
 def test_traffic_stays_within_bounds_of_which_each_bounds_something(topology, rates_of_rules):
-    rates_of_rules = rates_of_rules | {"propagation": ("0.02",)}
+    rates_of_rules = rates_of_rules | {"propagation": ("0.005", "0.3")}
     rows = [row for rule, rates in rates_of_rules.items() for row in report(topology, rule, *rates)]
     assert not gpu_bounds.violations(rows)
     assert not [bound for bound in gpu_bounds.unused(rows) if topology in bound["where"]["topology"]]

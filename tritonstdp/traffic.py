@@ -202,8 +202,9 @@ def metering(meter: Meter) -> Iterator[None]:
     from triton.runtime.interpreter import GridExecutor
     from triton.runtime.interpreter import interpreter_builder as builder
 
-    load, store, place, run = (
-        builder.create_masked_load, builder.create_masked_store, builder.set_grid_idx, GridExecutor.__call__
+    load, store, add, place, run = (
+        builder.create_masked_load, builder.create_masked_store, builder.create_atomic_rmw, builder.set_grid_idx,
+        GridExecutor.__call__,
     )  # fmt: skip
     running = ""
 
@@ -214,6 +215,10 @@ def metering(meter: Meter) -> Iterator[None]:
     def metered_store(pointers: Any, value: Any, mask: Any, *other: Any) -> Any:
         meter.count("store", pointers.data, mask.data)
         return store(pointers, value, mask, *other)
+
+    def metered_add(operation: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        meter.count("store", pointers.data, mask.data)
+        return add(operation, pointers, value, mask, *rest)
 
     def metered_place(*place_of: int) -> None:
         meter.end(running)
@@ -238,6 +243,7 @@ def metering(meter: Meter) -> Iterator[None]:
         for owner, name, metered in (
             (builder, "create_masked_load", metered_load),
             (builder, "create_masked_store", metered_store),
+            (builder, "create_atomic_rmw", metered_add),
             (builder, "set_grid_idx", metered_place),
             (GridExecutor, "__call__", metered_run),
             *((builder, name, counted(getattr(builder, name))) for name in ("unary_op", "binary_op", "ternary_op")),

@@ -12,9 +12,10 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from multiprocessing import active_children, get_context
 from typing import Any
+from unittest import mock
 
 import torch
 from pymonntorch import Behavior, Network, NeuronGroup, SynapseGroup
@@ -27,6 +28,7 @@ from tritonstdp.choice import choose
 from tritonstdp.functional import trace_, trace_backends
 from tritonstdp.graphs import capture
 from tritonstdp.inspection import gpu_module
+from tritonstdp.kernels import scatter
 from tritonstdp.kernels.propagation import PROPAGATION
 from tritonstdp.kernels.trace import TraceCase
 from tritonstdp.machine import machine
@@ -129,8 +131,9 @@ def checks(device: str, topology: str, quick: bool = False) -> Iterator[Check]:
             )
             if device == "cuda" and backend == "triton":
                 yield _checked("graph", backend, case, partial(_replays, problem))
-    for problem in islice(_propagations(topology), 1 if quick else None):
-        yield from _propagation_checks(problem, device)
+    with mock.patch.object(scatter, "FEWEST_SYNAPSES", 0):  # small groups stand for large ones
+        for problem in islice(_propagations(topology), 2 if quick else None):
+            yield from _propagation_checks(problem, device)
 
 
 def checks_of_all(
@@ -295,9 +298,10 @@ def _replays(problem: Problem) -> bool:
 
 
 def _propagations(topology: str) -> Iterator[Problem]:
+    """Few spikes, which are scattered, and more."""
     group = TOPOLOGIES[topology].uneven_example()
-    for dtype in DTYPES.values():
-        yield make_problem(PROPAGATION, group, dtype=dtype)
+    for dtype, rate in product(DTYPES.values(), (0.01, 0.3)):
+        yield make_problem(PROPAGATION, group, dtype=dtype, rate=rate)
     yield make_problem(PROPAGATION, group, float_spikes=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tritonstdp.kernels.items import SECTOR_BYTES
-from tritonstdp.kernels.local2d.gpu import cut_of
+from tritonstdp.kernels.patch_items import cut_of
 from tritonstdp.kernels.work import Work, listing, shared
 
 

@@ -1,17 +1,19 @@
-"""Spikes over sparse connections in Triton: each post neuron looks whether the pre neurons of its synapses spiked.
+"""Spikes over sparse connections in Triton: what few bring is scattered, what more bring is gathered.
 
-So each current has one owner, whatever spiked, in one launch without lists. A step reads an index of 4 bytes a synapse,
-and weights only of synapses that bring something: about ``4 + 32 (1 - (1 - rate)^8) / 8`` bytes a synapse in float32
-where post neurons are major. Else the plan's permutation leads to the weights: it is read where there is a spike, as
-often, and each weight of those costs a sector. To follow the synapses of what spiked instead would need atomics, or
-room for a sum at each post neuron and spike, which costs more from a rate of half the density on.
+To gather, each post neuron looks whether the pre neurons of its synapses spiked, so that each current has one owner. A
+step reads an index of 4 bytes a synapse, and weights only of synapses that bring something: about
+``4 + 32 (1 - (1 - rate)^8) / 8`` bytes a synapse in float32 where post neurons are major. Else the plan's permutation
+leads to the weights: it is read where there is a spike, as often, and each weight of those costs a sector. To scatter
+(:mod:`tritonstdp.kernels.scatter`) costs such an index, or two, a weight and an atomic addition, which is a sector, for
+each synapse of what spiked, and nothing for others.
 
 What a post neuron has beyond some turns of a program are parts of their own, so that no hub makes a program long: their
-sums are kept, and a second launch adds them up; it is left out where there are none.
+sums are kept, and a last launch adds them up; it is left out where there are none.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +26,9 @@ from tritonstdp.kernels.event_lists import part_of
 from tritonstdp.kernels.items import WARP
 from tritonstdp.kernels.launch import Launch
 from tritonstdp.kernels.propagation import PropagationCase, PropagationStep
-from tritonstdp.kernels.sparse.gpu import further_parts
+from tritonstdp.kernels.scatter import add_scattered, with_scatter
+from tritonstdp.kernels.sparse.gpu import DEFAULT as LEARNING
+from tritonstdp.kernels.sparse.gpu import column_at, cut_of, further_parts, row_at
 from tritonstdp.kernels.sums import Summing, add_sums, brought, summed_step
 
 
@@ -39,25 +43,30 @@ class Config(NamedTuple):
         Turns of a program, at most.
     num_warps : int
         Warps a program.
+    scatter_up_to : float
+        The share of pre neurons that spike up to which what they bring is scattered.
     """
 
     flight: int = 8
     turns: int = 8
     num_warps: int = 1
+    scatter_up_to: float = 0.2
 
 
 DEFAULT = Config()
-SPACE: dict[str, tuple[int, ...]] = {"flight": (4, 8, 16), "num_warps": (1, 2)}
+SPACE: dict[str, tuple[float, ...]] = {"flight": (4, 8, 16), "num_warps": (1, 2), "scatter_up_to": (0.0, 0.05, 0.2)}
 PARTS = 256
 """Parts of a hub that are added up at once."""
 
 
 @triton.jit(do_not_specialize=["n_post", "items"])
 def sparse_sums_kernel(
-    w_ptr, current_ptr, room_ptr, spike_ptr, lists, start_ptr, pre_ptr, place_ptr, further_ptr, n_post, items,
-    REAL: tl.constexpr, PART: tl.constexpr, POSTS: tl.constexpr, SYNAPSES: tl.constexpr,
+    w_ptr, current_ptr, room_ptr, spike_ptr, scattered, start_ptr, pre_ptr, place_ptr, further_ptr, n_post, items,
+    REAL: tl.constexpr, PART: tl.constexpr, POSTS: tl.constexpr, SYNAPSES: tl.constexpr, THREADS: tl.constexpr,
 ):  # fmt: skip
-    """Sum parts of the synapses of some post neurons."""
+    """Sum parts of the synapses of some post neurons, or take what was scattered."""
+    if add_scattered(scattered, current_ptr, room_ptr, n_post, items - n_post, THREADS):
+        return
     item = tl.program_id(0) * POSTS + tl.arange(0, POSTS)
     exists = item < items
     j, part = part_of(item, exists, n_post, further_ptr)
@@ -76,6 +85,13 @@ def sparse_sums_kernel(
     add_sums(sums, j, item < n_post, current_ptr)
     if room_ptr is not None:
         tl.store(room_ptr + item - n_post, sums, mask=exists & (item >= n_post))
+
+
+@triton.jit
+def major_row_at(i, k, sizes, plan):
+    """The k-th weights of a pre neuron that is major, and their post neurons."""
+    at, _, inside, j, _ = row_at(i, k, sizes, plan)
+    return j, inside, at
 
 
 @triton.jit
@@ -104,15 +120,22 @@ def build(case: PropagationCase, config: Config = DEFAULT) -> PropagationStep:
         posts, part = at_once // synapses, synapses * config.turns
         further = further_parts(start, part)
         items = n_post + len(further)
-        settled = start, pre, place, further if len(further) else None, n_post, items, real, part, posts, synapses
+        settled = (
+            start, pre, place, further if len(further) else None, n_post, items, real, part, posts, synapses,
+            WARP * config.num_warps,
+        )  # fmt: skip
         sums = Launch(
             sparse_sums_kernel, triton.cdiv(items, posts), device, settled, num_warps=config.num_warps, **options
         )  # fmt: skip
-        if not len(further):
-            return Summing(sums)
-        hubs, counts = further[:, 0].unique_consecutive(return_counts=True)
-        begins = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32)
-        add = Launch(hubs_kernel, len(hubs), device, (hubs, begins, PARTS), num_warps=2)
-        return Summing(sums, kept=len(further), add=add)
+        summing = Summing(sums)
+        if len(further):
+            hubs, counts = further[:, 0].unique_consecutive(return_counts=True)
+            begins = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32)
+            summing = Summing(
+                sums, (), len(further), Launch(hubs_kernel, len(hubs), device, (hubs, begins, PARTS), num_warps=2)
+            )
+        at = column_at if post_is_major else major_row_at
+        cut = partial(cut_of, topology, LEARNING._replace(num_warps=1))
+        return with_scatter(case, topology, weights, summing, config.scatter_up_to, cut, not post_is_major, at)
 
     return summed_step(case, summing)

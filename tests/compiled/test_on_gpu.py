@@ -13,6 +13,8 @@ from rules_of_their_own import RULES_OF_TESTS, TAGGED
 from support import random_sparse
 from tritonstdp.choice import choose
 from tritonstdp.functional import trace_
+from tritonstdp.kernels import scatter
+from tritonstdp.kernels.propagation import PROPAGATION
 from tritonstdp.problems import Problem, make_problem
 from tritonstdp.rules import RULES, Formula, hard_bound, no_bound, soft_bound
 from tritonstdp.topology import Conv2d, Dense, Local2d, OneToOne, Sparse, Topology
@@ -120,6 +122,20 @@ def test_traces_are_those_of_the_reference(n, spikes):
         trace_(there, spike.cuda(), tau=10.0)
         trace_(trace, spike, tau=10.0, backend="reference")
     assert torch.equal(there.cpu(), trace)
+
+
+@pytest.mark.parametrize("rate", [0.015, 0.4])
+@groups
+def test_currents_are_those_of_the_reference_scattered_or_gathered(group, rate, monkeypatch):
+    monkeypatch.setattr(scatter, "FEWEST_SYNAPSES", 0)
+    for float_spikes in (False, True):
+        here = make_problem(PROPAGATION, GROUPS[group], rate=rate, float_spikes=float_spikes)
+        there = here.to(device="cuda").copy()
+        step = choose(there.case, "triton").step
+        for _ in range(2):
+            there.run(step)
+            here.run(choose(here.case, "reference").step)
+        torch.testing.assert_close(there.signals["current"].cpu(), here.signals["current"])
 
 
 @groups

@@ -306,6 +306,7 @@ def confine(monkeypatch) -> None:
     """Refuse every access that is not masked out and lies in no tensor of the launch."""
     builder, executor = interpreter.interpreter_builder, interpreter.GridExecutor
     load, store, prepare = builder.create_masked_load, builder.create_masked_store, executor._init_args_hst
+    add = builder.create_atomic_rmw
     spans: list[tuple[int, int]] = []
 
     def note_spans(self, arguments, named):
@@ -327,7 +328,12 @@ def confine(monkeypatch) -> None:
         check(pointers, mask)
         return store(pointers, value, mask, *rest)
 
+    def checked_add(operation, pointers, value, mask, *rest):
+        check(pointers, mask)
+        return add(operation, pointers, value, mask, *rest)
+
     monkeypatch.setattr(executor, "_init_args_hst", note_spans)
+    monkeypatch.setattr(builder, "create_atomic_rmw", checked_add)
     monkeypatch.setattr(builder, "create_masked_load", checked_load)
     monkeypatch.setattr(builder, "create_masked_store", checked_store)
 
@@ -365,7 +371,10 @@ PROPAGATED = SHARED | {
 def test_currents_have_one_owner_and_nothing_beside_a_tensor_is_touched(topology, shared, rate, monkeypatch):
     group = (PROPAGATED if shared else GROUPS).get(topology, GROUPS[topology])
     module = kernels_of(topology, "propagation_gpu")
-    config = module.DEFAULT._replace(**{"turns": 1} if topology == "sparse" else {})
+    changes = {"turns": 1, "scatter_up_to": 0.1} if "scatter_up_to" in module.SPACE else {}
+    config = module.DEFAULT._replace(
+        **{name: value for name, value in changes.items() if name in module.DEFAULT._fields}
+    )
     monkeypatch.setattr(sums, "TURNS_OF_A_SHARE", 1)
     problem = make_problem(formula_of("stdp"), group, rate=rate)
     (spikes, _), (weights, _), (current, room) = (
