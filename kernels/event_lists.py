@@ -24,7 +24,8 @@ from torch import Tensor
 
 from tritonstdp.kernels.blocks import number_passing
 from tritonstdp.kernels.formula_gpu import NUMBERS
-from tritonstdp.kernels.launch import Kept, Launch, kept_with, nothing, starts_apart
+from tritonstdp.kernels.launch import Launch, nothing, starts_apart
+from tritonstdp.kernels.memory import Kept, kept_with
 from tritonstdp.kernels.protocol import Case, PlacedStep, Step
 from tritonstdp.kernels.spikes import Carried, lists_of
 

@@ -9,9 +9,6 @@ from torch import Tensor
 from triton import knobs
 from triton.runtime import driver
 
-from tritonstdp.kernels.memory import Kept as Kept
-from tritonstdp.kernels.memory import kept_with as kept_with
-
 WIDEST_BYTES = 16
 """Of an access; Triton compiles another kernel for a tensor that does not start at a multiple of it."""
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from tritonstdp.kernels.event_lists import Listing, Lists
 from tritonstdp.kernels.items import processors
-from tritonstdp.kernels.launch import Kept, Launch, kept_with, nothing, starts_apart
+from tritonstdp.kernels.launch import Launch, nothing, starts_apart
+from tritonstdp.kernels.memory import Kept, kept_with
 from tritonstdp.kernels.propagation import PropagationCase, PropagationStep
 from tritonstdp.kernels.protocol import PlacedStep
 from tritonstdp.kernels.reference import HALF

@@ -11,7 +11,8 @@ import triton.language as tl
 
 from tritonstdp.kernels.blocks import device_formula, launch_options, number_passing, real_type, values_of
 from tritonstdp.kernels.formula_gpu import NUMBERS, fp64, numbers_of
-from tritonstdp.kernels.launch import Kept, Launch, kept_with, nothing, starts_apart
+from tritonstdp.kernels.launch import Launch, nothing, starts_apart
+from tritonstdp.kernels.memory import Kept, kept_with
 from tritonstdp.kernels.protocol import Case, PlacedStep, Step
 
 
