@@ -51,6 +51,12 @@ def test_inputs_compete_in_a_bare_loop(tmp_path):
     assert weak > 40 and strong > 10
 
 
+def test_neurons_become_the_bars_that_a_batch_shows(tmp_path):
+    (found, of_all), said = shown_by("batches", tmp_path)
+    assert found > of_all * 0.8
+    assert "PostPre, within rounding: True" in said
+
+
 def test_triplets_alone_potentiate_fast_pairs_in_either_order(tmp_path):
     _, said = shown_by("own_rule", tmp_path)
     change = {

@@ -104,7 +104,6 @@ def _compile(case: Case, parallel: bool) -> Any:
         c_extent = extent(n_major, c_major_stride, n_minor, c_minor_stride) if modulated else 0
         c = carray(pointer(c_address), c_extent, real)
         row_extent, c_row_extent = (n_minor - 1) * w_minor_stride + 1, (n_minor - 1) * c_minor_stride + 1
-        state = numbers, w_min, w_max
 
         spikes, any_spike = np.empty((samples, n_minor), real), np.zeros(n_minor, np.bool_)
         events, starts = np.empty(samples * n_minor + at_once, np.uint32), np.zeros(samples + 1, np.int64)
@@ -124,7 +123,7 @@ def _compile(case: Case, parallel: bool) -> Any:
 
         rows = rows_per_task if parallel else max(n_major, 1)
         for task in tasks((n_major + rows - 1) // rows):
-            dw = np.zeros(n_minor, real)
+            dw, state = np.zeros(n_minor, real), (numbers, w_min, w_max)
             for i in range(task * rows, min(task * rows + rows, n_major)):
                 row = w[i * w_major_stride : i * w_major_stride + row_extent]
                 c_row = c[i * c_major_stride : i * c_major_stride + c_row_extent]

@@ -99,7 +99,7 @@ def _compile(case: Case, parallel: bool) -> Any:
         n_pre, n_post, taps = c_in * height * width, c_out * out_height * out_width, c_in * kh * kw
         weights = carray(pointer(w_address), n_post * taps, real)
         eligibility = carray(pointer(c_address), n_post * taps if modulated else 0, real)
-        row_synapses, state = out_width * taps, (numbers, w_min, w_max)
+        row_synapses = out_width * taps
 
         fired = np.empty((samples, n_pre + at_once), np.uint32)
         row_start = np.empty((samples, c_in * height + 1), np.int64)
@@ -113,6 +113,7 @@ def _compile(case: Case, parallel: bool) -> Any:
             visited, spiked = np.empty(out_width + at_once, np.uint32), np.empty(out_width, np.bool_)
             sees, touched = np.empty(row_synapses, np.bool_), np.empty(row_synapses + at_once, np.uint32)
             patch, dw = np.zeros((n_signals, taps), real), np.zeros(row_synapses, real)
+            state = numbers, w_min, w_max
             for u in range(part * out_height // n_parts, (part + 1) * out_height // n_parts):
                 sees[:] = False
                 for b in range(samples):

@@ -147,51 +147,51 @@ def _compile(case: Case, parallel: bool) -> Any:
         minor_start = carray(pointer(minor_start_address), n_minor + 1, np.int64)
         by_minor = carray(pointer(by_minor_address), nnz, position)
         major_by_minor = carray(pointer(major_by_minor_address), nnz, neuron)
-        state = numbers, w_min, w_max
 
-        spiking, of_minors = find_majors(major, n_major, samples), find_minors(minor, n_minor, samples)
+        major_any, fired_majors, of_major_start, of_majors = find_majors(major, n_major, samples)
+        _, fired_minors, of_minor_start, of_minors = find_minors(minor, n_minor, samples)
         longest = 0
-        for i in of_minors.neurons:
+        for i in fired_minors:
             longest = max(longest, minor_start[i + 1] - minor_start[i])
         most_parts = tasks if parallel else 1
-        n_parts = min(len(of_minors.neurons), most_parts)
+        n_parts = min(len(fired_minors), most_parts)
         for part in parts(n_parts):
-            n_active = len(of_minors.neurons)
+            n_active, state = len(fired_minors), (numbers, w_min, w_max)
             dw = np.empty(longest, real)
             end = (part + 1) * n_active // n_parts
             for e in range(part * n_active // n_parts, end):
                 if e + 2 < end:
-                    later = of_minors.neurons[e + 2]
+                    later = fired_minors[e + 2]
                     first, last = minor_start[later], minor_start[later + 1]
                     fetch(by_minor_address, first, last, by_minor.itemsize)
                     fetch(major_by_minor_address, first, last, major_by_minor.itemsize)
                 if e + 1 < end:
-                    later = of_minors.neurons[e + 1]
+                    later = fired_minors[e + 1]
                     first, last = minor_start[later], minor_start[later + 1]
                     fetch_scattered(w_address, 0, by_minor[first : min(last, first + ahead)])
-                i = of_minors.neurons[e]
+                i = fired_minors[e]
                 first, last = minor_start[i], minor_start[i + 1]
                 visit_minor(
                     w, sums, dw, by_minor[first:last], major_by_minor[first:last], i,
-                    of_minors.sample[of_minors.start[e] : of_minors.start[e + 1]], spiking.any, major, n_major,
+                    of_minors[of_minor_start[e] : of_minor_start[e + 1]], major_any, major, n_major,
                     minor, n_minor, w_address, sums_address, divisor, state,
                 )  # fmt: skip
 
-        n_rows = n_major if modulated else len(spiking.neurons)
+        n_rows = n_major if modulated else len(fired_majors)
         row_parts = max(1, min(n_rows, most_parts))
         for part in parts(row_parts):
-            end = (part + 1) * n_rows // row_parts
+            end, state = (part + 1) * n_rows // row_parts, (numbers, w_min, w_max)
             for e in range(part * n_rows // row_parts, end):
                 if e + 1 < end:
-                    later = e + 1 if modulated else np.int64(spiking.neurons[e + 1])
+                    later = e + 1 if modulated else np.int64(fired_majors[e + 1])
                     first, last = major_start[later], major_start[later + 1]
                     fetch(w_address, first, last, w.itemsize)
                     fetch(sums_address, first, last, w.itemsize)
                     fetch(minor_of_address, first, last, minor_of.itemsize)
-                j = np.int64(e) if modulated else np.int64(spiking.neurons[e])
-                at = np.searchsorted(spiking.neurons, np.uint32(j)) if modulated else e
-                found = at < len(spiking.neurons) and spiking.neurons[at] == j
-                of_j = spiking.sample[spiking.start[at] : spiking.start[at + 1]] if found else spiking.sample[:0]
+                j = np.int64(e) if modulated else np.int64(fired_majors[e])
+                at = np.searchsorted(fired_majors, np.uint32(j)) if modulated else e
+                found = at < len(fired_majors) and fired_majors[at] == j
+                of_j = of_majors[of_major_start[at] : of_major_start[at + 1]] if found else of_majors[:0]
                 first, last = major_start[j], major_start[j + 1]
                 visit_major(
                     w[first:last], c[first:last], sums[first:last], minor_of[first:last], j, of_j, major, n_major,

@@ -1,0 +1,96 @@
+"""A recorded stretch in one call does what its steps do one by one."""
+
+import pytest
+import torch
+
+import tritonstdp as ts
+from tritonstdp.library import triplet
+
+STEPS, N_PRE, N_POST = 7, 9, 5
+LEARNING = {"a_plus": 0.01, "a_minus": 0.02, "positive_bound": "soft_bound", "clamp": True}
+TAUS = {"pre_trace": 10.0, "post_trace": 20.0}
+
+
+def recording(*samples):
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.rand(STEPS, *samples, n, generator=generator) < 0.3
+        for name, n in (("pre_spike", N_PRE), ("post_spike", N_POST))
+    }
+
+
+def start(*samples):
+    weights = torch.rand(N_PRE, N_POST, generator=torch.Generator().manual_seed(1))
+    return weights, {"pre_trace": torch.zeros(*samples, N_PRE), "post_trace": torch.zeros(*samples, N_POST)}
+
+
+def advance(traces, spikes, taus, dt=1.0):
+    for name, tau in taus.items():
+        ts.trace_(traces[name], spikes[name.split("_")[0] + "_spike"], tau=tau, dt=dt)
+
+
+@pytest.mark.parametrize("trace_first", [True, False])
+@pytest.mark.parametrize("samples", [(), (4,)])
+def test_weights_and_traces_are_those_of_a_loop(samples, trace_first):
+    spikes = recording(*samples)
+    weights, traces = start(*samples)
+    for t in range(STEPS):
+        of_step = {name: values[t] for name, values in spikes.items()}
+        if trace_first:
+            advance(traces, of_step, TAUS, 0.5)
+        ts.update_("stdp", weights, **of_step, **traces, **LEARNING)
+        if not trace_first:
+            advance(traces, of_step, TAUS, 0.5)
+    found, found_traces = start(*samples)
+    ts.replay_("stdp", found, **spikes, **found_traces, tau=TAUS, dt=0.5, trace_first=trace_first, **LEARNING)
+    assert torch.equal(found, weights)
+    assert all(torch.equal(found_traces[name], trace) for name, trace in traces.items())
+
+
+def test_further_traces_are_read_as_they_were_before_a_step():
+    spikes = recording()
+    amplitudes = {"a2_plus": 0.01, "a2_minus": 0.02, "a3_plus": 0.03, "a3_minus": 0.01}
+    (weights, traces), (found, found_traces) = start(), start()
+    slow = {"pre_slow": torch.zeros(N_PRE), "post_slow": torch.zeros(N_POST)}
+    taus = {name: 100.0 for name in slow if name in (*triplet.pre, *triplet.post)}
+    slow = {name: slow[name] for name in taus}
+    found_slow = {name: trace.clone() for name, trace in slow.items()}
+    parameters = {name: amplitudes[name] for name in triplet.parameters}
+    for t in range(STEPS):
+        of_step = {name: values[t] for name, values in spikes.items()}
+        advance(traces, of_step, TAUS)
+        ts.update_(triplet, weights, **of_step, **traces, **slow, **parameters)
+        advance(slow, of_step, taus)
+    ts.replay_(triplet, found, **spikes, **found_traces, **found_slow, tau=TAUS | taus, **parameters)
+    assert torch.equal(found, weights)
+
+
+def test_dopamine_and_recorded_traces_may_have_a_value_for_each_step():
+    spikes, dopamine = recording(), torch.linspace(-1, 1, STEPS)
+    recorded = {"pre_trace": torch.rand(STEPS, N_PRE), "post_trace": torch.rand(STEPS, N_POST)}
+    (weights, _), (found, _) = start(), start()
+    c, found_c = torch.zeros_like(weights), torch.zeros_like(weights)
+    for t in range(STEPS):
+        of_step = {name: values[t] for name, values in (spikes | recorded).items()}
+        ts.update_("rstdp", weights, **of_step, c=c, dopamine=dopamine[t], tau_c=10.0, a_plus=0.1, a_minus=0.1)
+    signals = spikes | recorded
+    ts.replay_("rstdp", found, **signals, tau={}, c=found_c, dopamine=dopamine, tau_c=10.0, a_plus=0.1, a_minus=0.1)
+    assert torch.equal(found, weights)
+    assert torch.equal(found_c, c)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"pre_spike": torch.ones(N_PRE)}, "pass all steps' spikes"), ({"post_spike": None}, "pass all steps' spikes"),
+     ({"post_spike": torch.ones(STEPS + 1, N_POST)}, "post_spike has 8 steps, pre_spike 7"),
+     ({"tau": {"pre_trace": 1.0}}, "tau names pre_trace: the traces given are pre_trace, post_trace"),
+     ({"post_trace": torch.zeros(3)}, "they must agree"), ({"a_plus": torch.ones(3)}, "a_plus has shape"),
+     ({"reduction": "max"}, "reduction is 'max'")],
+)  # fmt: skip
+def test_what_does_not_fit_is_named_and_changes_nothing(changed, said):
+    weights, traces = start()
+    arguments = {**recording(), **traces, **LEARNING, "tau": 10.0, **changed}
+    with pytest.raises(ValueError, match=said):
+        ts.replay_("stdp", weights, **arguments)
+    assert torch.equal(weights, start()[0])
+    assert not any(trace.any() for trace in traces.values())
