@@ -401,7 +401,6 @@ def step_(
     values = topology.values(weights)
     if len(parameters) != len(formula.parameters):
         _complain_of_numbers(formula, parameters)
-    reduction = _reduction_of(reduction, pre)
     given, numbers, limits = formula.all_numbers, tuple(parameters), "number"
     for value in (w_min, w_max, *parameters):
         if value.__class__ not in _PLAIN:
@@ -439,7 +438,7 @@ def step_(
     if binding is not None and step is not None:
         choice = binding.choice
     else:
-        names = Case.names_of(formula, given)
+        names, reduction = Case.names_of(formula, given), _reduction_of(reduction, pre)
         _check(formula, names, topology, weights, values, pre, post, c, reduction)
         fitting_pre, fitting_post = _fitting(names, values, pre, post, c, numbers)
         case = _case(formula, topology, values, fitting_pre, c, given, limits, reduction)
