@@ -21,7 +21,8 @@ from torch import Tensor
 
 from tritonstdp.kernels.blocks import values_at
 from tritonstdp.kernels.formula_gpu import quotient
-from tritonstdp.kernels.launch import Kept, Launch, kept_with, nothing, starts_apart
+from tritonstdp.kernels.launch import Launch, nothing, starts_apart
+from tritonstdp.kernels.memory import Kept, kept_with
 from tritonstdp.kernels.protocol import Case, PlacedStep
 
 WORD = tl.constexpr(32)

@@ -438,9 +438,9 @@ def step_(
     if binding is not None and step is not None:
         choice = binding.choice
     else:
-        names, reduction = Case.names_of(formula, given), _reduction_of(reduction, pre)
-        _check(formula, names, topology, weights, values, pre, post, c, reduction)
-        fitting_pre, fitting_post = _fitting(names, values, pre, post, c, numbers)
+        all_names, reduction = Case.names_of(formula, given), _reduction_of(reduction, pre)
+        _check(formula, all_names, topology, weights, values, pre, post, c, reduction)
+        fitting_pre, fitting_post = _fitting(all_names, values, pre, post, c, numbers)
         case = _case(formula, topology, values, fitting_pre, c, given, limits, reduction)
         choice = choose(case, backend, autotune)
         step = choice.step

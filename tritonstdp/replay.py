@@ -72,7 +72,7 @@ def replay_(
     taus = _taus(tau, traces)
 
     def step(t: int) -> None:
-        signals = {name: values[t] for name, values in recorded.items()}
+        signals: dict[str, Any] = {name: values[t] for name, values in recorded.items()}
 
         def advance(first: bool) -> None:
             for name, trace in traces.items():
