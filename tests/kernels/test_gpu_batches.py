@@ -9,7 +9,7 @@ import torch
 from test_gpu_proofs import GROUPS, SHARED, SUMMED, confine, formula_of, meetings, poisoned
 from test_non_finite import extremes, scattered
 
-from rules_of_their_own import POWER, RULES_OF_TESTS
+from rules_of_their_own import POWER, RULES_OF_TESTS, TELLING
 from support import random_sparse, with_tensors
 from tritonstdp.choice import choose
 from tritonstdp.inspection import gpu_module
@@ -17,7 +17,7 @@ from tritonstdp.interpretation import swift_interpreter
 from tritonstdp.kernels.batches_gpu import Samples
 from tritonstdp.problems import Problem, make_problem
 from tritonstdp.registry import meeting_of
-from tritonstdp.rules import BOUNDS, RULES, hard_bound, soft_bound
+from tritonstdp.rules import BOUNDS, hard_bound, soft_bound
 from tritonstdp.topology import TOPOLOGIES, Dense, Local2d, OneToOne
 
 topologies = pytest.mark.parametrize("topology", TOPOLOGIES)
@@ -78,9 +78,9 @@ def test_a_batch_matches_the_reference(topology, rule, options):
     [(1, torch.float32), (33, torch.float32), (3, torch.float64), (3, torch.float16), (3, torch.bfloat16)],
     ids=str,
 )
-@pytest.mark.parametrize("rule", [*RULES, *RULES_OF_TESTS])
+@pytest.mark.parametrize("rule", TELLING)
 @topologies
-def test_every_rule_in_every_dtype_matches_the_reference(topology, rule, samples, dtype):
+def test_rules_of_all_kinds_match_the_reference_in_every_dtype(topology, rule, samples, dtype):
     positive = POWER if rule in RULES_OF_TESTS else soft_bound
     group = (SMALL if samples == 33 else GROUPS)[topology]
     for reduction, options in (("sum", {}), ("mean", EVERYTHING)):
