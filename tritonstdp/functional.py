@@ -465,7 +465,8 @@ def _reduction_of(reduction: str, pre: Signals) -> str:
     """The reduction of a batch; "" where signals are vectors."""
     if reduction != "sum" and reduction != "mean":
         raise ValueError(f"reduction is {reduction!r}: the changes of a batch's samples have a 'sum' or a 'mean'")
-    return reduction if pre and getattr(pre[0], "ndim", 1) == 2 else ""
+    of_batch = pre and isinstance(pre[0], Tensor) and pre[0].dim() == 2 and not pre[0].is_nested
+    return reduction if of_batch else ""
 
 
 _preparing: ContextVar[bool] = ContextVar("preparing", default=False)

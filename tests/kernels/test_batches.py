@@ -139,3 +139,10 @@ def test_groups_whose_weights_start_at_one_address_keep_sums_of_their_own():
         step_(PLAIN, topology, memory[: topology.synapses], pre, post, (0.1, 0.2))
     kept = sparse_batches._SUMS[memory.untyped_storage()]
     assert sorted(map(len, kept.values())) == [6, 12]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_tensor_is_no_batch():
+    nested, ones = torch.nested.nested_tensor([torch.ones(2)] * 4), torch.ones(4, 2)
+    with pytest.raises(TypeError, match="pre_spike is a nested tensor"):
+        ts.stdp_(torch.ones(2, 2), nested, ones, ones, ones, a_plus=0.1, a_minus=0.1)
