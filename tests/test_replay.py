@@ -9,6 +9,7 @@ from tritonstdp.library import triplet
 STEPS, N_PRE, N_POST = 7, 9, 5
 LEARNING = {"a_plus": 0.01, "a_minus": 0.02, "positive_bound": "soft_bound", "clamp": True}
 TAUS = {"pre_trace": 10.0, "post_trace": 20.0}
+NESTED = torch.nested.nested_tensor([torch.ones(N_PRE)] * STEPS, layout=torch.jagged)
 
 
 def recording(*samples):
@@ -83,7 +84,7 @@ def test_dopamine_and_recorded_traces_may_have_a_value_for_each_step():
     ("changed", "said"),
     [({"pre_spike": torch.ones(N_PRE)}, "pass all steps' spikes"), ({"post_spike": None}, "pass all steps' spikes"),
      ({"post_spike": torch.ones(STEPS, 1, N_POST)}, "pre_spike has 2 dimensions, post_spike 3"),
-     ({"pre_spike": torch.nested.nested_tensor([torch.ones(N_PRE)] * STEPS)}, "pre_spike is a nested tensor"),
+     ({"pre_spike": NESTED}, "pre_spike is a nested tensor"),
      ({"post_spike": torch.ones(STEPS + 1, N_POST)}, "post_spike has 8 steps, pre_spike 7"),
      ({"tau": {"pre_trace": 1.0}}, "tau names pre_trace: the traces given are pre_trace, post_trace"),
      ({"post_trace": torch.zeros(3)}, "they must agree"), ({"a_plus": torch.ones(3)}, "a_plus has shape"),
