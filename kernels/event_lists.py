@@ -26,7 +26,7 @@ from tritonstdp.kernels.blocks import number_passing
 from tritonstdp.kernels.formula_gpu import NUMBERS
 from tritonstdp.kernels.launch import Launch, nothing, starts_apart
 from tritonstdp.kernels.memory import Kept, kept_with
-from tritonstdp.kernels.protocol import Case, PlacedStep, Step
+from tritonstdp.kernels.protocol import Case, PlacedStep
 from tritonstdp.kernels.spikes import Carried, lists_of
 
 SMALLEST_SEGMENT, LARGEST_SEGMENT = 1024, 4096
@@ -242,9 +242,9 @@ def places_of(rank, counted, gaps):
     return rank + tl.max(tl.where(counted[:, None] <= rank[None, :], gaps[:, None], 0), axis=0)
 
 
-Launches = Callable[[Any, Tensor, Tensor], tuple[Sequence[Listing], Launch]]
-"""Makes, of a topology, the weights and the eligibility, what a step lists of its major and of its minor neurons, if
-anything, and the launch that updates the weights."""
+Launches = Callable[[Any, Tensor, Tensor, int], tuple[Sequence[Listing], Launch]]
+"""Makes, of a topology, the weights, the eligibility and the samples of a batch (how many; 0 without one), what a step
+lists of its major and of its minor neurons, if anything, and the launch that updates the weights."""
 _ROOM: Kept = WeakKeyDictionary()
 
 
@@ -311,7 +311,7 @@ class Lists:
         return self._making[sides]
 
 
-def listed_step(case: Case, launches: Launches, pre_is_major: bool = True) -> Step:
+def listed_step(case: Case, launches: Launches, pre_is_major: bool = True) -> PlacedStep:
     """A step that lists who spiked, unless that is known, and then does what follows.
 
     Its launches are made once a topology and kind of weights. Lists that no spikes carry are a group's own, and stay
@@ -342,8 +342,10 @@ def listed_step(case: Case, launches: Launches, pre_is_major: bool = True) -> St
         if weights.numel() == 0:
             return nothing
         eligibility = weights if c is None else c
-        kind = weights.stride(), None if c is None else c.stride(), weights.device
-        lists, update = kept_with(kept, topology, kind, prepared, topology, weights, eligibility)
+        spikes = pre[len(pre) - len(case.names.pre)]  # behind masks, where there are some
+        samples = len(spikes) if case.reduction else 0
+        kind = weights.stride(), None if c is None else c.stride(), weights.device, samples
+        lists, update = kept_with(kept, topology, kind, prepared, topology, weights, eligibility, samples)
         read, apart = lists.reader(weights), starts_apart(weights, eligibility, *pre, *post)
 
         def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]

@@ -7,6 +7,8 @@ synapses of a spiking minor neuron (a *column*, or a group of neighbouring ones,
 neuron is silent. So each synapse has one owner. Where so many are touched that a pass over all is cheaper, the rows of
 all major neurons are items, as those of a modulated rule always are, which changes every synapse.
 
+Of a batch, the same items are those of who spiked in any sample (:mod:`tritonstdp.kernels.batches_gpu`).
+
 A topology says where the synapses of a row and of a column lie, by two device functions. An item's accesses are all
 asked for before the first is used, in blocks of at most 16 bytes a thread: more at once would go through shared memory.
 The grid never depends on what spiked, so that a graph can be captured.
@@ -24,6 +26,7 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
+from tritonstdp.kernels.batches_gpu import Samples, packed_step, sampled_column, sampled_row
 from tritonstdp.kernels.blocks import (
     device_formula,
     each_at,
@@ -139,9 +142,10 @@ def item_at(
 
 @triton.jit
 def row_item(
-    i, first, w_ptr, c_ptr, major, minor, sizes, plan, numbers, w_min, w_max,
-    ROW_AT: tl.constexpr, UPDATED: tl.constexpr, MODULATED: tl.constexpr, REAL: tl.constexpr,
+    i, first, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons, sizes, plan, numbers, w_min, w_max,
+    ROW_AT: tl.constexpr, UPDATED: tl.constexpr, AFTER_MINOR: tl.constexpr, MODULATED: tl.constexpr, REAL: tl.constexpr,
     PRE_IS_MAJOR: tl.constexpr, SPARING: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr,
+    SAMPLES: tl.constexpr,
 ):  # fmt: skip
     """Both terms for a part of one row; once ``i`` is known, as few loads as can be wait for others."""
     here = values_at(major, i, i >= 0, REAL)
@@ -183,9 +187,9 @@ def row_item(
 
 @triton.jit
 def column_item(
-    group, first, w_ptr, major, minor, n_minor, sizes, plan, numbers, w_min, w_max,
-    COLUMN_AT: tl.constexpr, AFTER_MINOR: tl.constexpr, REAL: tl.constexpr, PRE_IS_MAJOR: tl.constexpr,
-    BLOCKS: tl.constexpr, HEIGHT: tl.constexpr, GROUP: tl.constexpr,
+    group, first, w_ptr, major, minor, major_neurons, minor_neurons, n_minor, sizes, plan, numbers, w_min, w_max,
+    COLUMN_AT: tl.constexpr, UPDATED: tl.constexpr, AFTER_MINOR: tl.constexpr, REAL: tl.constexpr,
+    PRE_IS_MAJOR: tl.constexpr, BLOCKS: tl.constexpr, HEIGHT: tl.constexpr, GROUP: tl.constexpr, SAMPLES: tl.constexpr,
 ):  # fmt: skip
     """The minor neurons' term for a part of a column; what spiking major neurons have belongs to the row items."""
     j = group
@@ -229,12 +233,17 @@ def items_kernel(
     p11: fp64, scalars, low: fp64, high: fp64,
     n_major, minor_units, row_parts, column_parts, full_work,
     major_neurons, minor_neurons, major_further_ptr, minor_further_ptr, sizes, plan,
-    ROW_AT: tl.constexpr, COLUMN_AT: tl.constexpr, UPDATED: tl.constexpr, AFTER_MINOR: tl.constexpr,
-    MODULATED: tl.constexpr, SPARING: tl.constexpr, N: tl.constexpr, REAL: tl.constexpr, PRE_IS_MAJOR: tl.constexpr,
-    UNIT: tl.constexpr, WIDE: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr, HEIGHT: tl.constexpr,
-    GROUP: tl.constexpr, MAJORS: tl.constexpr, MINORS: tl.constexpr, MAJOR_SLOT: tl.constexpr, MINOR_SLOT: tl.constexpr,
+    ROW_ITEM: tl.constexpr, COLUMN_ITEM: tl.constexpr, ROW_AT: tl.constexpr, COLUMN_AT: tl.constexpr,
+    FORMULA: tl.constexpr, OTHER_FORMULA: tl.constexpr, MODULATED: tl.constexpr, SPARING: tl.constexpr,
+    N: tl.constexpr, REAL: tl.constexpr, PRE_IS_MAJOR: tl.constexpr, SAMPLES: tl.constexpr, UNIT: tl.constexpr,
+    WIDE: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr, HEIGHT: tl.constexpr, GROUP: tl.constexpr,
+    MAJORS: tl.constexpr, MINORS: tl.constexpr, MAJOR_SLOT: tl.constexpr, MINOR_SLOT: tl.constexpr,
 ):  # fmt: skip
-    """One step; see the module for how programs share the synapses."""
+    """One step; see the module for how programs share the synapses.
+
+    Items take the formula as it is for one sample (``updated`` and what it is after a minor neuron's spike), or for a
+    batch (``delta`` and ``moved``).
+    """
     numbers = numbers_of(p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, scalars, N, REAL)
     w_min = tl.full([], low, REAL)
     w_max = tl.full([], high, REAL)
@@ -271,15 +280,17 @@ def items_kernel(
             )  # fmt: skip
         if MODULATED or item < row_items:
             i, further = part_of(entry, entry >= 0, major_neurons, major_further_ptr)
-            row_item(
-                i, (part + further) * WIDE * WIDTH, w_ptr, c_ptr, major, minor, sizes, plan, numbers, w_min, w_max,
-                ROW_AT, UPDATED, MODULATED, REAL, PRE_IS_MAJOR, SPARING, WIDE, WIDTH,
+            ROW_ITEM(
+                i, (part + further) * WIDE * WIDTH, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons, sizes,
+                plan, numbers, w_min, w_max, ROW_AT, FORMULA, OTHER_FORMULA, MODULATED, REAL, PRE_IS_MAJOR, SPARING,
+                WIDE, WIDTH, SAMPLES,
             )  # fmt: skip
         else:
             j, further = part_of(entry, entry >= 0, minor_neurons, minor_further_ptr)
-            column_item(
-                j, (part + further) * BLOCKS * HEIGHT, w_ptr, major, minor, n_minor, sizes, plan, numbers, w_min, w_max,
-                COLUMN_AT, AFTER_MINOR, REAL, PRE_IS_MAJOR, BLOCKS, HEIGHT, GROUP,
+            COLUMN_ITEM(
+                j, (part + further) * BLOCKS * HEIGHT, w_ptr, major, minor, major_neurons, minor_neurons, n_minor,
+                sizes, plan, numbers, w_min, w_max, COLUMN_AT, FORMULA, OTHER_FORMULA, REAL, PRE_IS_MAJOR,
+                BLOCKS, HEIGHT, GROUP, SAMPLES,
             )  # fmt: skip
         entry = later
         part = later_part
@@ -343,13 +354,16 @@ def build_items(
     real, modulated = real_type(case.dtype), case.modulated
     after_minor = formula.after_post if pre_is_major else formula.after_pre
     n_passed = len(case.names.numbers) - case.names.n_scalars
-    settled = row_at, column_at, formula.updated, after_minor, modulated, sparing, n_passed, real, pre_is_major
+    items: Any = row_item, column_item, row_at, column_at, formula.updated, after_minor
+    if case.reduction:
+        items = sampled_row, sampled_column, row_at, column_at, formula.delta, formula.moved
+    settled = *items, modulated, sparing, n_passed, real, pre_is_major
     options = launch_options(case.dtype, case.device, len(case.names.pre) + len(case.names.post))
     # so many are there for the programs of a wave anyway; ptxas would save some by asking for weights one by one
     limited = "maxnreg" not in options and case.device != "xpu" and torch.version.hip is None
     threads = WARP * config.num_warps
 
-    def launches(topology: Any, weights: Tensor, eligibility: Tensor) -> Any:
+    def launches(topology: Any, weights: Tensor, eligibility: Tensor, samples: int) -> Any:
         cut = cut_of(topology, config, weights, eligibility)
         listings = Listing.of(cut.n_major, 1, cut.further[0]), Listing.of(cut.n_minor, cut.group, cut.further[1])
         (n_pre,), (n_post,) = topology.pre_shape, topology.post_shape
@@ -357,18 +371,24 @@ def build_items(
         most_items = cut.n_major * cut.row_parts
         if not modulated:
             most_items += triton.cdiv(cut.n_minor, cut.group) * cut.column_parts
-        is_wide = cut.unit * case.dtype.itemsize == WIDEST_BYTES and config.blocks <= MOST_BLOCKS
+        wide, width, high, height = cut.wide, threads * cut.unit, cut.high or config.blocks, cut.height
+        height = height or width // cut.group
+        if samples:  # a weight a lane: the fewer go through samples together, the less they wait for each other
+            wide, width, height, high = wide * cut.unit, threads, min(threads, high * height), high * height
+            high //= height
+        is_wide = cut.unit * case.dtype.itemsize == WIDEST_BYTES and config.blocks <= MOST_BLOCKS and not samples
         update = Launch(
             items_kernel, min(processors(weights.device) * config.waves, most_items), weights.device,
             (
                 cut.n_major, cut.n_minor // cut.unit, cut.row_parts, cut.column_parts,
                 config.full_from * cut.n_major * cut.n_minor,
-                *neurons, *cut.further, cut.sizes, cut.plan, *settled, cut.unit, cut.wide,
-                cut.high or config.blocks, threads * cut.unit, cut.height or threads * cut.unit // cut.group,
-                cut.group, *(listing.segments for listing in listings), *(listing.slot for listing in listings),
+                *neurons, *cut.further, cut.sizes, cut.plan, *settled, Samples.of(case, samples, pre_is_major, neurons),
+                cut.unit, wide, high, width, height, cut.group,
+                *(listing.segments for listing in listings), *(listing.slot for listing in listings),
             ),
             num_warps=config.num_warps, **options, **({"maxnreg": REGISTERS if is_wide else 128} if limited else {}),
         )  # fmt: skip
         return () if modulated else listings, update
 
-    return listed_step(case, launches, pre_is_major)
+    step = listed_step(case, launches, pre_is_major)
+    return packed_step(step) if case.reduction else step

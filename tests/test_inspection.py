@@ -54,13 +54,31 @@ def test_every_kernel_compiles_within_bounds():
 
 
 @pytest.mark.slow
+def test_every_kernel_of_batches_compiles_for_every_target_in_every_dtype_and_size():
+    shapes = ("100x1000", "51x1001", "1003", "51x67x1005", "3x19x21x5x3")
+    for sizes in ((), ("--shape", *shapes)):
+        selected = ("--rule", "stdp", "triplet_modulated", "--topology", *TOPOLOGIES, *sizes)
+        rows = rows_of(*selected, "--target", "all", "--dtype", "all", "--batch", "32")
+        assert {(row["topology"], row["samples"]) for row in rows} == {(topology, 32) for topology in TOPOLOGIES}
+        assert not gpu_bounds.violations(rows)
+
+
+def test_what_has_no_batches_is_named(capsys):
+    assert main(["inspect", "--batch", "4", "--rule", "propagation"]) == 2
+    assert "give another --topology than trace and another --rule than propagation" in capsys.readouterr().err
+    assert main(["inspect", "--batch", "4", "--time"]) == 2
+    assert "leave out --traffic and --time" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_each_target_bound_and_dtype_compiles_and_every_limit_is_met_by_some_kernel():
     """CI runs it: each kernel on each target, each bound, and each dtype; not each with each other."""
     targets = rows_of(*EVERY, "--target", "all")
     bounds = rows_of(*SWEPT, "--topology", "all", "--bound", "hard_bound", "no_bound", "--target", "sm_100")
     dtypes = rows_of(*SWEPT, "--topology", "all", "--dtype", "float64", "float16", "bfloat16", "--target", "sm_80")
     check(targets + bounds + dtypes)
-    assert not gpu_bounds.unused(targets + bounds + dtypes)
+    batches = rows_of("--rule", "stdp", "--topology", *TOPOLOGIES, "--batch", "32")
+    assert not gpu_bounds.unused(targets + bounds + dtypes + batches)
 
 
 def test_sizes_that_16_does_not_divide_compile_within_bounds():
@@ -86,7 +104,7 @@ def test_what_few_post_neurons_sum_up_in_shares_is_inspected():
 
 def test_propagation_is_one_case_whatever_the_bound_and_has_no_model(monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr("tritonstdp.commands.inspect.rows", lambda cases, targets, shapes: seen.extend(cases) or [])
+    monkeypatch.setattr("tritonstdp.commands.inspect.rows", lambda cases, *others: seen.extend(cases) or [])
     rules = ("--rule", "stdp", "propagation", "--bound", "soft_bound", "no_bound")
     assert main(["inspect", "--topology", "dense", "trace", *rules, "--json"]) == 0
     assert [case[:3] for case, _ in seen] == [
@@ -139,7 +157,7 @@ def test_one_kernel_is_inspected_within_five_seconds_beside_the_imports():
 
 def test_what_got_worse_is_said_and_fails(tmp_path, monkeypatch, capsys):
     rows = [{"key": "stdp/dense", "registers": 30, "occupancy": 0.5}]
-    monkeypatch.setattr("tritonstdp.commands.inspect.rows", lambda cases, targets, shapes: rows)
+    monkeypatch.setattr("tritonstdp.commands.inspect.rows", lambda *arguments: rows)
     report = tmp_path / "old.json"
     for old, status, named in (
         (rows, 0, []),

@@ -401,7 +401,6 @@ def step_(
     values = topology.values(weights)
     if len(parameters) != len(formula.parameters):
         _complain_of_numbers(formula, parameters)
-    reduction = _reduction_of(reduction, pre)
     given, numbers, limits = formula.all_numbers, tuple(parameters), "number"
     for value in (w_min, w_max, *parameters):
         if value.__class__ not in _PLAIN:
@@ -439,9 +438,9 @@ def step_(
     if binding is not None and step is not None:
         choice = binding.choice
     else:
-        names = Case.names_of(formula, given)
-        _check(formula, names, topology, weights, values, pre, post, c, reduction)
-        fitting_pre, fitting_post = _fitting(names, values, pre, post, c, numbers)
+        all_names, reduction = Case.names_of(formula, given), _reduction_of(reduction, pre)
+        _check(formula, all_names, topology, weights, values, pre, post, c, reduction)
+        fitting_pre, fitting_post = _fitting(all_names, values, pre, post, c, numbers)
         case = _case(formula, topology, values, fitting_pre, c, given, limits, reduction)
         choice = choose(case, backend, autotune)
         step = choice.step
@@ -465,8 +464,8 @@ def _reduction_of(reduction: str, pre: Signals) -> str:
     """The reduction of a batch; "" where signals are vectors."""
     if reduction != "sum" and reduction != "mean":
         raise ValueError(f"reduction is {reduction!r}: the changes of a batch's samples have a 'sum' or a 'mean'")
-    of_batch = pre and isinstance(pre[0], Tensor) and pre[0].dim() == 2 and not pre[0].is_nested
-    return reduction if of_batch else ""
+    is_batch = pre and isinstance(pre[0], Tensor) and not pre[0].is_nested and pre[0].dim() == 2
+    return reduction if is_batch else ""
 
 
 _preparing: ContextVar[bool] = ContextVar("preparing", default=False)

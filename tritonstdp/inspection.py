@@ -179,6 +179,8 @@ class Inspection:
     ----------
     rule, topology, shape, bound, dtype, config, target, kernel : str
         What was compiled. Both bounds are the same one.
+    samples : int
+        Of how many samples the batch is; 0 for a step of one.
     registers : int
         Registers a thread.
     local : int
@@ -206,6 +208,7 @@ class Inspection:
     dtype: str
     config: str
     target: str
+    samples: int
     kernel: str
     registers: int
     local: int
@@ -221,9 +224,9 @@ class Inspection:
     @property
     def key(self) -> str:
         """What was compiled, as one name."""
-        return "/".join(
-            (self.rule, self.topology, self.shape, self.bound, self.dtype, self.config, self.target, self.kernel)
-        )
+        batch = [f"batch of {self.samples}"] if self.samples else []
+        named = self.rule, self.topology, self.shape, *batch, self.bound, self.dtype, self.config, self.target
+        return "/".join((*named, self.kernel))
 
 
 def inspect_kernel(
@@ -234,6 +237,7 @@ def inspect_kernel(
     target: str = "sm_90",
     config: tuple[Any, ...] | None = None,
     sizes: Sizes | None = None,
+    samples: int = 0,
 ) -> list[Inspection]:
     """Compile the kernels of one case for one target, and read what they cost.
 
@@ -248,6 +252,8 @@ def inspect_kernel(
         The kernel's ``Config``; its default one otherwise.
     sizes : tuple of int, optional
         The group's, as its topology's ``sizes`` names them; those of its example otherwise.
+    samples : int
+        Of how many samples a batch is that is learnt from; 0 for a step of one.
 
     Returns
     -------
@@ -266,16 +272,16 @@ def inspect_kernel(
     >>> inspect_kernel("stdp", "dense")[0].spills  # doctest: +SKIP
     0
     """
-    default = gpu_module(topology, operation_of(rule)).DEFAULT
+    default = gpu_module(topology, operation_of(rule, samples)).DEFAULT
     config = default if config is None else config
     shape = "example" if sizes is None else "x".join(map(str, sizes))
-    names = rule, topology, shape, bound, dtype, config_name(config, default), target
+    names = rule, topology, shape, bound, dtype, config_name(config, default), target, samples
     if topology == "trace":
         recorded = _trace_launches(getattr(torch, dtype), config)
     else:
         formula = formula_named(rule, bound, bound)
         group = example_for(topology, "compiled") if sizes is None else TOPOLOGIES[topology].of_sizes(sizes)
-        recorded = launches(make_problem(formula, group, dtype=getattr(torch, dtype)), config)
+        recorded = launches(make_problem(formula, group, dtype=getattr(torch, dtype), samples=samples), config)
     return [Inspection(*names, **_figures(launch, TARGETS[target])) for launch in recorded]
 
 
@@ -389,7 +395,7 @@ def fitting(topology: str, shapes: Sequence[Sizes]) -> Sequence[Sizes | None]:
     return [sizes for sizes in shapes if kind is not None and kind.takes(sizes)] if shapes else [None]
 
 
-def rows(cases: Cases, targets: Iterable[str], shapes: Sequence[Sizes] = ()) -> list[dict[str, Any]]:
+def rows(cases: Cases, targets: Iterable[str], shapes: Sequence[Sizes] = (), samples: int = 0) -> list[dict[str, Any]]:
     """Inspect kernels on every target.
 
     Parameters
@@ -400,6 +406,8 @@ def rows(cases: Cases, targets: Iterable[str], shapes: Sequence[Sizes] = ()) -> 
         Names in :data:`tritonstdp.machine_code.TARGETS`.
     shapes : sequence of tuple of int
         Sizes of groups, each for the topologies that take it; without any, examples.
+    samples : int
+        Of how many samples a batch is; 0 for steps of one.
 
     Returns
     -------
@@ -423,6 +431,6 @@ def rows(cases: Cases, targets: Iterable[str], shapes: Sequence[Sizes] = ()) -> 
         for case, config in cases
         for sizes in fitting(case[1], shapes)
         for target in targets
-        for inspection in inspect_kernel(*case, target, config, sizes)
+        for inspection in inspect_kernel(*case, target, config, sizes, samples)
     ]
     return [{"key": inspection.key, "triton": release, **asdict(inspection)} for inspection in inspections]

@@ -93,7 +93,10 @@ def window(
 
     lags = torch.arange(-last, last + 1, device="cpu")
     steps = torch.arange(last + 1, device="cpu")[:, None]
-    spikes = {"pre_spike": steps == last - lags.clamp(min=0), "post_spike": steps == last + lags.clamp(max=0)}
+    spikes: dict[str, Any] = {
+        "pre_spike": steps == last - lags.clamp(min=0),
+        "post_spike": steps == last + lags.clamp(max=0),
+    }
     weights = torch.full(lags.shape, w, dtype=torch.float64, device="cpu")
     traces: dict[str, Any] = {signal: torch.zeros_like(weights) for signal in (*fast, *slow)}
     eligibility = torch.zeros_like(weights)

@@ -527,15 +527,17 @@ def formula_named(rule: str, positive: str, negative: str, clamp: bool = False) 
     return Formula.of(RULES[rule], BOUNDS[positive], BOUNDS[negative], clamp)
 
 
-def operation_of(rule: str) -> str:
-    """What kernels do for the name of a rule, or for "propagation".
+def operation_of(rule: str, samples: int = 0) -> str:
+    """What kernels do for the name of a rule, with one sample or a batch of several, or for "propagation".
 
     Examples
     --------
-    >>> operation_of("stdp"), operation_of("propagation")
-    ('plasticity', 'propagation')
+    >>> operation_of("stdp"), operation_of("stdp", 32), operation_of("propagation")
+    ('plasticity', 'batch', 'propagation')
     """
-    return PROPAGATION.operation if rule == PROPAGATION.name else Formula.operation
+    if rule == PROPAGATION.name:
+        return PROPAGATION.operation
+    return "batch" if samples else Formula.operation
 
 
 def plain_case(formula: AnyFormula, topology: Topology, dtype: torch.dtype, device: str) -> AnyCase:
@@ -555,6 +557,7 @@ def plain_case(formula: AnyFormula, topology: Topology, dtype: torch.dtype, devi
 def describe(case: AnyCase) -> dict[str, Any]:
     """The case as plain values, for tables and JSON."""
     described = case.formula.described
+    batch = {"reduction": case.reduction} if isinstance(case, Case) and case.reduction else {}
     return {
         "rule": described["rule"],
         "topology": case.topology,
@@ -562,4 +565,5 @@ def describe(case: AnyCase) -> dict[str, Any]:
         "dtype": str(case.dtype).removeprefix("torch."),
         "device": case.device,
         "layout": case.layout,
+        **batch,
     }

@@ -76,7 +76,7 @@ def replay_(
     advanced = _advanced(rule, traces, recorded, taus)
 
     def step(t: int) -> None:
-        signals = {name: values[t] for name, values in recorded.items()}
+        signals: dict[str, Any] = {name: values[t] for name, values in recorded.items()}
 
         def advance(first: bool) -> None:
             for name, trace in advanced.items():

@@ -117,7 +117,7 @@ def checks(device: str, topology: str, quick: bool = False) -> Iterator[Check]:
         yield from _trace_checks(device)
         return
     rules = _covering() if quick else list(RULES.values())
-    typical = [_typical(rule, topology) for rule in rules]
+    typical = [*(_typical(rule, topology) for rule in rules), _typical(rules[0], topology, samples=3)]
     for problem in typical if quick else _problems(topology):
         yield from _parity(problem, device)
     for problem in typical:
@@ -188,9 +188,10 @@ def _checked_alone(device: str, quick: bool, topology: str) -> list[Check]:
         return list(checks(device, topology, quick))
 
 
-def _typical(rule: Rule, topology: str) -> Problem:
-    """A rule as it is mostly used."""
-    return make_problem(Formula.of(rule, soft_bound, soft_bound), TOPOLOGIES[topology].uneven_example())
+def _typical(rule: Rule, topology: str, samples: int = 0) -> Problem:
+    """A rule as it is mostly used, of one sample or a batch of several."""
+    group = TOPOLOGIES[topology].uneven_example()
+    return make_problem(Formula.of(rule, soft_bound, soft_bound), group, samples=samples, reduction="mean")
 
 
 def _covering() -> list[Rule]:
@@ -217,6 +218,8 @@ def _problems(topology: str) -> Iterator[Problem]:
         yield make_problem(Formula.of(rule, soft_bound, soft_bound), group, rate=0.01, dopamine="scalar")
         if group.takes_strides and len(group.weights_shape) > 1:
             yield make_problem(clamped, group, transposed=True)
+    for rule in _covering():
+        yield _typical(rule, topology, samples=3)
 
 
 def _backends(problem: Problem, device: str) -> list[str]:

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tritonstdp.kernels.batches_gpu import of_sample
 from tritonstdp.kernels.blocks import device_formula, launch_options, real_type, spiking_at, values_at
 from tritonstdp.kernels.event_lists import Listing, listed_step
 from tritonstdp.kernels.formula_gpu import fp64, numbers_of, quotient
@@ -74,9 +75,9 @@ def conv2d_kernel(
     p0: fp64, p1: fp64, p2: fp64, p3: fp64, p4: fp64, p5: fp64, p6: fp64, p7: fp64, p8: fp64, p9: fp64, p10: fp64,
     p11: fp64, scalars, low: fp64, high: fp64,
     total, c_in, height, width, out_height, out_width, pad_h, pad_w, divisor: fp64,
-    PRE_TERM: tl.constexpr, POST_TERM: tl.constexpr, CHANGED: tl.constexpr, MOVED: tl.constexpr,
-    MODULATED: tl.constexpr, N: tl.constexpr, REAL: tl.constexpr,
-    KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
+    SAMPLES: tl.constexpr, PRE_TERM: tl.constexpr, POST_TERM: tl.constexpr, CHANGED: tl.constexpr, MOVED: tl.constexpr,
+    MODULATED: tl.constexpr, N: tl.constexpr, REAL: tl.constexpr, PRE_OWN: tl.constexpr, POST_OWN: tl.constexpr,
+    MEAN: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
     PRE_PARTS: tl.constexpr, POST_PARTS: tl.constexpr, PRE_SLOT: tl.constexpr, POST_SLOT: tl.constexpr,
     EVENTS: tl.constexpr, TAPS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
@@ -102,43 +103,53 @@ def conv2d_kernel(
     mine = tl.broadcast_to(w[:, None], [TAPS, LANES]).reshape([TAPS * LANES])
     pre_map = source * height * width
     post_map = o * out_height * out_width
-    potentiation = tl.zeros([TAPS * LANES], REAL)
-    depression = tl.zeros([TAPS * LANES], REAL)
     pres_ptr, pre_list_ptr = lists[0]
     posts_ptr, post_list_ptr = lists[1]
-    for part in range(max(PRE_PARTS, POST_PARTS)):
-        of_pre = source * PRE_PARTS + part
-        of_post = o * POST_PARTS + part
-        n_pre = tl.load(pres_ptr + of_pre, mask=inside & (part < PRE_PARTS), other=0)
-        n_post = tl.load(posts_ptr + of_post, mask=inside & (part < POST_PARTS), other=0)
-        for start in range(0, tl.max(tl.maximum(n_pre, n_post)), EVENTS * LANES):
-            pres = ()
-            posts = ()
-            of_pres = ()
-            of_posts = ()
-            for k in tl.static_range(EVENTS):
-                rank = start + k * LANES + lane
-                pres += (tl.load(pre_list_ptr + of_pre * PRE_SLOT + rank, mask=rank < n_pre, other=0),)  # type: ignore[assignment]
-                posts += (tl.load(post_list_ptr + of_post * POST_SLOT + rank, mask=rank < n_post, other=0),)  # type: ignore[assignment]
-            for k in tl.static_range(EVENTS):
-                rank = start + k * LANES + lane
-                at, there = met(pres[k], width, top, left, out_height, out_width, SH, SW, False)
-                there &= rank < n_pre
-                spiking = spiking_at(pre, pre_map + pres[k], there, REAL)
-                of_pres += ((spiking, values_at(post, post_map + at, there, REAL), there),)  # type: ignore[assignment]
-                at, there = met(posts[k], out_width, top, left, height, width, SH, SW, True)
-                spiking = spiking_at(post, post_map + posts[k], rank < n_post, REAL)
-                there &= rank < n_post
-                of_posts += ((values_at(pre, pre_map + at, there, REAL), spiking, rank < n_post),)  # type: ignore[assignment]
-            for k in tl.static_range(EVENTS):
-                term = PRE_TERM(of_pres[k][0], of_pres[k][1], numbers, mine, w_min, w_max)
-                depression += tl.where(of_pres[k][2], term, 0.0)
-                term = POST_TERM(of_posts[k][0], of_posts[k][1], numbers, mine, w_min, w_max)
-                potentiation += tl.where(of_posts[k][2], term, 0.0)
-    potentiation = tl.sum(potentiation.reshape([TAPS, LANES]), axis=1)
-    depression = tl.sum(depression.reshape([TAPS, LANES]), axis=1)
-    dw = CHANGED(w, potentiation, depression, True, True, (), (), numbers, w_min, w_max)
-    dw = quotient(dw, tl.full([], divisor, REAL))
+    c_out = total // (KH * KW) // c_in
+    dw = tl.zeros([TAPS], REAL)
+    for sample in range(max(SAMPLES, 1)):
+        sampled_pre = of_sample(pre, sample, c_in * height * width, PRE_OWN)
+        sampled_post = of_sample(post, sample, c_out * out_height * out_width, POST_OWN)
+        potentiation = tl.zeros([TAPS * LANES], REAL)
+        depression = tl.zeros([TAPS * LANES], REAL)
+        for part in range(max(PRE_PARTS, POST_PARTS)):
+            of_pre = (sample * c_in + source) * PRE_PARTS + part
+            of_post = (sample * c_out + o) * POST_PARTS + part
+            n_pre = tl.load(pres_ptr + of_pre, mask=inside & (part < PRE_PARTS), other=0)
+            n_post = tl.load(posts_ptr + of_post, mask=inside & (part < POST_PARTS), other=0)
+            for start in range(0, tl.max(tl.maximum(n_pre, n_post)), EVENTS * LANES):
+                pres = ()
+                posts = ()
+                of_pres = ()
+                of_posts = ()
+                for k in tl.static_range(EVENTS):
+                    rank = start + k * LANES + lane
+                    pres += (tl.load(pre_list_ptr + of_pre * PRE_SLOT + rank, mask=rank < n_pre, other=0),)  # type: ignore[assignment]
+                    posts += (tl.load(post_list_ptr + of_post * POST_SLOT + rank, mask=rank < n_post, other=0),)  # type: ignore[assignment]
+                for k in tl.static_range(EVENTS):
+                    rank = start + k * LANES + lane
+                    at, there = met(pres[k], width, top, left, out_height, out_width, SH, SW, False)
+                    there &= rank < n_pre
+                    spiking = spiking_at(sampled_pre, pre_map + pres[k], there, REAL)
+                    of_pres += ((spiking, values_at(sampled_post, post_map + at, there, REAL), there),)  # type: ignore[assignment]
+                    at, there = met(posts[k], out_width, top, left, height, width, SH, SW, True)
+                    spiking = spiking_at(sampled_post, post_map + posts[k], rank < n_post, REAL)
+                    there &= rank < n_post
+                    of_posts += ((values_at(sampled_pre, pre_map + at, there, REAL), spiking, rank < n_post),)  # type: ignore[assignment]
+                for k in tl.static_range(EVENTS):
+                    term = PRE_TERM(of_pres[k][0], of_pres[k][1], numbers, mine, w_min, w_max)
+                    depression += tl.where(of_pres[k][2], term, 0.0)
+                    term = POST_TERM(of_posts[k][0], of_posts[k][1], numbers, mine, w_min, w_max)
+                    potentiation += tl.where(of_posts[k][2], term, 0.0)
+        potentiation = tl.sum(potentiation.reshape([TAPS, LANES]), axis=1)
+        depression = tl.sum(depression.reshape([TAPS, LANES]), axis=1)
+        change = CHANGED(w, potentiation, depression, True, True, (), (), numbers, w_min, w_max)
+        change = quotient(change, tl.full([], divisor, REAL))
+        if SAMPLES:
+            change += dw
+        dw = change
+    if MEAN:
+        dw = quotient(dw, tl.full([], SAMPLES, REAL))
     w, c = MOVED(w, dw, c, (), (), numbers, w_min, w_max)
     tl.store(w_ptr + synapse, w.to(w_ptr.dtype.element_ty), mask=synapse < total)
     if MODULATED:
@@ -148,21 +159,24 @@ def conv2d_kernel(
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Prepare the launches for one case; raises ``CannotCompileError`` where Triton can't take the formula."""
     formula = device_formula(case, bound_first=True)
-    n_signals = len(case.names.pre) + len(case.names.post)
+    # where a sample's signals lie takes registers, as a further signal does
+    n_signals = len(case.names.pre) + len(case.names.post) + (case.reduction != "")
     options = launch_options(case.dtype, case.device, n_signals)
     kernel_size, stride = case.kernel_key
     settled = (
         formula.pre_term, formula.post_term, formula.changed, formula.moved, case.modulated,
-        len(case.names.numbers) - case.names.n_scalars, real_type(case.dtype), *kernel_size, *stride,
+        len(case.names.numbers) - case.names.n_scalars, real_type(case.dtype),
+        len(case.formula.rule.pre), len(case.formula.rule.post), case.reduction == "mean", *kernel_size, *stride,
     )  # fmt: skip
 
-    def launches(topology: Any, weights: Tensor, eligibility: Tensor) -> Any:
+    def launches(topology: Any, weights: Tensor, eligibility: Tensor, samples: int) -> Any:
         (c_in, *in_size), (c_out, *out_size) = topology.src_shape, topology.dst_shape
         sizes, total = (in_size[0] * in_size[1], topology.positions), weights.numel()
-        listings = Listing.of_maps(c_in, sizes[0]), Listing.of_maps(c_out, sizes[1])
+        maps = max(samples, 1)
+        listings = Listing.of_maps(maps * c_in, sizes[0]), Listing.of_maps(maps * c_out, sizes[1])
         lanes, events = config.at_once(total, sizes)
         taps = WARP * config.num_warps // lanes
-        shape = total, c_in, *in_size, *out_size, *topology.padding, float(topology.weight_divisor)
+        shape = total, c_in, *in_size, *out_size, *topology.padding, float(topology.weight_divisor), samples
         cut = *(one.parts for one in listings), *(one.slot for one in listings), events, taps, lanes
         update = Launch(
             conv2d_kernel, triton.cdiv(total, taps), weights.device, (*shape, *settled, *cut),

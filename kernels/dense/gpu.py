@@ -51,11 +51,15 @@ def row_at(i, k, sizes, plan):
 
 @triton.jit
 def column_at(j, k, sizes, plan):
-    """The k-th weights of neighbouring columns, and their rows."""
+    """The k-th weights of neighbouring columns, or of one, and their rows."""
     n_major, _, w_units, _ = sizes
     w_step, _, UNIT = plan
-    rows = k.to(tl.int64)[:, None] * (tl.cast(w_units, tl.int64) * UNIT)
-    return k, k < n_major, rows + j.to(tl.int64)[None, :] * w_step
+    rows = k.to(tl.int64) * (tl.cast(w_units, tl.int64) * UNIT)
+    columns = j.to(tl.int64) * w_step
+    if len(j.shape) > 0:
+        return k, k < n_major, rows[:, None] + columns[None, :]
+    else:
+        return k, k < n_major, rows + columns
 
 
 def build(case: Case, config: Config = DEFAULT) -> Step:

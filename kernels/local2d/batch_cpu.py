@@ -92,6 +92,13 @@ def _compile(case: Case, parallel: bool) -> Any:
             w[k], _ = moved(w[k], real(0), dw[k] / divisor, here, there, state)
         dw[k] = 0
 
+    @loops.njit_part
+    def move_events(dw, w, c, synapses, positions, spiked, here, post, divisor, state):  # type: ignore[no-untyped-def]
+        """Those whose post neuron was silent in all samples."""
+        for e in range(len(synapses)):
+            if not spiked[positions[e]]:
+                move(dw, w, c, synapses[e], here, post_at(real(0), post, positions[e]), divisor, state)
+
     def loop(
         w_address, c_address, pre_addresses, post_addresses, c_in, height, width, c_out, out_height, out_width,
         pad_h, pad_w, samples, divisor, numbers, w_min, w_max,
@@ -110,7 +117,7 @@ def _compile(case: Case, parallel: bool) -> Any:
             synapses, positions = np.empty((samples, row_synapses), np.uint32), np.empty(row_synapses, np.uint32)
             neurons, starts = np.empty_like(synapses), np.zeros((samples, out_width + 1), np.int64)
             seeing, noted, counts = np.empty_like(positions), np.empty_like(positions), np.empty(out_width, np.int64)
-            visited, spiked = np.empty(out_width + at_once, np.uint32), np.empty(out_width, np.bool_)
+            visited, spiked = np.empty(out_width + at_once, np.int64), np.empty(out_width, np.bool_)
             sees, touched = np.empty(row_synapses, np.bool_), np.empty(row_synapses + at_once, np.uint32)
             patch, dw = np.zeros((n_signals, taps), real), np.zeros(row_synapses, real)
             state = numbers, w_min, w_max
@@ -140,7 +147,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                         there = post_part(post, first, first + out_width)
                         add_events(dw, w, synapses[b], neurons[b], starts[b], pre, there, state)
                         for e in range(list_row(post[0], first, out_width, visited, 0)):
-                            v = np.int64(visited[e])
+                            v = visited[e]
                             spiked[v] = True
                             begin, end, at = v * taps, (v + 1) * taps, slice(starts[b, v], starts[b, v + 1])
                             see(patch, pre, synapses[b, at], neurons[b, at], u, v, height, width, pad_h, pad_w)
@@ -154,11 +161,9 @@ def _compile(case: Case, parallel: bool) -> Any:
                         at_position = post_at(real(0), there, v)
                         for k in range(taps if modulated or spiked[v] else 0):
                             move(dw, w, c, v * taps + k, pre_at(real(0), patch, k), at_position, divisor, state)
-                    for e in range(0 if modulated else n_touched):
-                        k, v = np.int64(touched[e]), np.int64(positions[e])
-                        if not spiked[v]:
-                            here, at_position = pre_at(real(0), patch, 0), post_at(real(0), there, v)
-                            move(dw, w, c, k, here, at_position, divisor, state)
+                    if not modulated:
+                        here = pre_at(real(0), patch, 0)
+                        move_events(dw, w, c, touched[:n_touched], positions, spiked, here, there, divisor, state)
 
     addresses = types.int64, types.int64, pre_signals.addresses, post_signals.addresses
     arguments = *addresses, *[types.int64] * 8, *batches.scalars(case)

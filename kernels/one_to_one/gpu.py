@@ -9,7 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonstdp.kernels.blocks import device_formula, launch_options, number_passing, real_type, values_of
+from tritonstdp.kernels.batches_gpu import WORD, Samples, change_of_word, moved_by_all, word_of
+from tritonstdp.kernels.blocks import device_formula, launch_options, number_passing, real_type, values_at, values_of
 from tritonstdp.kernels.formula_gpu import NUMBERS, fp64, numbers_of
 from tritonstdp.kernels.launch import Launch, nothing, starts_apart
 from tritonstdp.kernels.memory import Kept, kept_with
@@ -36,11 +37,40 @@ SPACE: dict[str, tuple[int, ...]] = {"block": (128, 256, 512), "num_warps": (2, 
 
 
 @triton.jit
+def after_samples(
+    w_at, c_at, i, n, inside, pre, post, numbers, w_min, w_max,
+    DELTA: tl.constexpr, MOVED: tl.constexpr, MODULATED: tl.constexpr, REAL: tl.constexpr, SAMPLES: tl.constexpr,
+):  # fmt: skip
+    """Which synapses a batch changes, and their new weights and eligibilities; no mask of spikes serves two."""
+    here = values_at(pre, i, inside, REAL)
+    there = values_at(post, i, inside, REAL)
+    mine = inside & MODULATED
+    w = tl.load(w_at, mask=mine, other=0.0).to(REAL)
+    c = w
+    if MODULATED:
+        c = tl.load(c_at, mask=mine, other=0.0).to(REAL)
+    dw = tl.zeros_like(w)
+    for word in range((SAMPLES[0] + WORD - 1) // WORD):
+        of_pre = word_of(pre[0], i, word * WORD, n, inside, SAMPLES[0])
+        of_post = word_of(post[0], i, word * WORD, n, inside, SAMPLES[0])
+        fresh = ((of_pre | of_post) != 0) & ~mine
+        w = tl.where(fresh, tl.load(w_at, mask=fresh, other=0.0).to(REAL), w)
+        mine |= fresh
+        dw = change_of_word(
+            dw, w, inside, word, of_pre, of_post, i, i, inside, pre, post, n, n, here, there, numbers, w_min, w_max,
+            DELTA, REAL, True, SAMPLES,
+        )  # fmt: skip
+    w, c = moved_by_all(w, c, dw, mine, here, there, numbers, w_min, w_max, MOVED, MODULATED, REAL, True, SAMPLES)
+    return mine, w, c
+
+
+@triton.jit
 def one_to_one_kernel(
     w_ptr, c_ptr, pre, post,
     p0: fp64, p1: fp64, p2: fp64, p3: fp64, p4: fp64, p5: fp64, p6: fp64, p7: fp64, p8: fp64, p9: fp64, p10: fp64,
     p11: fp64, scalars, low: fp64, high: fp64, n, w_stride, c_stride,
-    UPDATED: tl.constexpr, MODULATED: tl.constexpr, N: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr,
+    FORMULA: tl.constexpr, OTHER_FORMULA: tl.constexpr, MODULATED: tl.constexpr, N: tl.constexpr, REAL: tl.constexpr,
+    BLOCK: tl.constexpr, SAMPLES: tl.constexpr,
 ):  # fmt: skip
     """One step over one block; a plain rule reads and writes only synapses of which a neuron has spiked."""
     numbers = numbers_of(p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, scalars, N, REAL)
@@ -48,41 +78,49 @@ def one_to_one_kernel(
     w_max = tl.full([], high, REAL)
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < n
-    pre_spike = tl.load(pre[0] + i, mask=inside, other=0).to(REAL)
-    post_spike = tl.load(post[0] + i, mask=inside, other=0).to(REAL)
-    mine = inside
-    if not MODULATED:
-        mine = inside & ((pre_spike != 0) | (post_spike != 0))
-    here = values_of(pre_spike, pre, i, mine, REAL)
-    there = values_of(post_spike, post, i, mine, REAL)
-    w = tl.load(w_ptr + i * w_stride, mask=mine, other=0.0).to(REAL)
-    c = w
+    w_at, c_at = w_ptr + i * w_stride, c_ptr + i * c_stride
+    if SAMPLES is not None:
+        mine, w, c = after_samples(
+            w_at, c_at, i, n, inside, pre, post, numbers, w_min, w_max, FORMULA, OTHER_FORMULA, MODULATED, REAL, SAMPLES
+        )
+    else:
+        pre_spike = tl.load(pre[0] + i, mask=inside, other=0).to(REAL)
+        post_spike = tl.load(post[0] + i, mask=inside, other=0).to(REAL)
+        mine = inside
+        if not MODULATED:
+            mine = inside & ((pre_spike != 0) | (post_spike != 0))
+        here = values_of(pre_spike, pre, i, mine, REAL)
+        there = values_of(post_spike, post, i, mine, REAL)
+        w = tl.load(w_at, mask=mine, other=0.0).to(REAL)
+        c = w
+        if MODULATED:
+            c = tl.load(c_at, mask=mine, other=0.0).to(REAL)
+        w, c = FORMULA(w, c, here, there, numbers, w_min, w_max)
+    tl.store(w_at, w.to(w_ptr.dtype.element_ty), mask=mine)
     if MODULATED:
-        c = tl.load(c_ptr + i * c_stride, mask=mine, other=0.0).to(REAL)
-    w, c = UPDATED(w, c, here, there, numbers, w_min, w_max)
-    tl.store(w_ptr + i * w_stride, w.to(w_ptr.dtype.element_ty), mask=mine)
-    if MODULATED:
-        tl.store(c_ptr + i * c_stride, c.to(c_ptr.dtype.element_ty), mask=mine)
+        tl.store(c_at, c.to(c_ptr.dtype.element_ty), mask=mine)
 
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Prepare the launch for one case; raises ``CannotCompileError`` where Triton can't take the formula."""
-    updated = device_formula(case, bound_first=False).updated
+    formula = device_formula(case, bound_first=False)
+    parts = (formula.delta, formula.moved) if case.reduction else (formula.updated, None)
     real, options = real_type(case.dtype), launch_options(case.dtype, case.device)
-    settled = updated, case.modulated, len(case.names.numbers) - case.names.n_scalars, real, config.block
+    settled = *parts, case.modulated, len(case.names.numbers) - case.names.n_scalars, real, config.block
     passing = number_passing(case)
     kept: Kept = WeakKeyDictionary()
 
-    def launch(n: int, device: torch.device, *strides: int) -> Launch:
+    def launch(n: int, samples: int, device: torch.device, *strides: int) -> Launch:
         programs = triton.cdiv(n, config.block)
-        sizes = n, *strides
-        return Launch(one_to_one_kernel, programs, device, (*sizes, *settled), num_warps=config.num_warps, **options)
+        arguments = n, *strides, *settled, Samples.of(case, samples, True, (n,))
+        return Launch(one_to_one_kernel, programs, device, arguments, num_warps=config.num_warps, **options)
 
     def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
         if weights.numel() == 0:
             return nothing
         eligibility = weights if c is None else c
-        kind = weights.device, weights.stride(0), eligibility.stride(0)
+        samples = len(pre[0]) if case.reduction else 0
+        kind = samples, weights.device, weights.stride(0), eligibility.stride(0)
         update = kept_with(kept, topology, kind, launch, topology.n, *kind)
         apart = starts_apart(weights, eligibility, *pre, *post)
 

@@ -55,7 +55,7 @@ def problem_of(rule: str, topology: str, **options) -> Problem:
 
 
 def step_of(problem: Problem):
-    return gpu_module(problem.topology.name).build(problem.case)
+    return gpu_module(problem.topology.name, problem.case.operation).build(problem.case)
 
 
 def plain(launched: list[Launched]) -> list[tuple]:
@@ -99,6 +99,27 @@ def test_later_steps_launch_what_the_first_one_did_and_nothing_else_runs(driver,
             problem.run(step)
             assert plain(driver.take()) == first
     assert recorded.ran == [], "a captured graph would not replay it, or can't hold it"
+
+
+@pytest.mark.parametrize("rule", ["stdp", pytest.param("rstdp", marks=pytest.mark.slow)])
+@topologies
+def test_a_batch_is_learnt_from_by_the_same_launches_at_every_step(driver, rule, topology):
+    problem, other = (problem_of(rule, topology, samples=samples, reduction="mean") for samples in (2, 3))
+    step = step_of(problem)
+    for batch in (problem, other):
+        batch.run(step)
+        first = plain(driver.take())
+        with Recorded() as recorded:
+            batch.run(step)
+        assert plain(driver.take()) == first
+        assert recorded.ran == []
+    kernels = {"dense": "items_kernel", "sparse": "items_kernel", "local2d": "items_kernel"}
+    lists = ["masks_kernel", *(["event_lists_kernel"] if rule == "stdp" else [])]
+    if topology == "one_to_one":
+        lists = []
+    if topology == "conv2d":
+        lists = ["event_lists_kernel"]
+    assert [kernel for kernel, *_ in first] == [*lists, kernels.get(topology, f"{topology}_kernel")]
 
 
 @topologies

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tritonstdp.arguments import existing_file, shape
+from tritonstdp.arguments import existing_file, shape, whole
 from tritonstdp.arguments import rate as fraction
 from tritonstdp.inspection import INTERPRETED, Cases, gpu_module, inspected, read_report, rows, worse
 from tritonstdp.kernels.propagation import PROPAGATION
@@ -54,6 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Triton compiles other code for sizes that 16 does not divide",
     )  # fmt: skip
     parser.add_argument(
+        "--batch", type=whole(1), default=0, metavar="SAMPLES",
+        help="look at kernels that learn from a batch of so many samples, instead of from one",
+    )  # fmt: skip
+    parser.add_argument(
         "--traffic", nargs="*", type=fraction, metavar="RATE",
         help="instead, count memory traffic and what programs do, in Triton's interpreter, where this share of the "
         f"neurons spikes, above 0 and up to 1 (where none is given: {' '.join(map(str, RATES))})",
@@ -71,9 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _configs(rule: str, topology: str, wanted: str) -> list[Any]:
+def _configs(rule: str, topology: str, wanted: str, samples: int) -> list[Any]:
     """The configurations of a topology's kernels that ``--config`` stands for."""
-    module = gpu_module(topology, operation_of(rule))
+    module = gpu_module(topology, operation_of(rule, samples))
     if wanted == "default":
         return [module.DEFAULT]
     if wanted == "all":
@@ -106,7 +110,7 @@ def _selected(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str, st
     for topology in topologies:
         formulas = [("", "")] if topology == "trace" else named
         for (rule, bound), dtype in itertools.product(formulas, dtypes):
-            if topology in inspected(operation_of(rule)):
+            if topology in inspected(operation_of(rule, arguments.batch)):
                 yield rule, topology, bound, dtype
 
 
@@ -134,6 +138,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _found(arguments: argparse.Namespace, targets: list[str]) -> list[dict[str, Any]]:
+    if arguments.batch and (arguments.traffic, arguments.time) != (None, None):
+        raise UserError("--batch: what is compiled can be looked at, and nothing else: leave out --traffic and --time")
     if arguments.traffic is not None:
         return _metered(arguments)
     if arguments.time is None:
@@ -149,7 +155,8 @@ def _found(arguments: argparse.Namespace, targets: list[str]) -> list[dict[str, 
 
 
 def _compiled(arguments: argparse.Namespace, targets: list[str]) -> list[dict[str, Any]]:
-    return rows(_cases(arguments), targets, _shapes(arguments))
+    left_out = {"topology": "trace", "rule": PROPAGATION.name} if arguments.batch else {}
+    return rows(_cases(arguments, **left_out), targets, _shapes(arguments), arguments.batch)
 
 
 def _shapes(arguments: argparse.Namespace) -> list[Sizes]:
@@ -176,7 +183,7 @@ def _cases(arguments: argparse.Namespace, **left_out: str) -> Cases:
         (case, config)
         for case in _selected(arguments)
         if not {*case[:2]} & {*left_out.values()}
-        for config in _configs(*case[:2], arguments.config)
+        for config in _configs(*case[:2], arguments.config, arguments.batch)
     ]
     if not cases:
         others = " and ".join(f"another --{option} than {name}" for option, name in left_out.items())
