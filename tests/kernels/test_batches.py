@@ -136,7 +136,7 @@ def test_groups_whose_weights_start_at_one_address_keep_sums_of_their_own():
     for shape in ((2, 3), (3, 4)):
         topology = ts.Sparse.of(torch.ones(shape).to_sparse_csc())
         pre, post = ((torch.ones(2, n) > 0, torch.ones(2, n)) for n in shape)
-        step_(PLAIN, topology, memory[: topology.synapses], pre, post, (0.1, 0.2))
+        step_(PLAIN, topology, memory[: topology.synapses], pre, post, (0.1, 0.2), backend="cpu")
     kept = sparse_batches._SUMS[memory.untyped_storage()]
     assert sorted(map(len, kept.values())) == [6, 12]
 
