@@ -13,6 +13,9 @@ from tritonstdp.kernels.formula_cpu import synapse_functions
 from tritonstdp.kernels.protocol import Case
 from tritonstdp.source import define
 
+ANY = "sum"
+"""The reduction for which loops are compiled: a mean is a sum that they divide."""
+
 
 class Config(NamedTuple):
     """Nothing to choose."""

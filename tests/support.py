@@ -211,6 +211,7 @@ def stepped(problem: Problem, backend: str | None = None) -> Choice:
     return step_(
         problem.formula, problem.topology, problem.topology.weights_of(problem.weights), pre, post,
         tuple(problem.parameters.values()), *problem.limits, problem.c, backend,
+        reduction=problem.reduction or "sum",
     )  # fmt: skip
 
 

@@ -112,10 +112,11 @@ OPTIONS = {
     "w_max": [0.6, float("inf"), torch.tensor(0.7), "per weight"],
     "c": WEIGHTS,
     "weights": WEIGHTS,
+    "reduction": ["mean"],
 }
 TOGETHER = ["pre and post in turns", "post and pre in turns", "one a row or column"]
 """How all parameters are given at once."""
-COMPILED_ANEW = {"weights": 0, "c": 0, "pre_spike": 1, "post_spike": 1, "parameters": 2}
+COMPILED_ANEW = {"weights": 0, "c": 0, "pre_spike": 1, "post_spike": 1, "parameters": 2, "reduction": 4}
 """Options for which some of the variants and formulas will do, each at its turn: to compile takes seconds."""
 FORMULA_OPTIONS = ("rule", "positive_bound", "negative_bound", "clamp")
 ELSEWHERE = {
@@ -171,6 +172,9 @@ def varied(problem, option, value):
     """The problem with one of the options of its step changed."""
     if option == "parameters":
         return per_neuron(problem, value)
+    if option == "reduction":
+        batch = {name: torch.stack([v, v.roll(1), torch.zeros_like(v)]) for name, v in problem.signals.items()}
+        return replace(problem.replaced(**batch), reduction=value)
     if isinstance(value, str) and value == "per weight":
         value = 0.05 + 0.9 * torch.rand(problem.topology.weights_shape, generator=torch.Generator().manual_seed(3))
     elif isinstance(value, str):
@@ -207,7 +211,8 @@ def assert_alike(problem, backend):
     except ValueError as error:
         assert "can't take this case" in str(error)
         found = after(None)
-    rounds = problem.topology.name == "conv2d" or problem.formula.positive in (power_lower_bound, power_upper_bound)
+    sums = "conv2d", *(["sparse"] if problem.reduction else [])
+    rounds = problem.topology.name in sums or problem.formula.positive in (power_lower_bound, power_upper_bound)
     tolerance = {"rtol": 2e-6, "atol": 1e-6} if rounds else {"rtol": 0, "atol": 0}
     for name in written:
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), equal_nan=True, **tolerance)

@@ -25,7 +25,7 @@ SPACE: dict[str, tuple[float, ...]] = {}
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
-    run, address_of = _compile(case), loops.address_of
+    run, address_of = _compile(case._replace(reduction=batches.ANY)), loops.address_of
 
     def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
         return loops.placed_step(

@@ -25,7 +25,7 @@ SPACE: dict[str, tuple[float, ...]] = {}
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
-    loop_for = threads.by_work(partial(_compile, case), cpu.DEFAULT.parallel_work)
+    loop_for = threads.by_work(partial(_compile, case._replace(reduction=batches.ANY)), cpu.DEFAULT.parallel_work)
     pre_is_major, address_of = case.layout != "post", loops.address_of
 
     def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]

@@ -6,6 +6,7 @@ them touched moves.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numba
@@ -28,6 +29,7 @@ SPACE: dict[str, tuple[float, ...]] = {}
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
+    divisor_of, case = partial(batches.divisor_of, case), case._replace(reduction=batches.ANY)
     pre_side, post_side = batches.samples_of(case)
     change, moved = batches.changes_of(case, bound_first=False)
     real, modulated = loops.REAL[case.dtype], case.modulated
@@ -101,7 +103,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         eligibility = (0, 0) if c is None else (c.data_ptr(), c.stride(0))
         return loops.placed_step(
             5, run, weights.data_ptr(), weights.stride(0), *eligibility, tuple(map(address_of, pre)),
-            tuple(map(address_of, post)), topology.n, len(pre[0]), batches.divisor_of(case, pre),
+            tuple(map(address_of, post)), topology.n, len(pre[0]), divisor_of(pre),
         )  # fmt: skip
 
     return PlacedStep(place)

@@ -31,7 +31,7 @@ _SUMS: Kept = WeakKeyDictionary()
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
-    loop_for = threads.by_work(partial(_compile, case), cpu.DEFAULT.parallel_work)
+    loop_for = threads.by_work(partial(_compile, case._replace(reduction=batches.ANY)), cpu.DEFAULT.parallel_work)
     post_is_major, _ = case.kernel_key
     address_of, tasks = loops.address_of, cpu.DEFAULT.tasks
 
