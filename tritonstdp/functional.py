@@ -771,8 +771,8 @@ def stdp_(
     weights : Tensor
         As for :func:`update_`.
     pre_spike, post_spike : Tensor
-        The spikes of this step, bool ``(n_pre,)`` and ``(n_post,)``, or ``(B, n_pre)`` and ``(B, n_post)`` of a batch; a
-        float spike counts with its value.
+        The spikes of this step, bool ``(n_pre,)`` and ``(n_post,)`` (or ``(B, n_pre)`` and ``(B, n_post)``, of a batch);
+        a float spike counts with its value.
     pre_trace, post_trace : Tensor
         The spike traces, of the spikes' shapes and the weights' dtype.
     a_plus, a_minus : float or Tensor
@@ -890,8 +890,8 @@ def rstdp_(
     weights : Tensor
         As for :func:`update_`.
     pre_spike, post_spike : Tensor
-        The spikes of this step, bool ``(n_pre,)`` and ``(n_post,)``, or ``(B, n_pre)`` and ``(B, n_post)`` of a batch; a
-        float spike counts with its value.
+        The spikes of this step, bool ``(n_pre,)`` and ``(n_post,)`` (or ``(B, n_pre)`` and ``(B, n_post)``, of a batch);
+        a float spike counts with its value.
     pre_trace, post_trace : Tensor
         The spike traces, of the spikes' shapes and the weights' dtype.
     c : Tensor
