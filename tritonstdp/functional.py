@@ -771,7 +771,7 @@ def stdp_(
     weights : Tensor
         As for :func:`update_`.
     pre_spike, post_spike : Tensor
-        The spikes of this step, bool ``(n_pre,)`` and ``(n_post,)`` (or ``(B, n_pre)`` and ``(B, n_post)``, of a batch);
+        The spikes of this step, bool ``(n_pre,)`` and ``(n_post,)``; of a batch, ``(B, n_pre)`` and ``(B, n_post)``;
         a float spike counts with its value.
     pre_trace, post_trace : Tensor
         The spike traces, of the spikes' shapes and the weights' dtype.
@@ -890,7 +890,7 @@ def rstdp_(
     weights : Tensor
         As for :func:`update_`.
     pre_spike, post_spike : Tensor
-        The spikes of this step, bool ``(n_pre,)`` and ``(n_post,)`` (or ``(B, n_pre)`` and ``(B, n_post)``, of a batch);
+        The spikes of this step, bool ``(n_pre,)`` and ``(n_post,)``; of a batch, ``(B, n_pre)`` and ``(B, n_post)``;
         a float spike counts with its value.
     pre_trace, post_trace : Tensor
         The spike traces, of the spikes' shapes and the weights' dtype.
