@@ -194,6 +194,7 @@ def named(value):
         ({"on_pre": lambda pre_spike, *, w_max: pre_spike}, "on_pre .* has a parameter w_max: the name is taken"),
         ({"on_pre": lambda pre_spike, *, dopamine: pre_spike}, "has a parameter dopamine: the name is taken"),
         ({"on_pre": lambda pre_spike, *, clamp: pre_spike}, "has a parameter clamp: the name is taken"),
+        ({"on_pre": lambda pre_spike, *, reduction: pre_spike}, "has a parameter reduction: the name is taken"),
         ({"on_pre": lambda pre_spike, *, post_gain: pre_spike}, "has a parameter post_gain: the name is taken"),
         (
             {"eligibility": lambda c, dw, *, a: c + dw},

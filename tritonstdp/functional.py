@@ -360,9 +360,9 @@ def step_(
     weights : Tensor
         The weights, of the topology's shape, or a sparse tensor.
     pre, post : tuple of Tensor
-        The signals of ``formula.rule.pre``, ``(n_pre,)`` each, and of ``formula.rule.post``, ``(n_post,)``. The first
-        is the spikes of this step, bool, or float spikes that count with their value; the others, as traces, have the
-        weights' dtype.
+        The signals of ``formula.rule.pre``, ``(n_pre,)`` each, and of ``formula.rule.post``, ``(n_post,)``; of a batch,
+        ``(B, n_pre)`` and ``(B, n_post)``. The first is the spikes of this step, bool, or float spikes that count with
+        their value; the others, as traces, have the weights' dtype.
     parameters : sequence
         The values of ``formula.parameters``, in order: numbers, one value a neuron (:func:`per_pre`, :func:`per_post`,
         or a tensor that broadcasts to the weights along one side), or tensors that broadcast to the weights.
@@ -771,9 +771,10 @@ def stdp_(
     weights : Tensor
         As for :func:`update_`.
     pre_spike, post_spike : Tensor
-        The spikes of this step, bool ``(n_pre,)`` and ``(n_post,)``; a float spike counts with its value.
+        The spikes of this step, bool ``(n_pre,)`` and ``(n_post,)``; of a batch, ``(B, n_pre)`` and ``(B, n_post)``;
+        a float spike counts with its value.
     pre_trace, post_trace : Tensor
-        The spike traces, of the weights' dtype.
+        The spike traces, of the spikes' shapes and the weights' dtype.
     a_plus, a_minus : float or Tensor
         The sizes of potentiation and of depression.
     **options
@@ -889,9 +890,10 @@ def rstdp_(
     weights : Tensor
         As for :func:`update_`.
     pre_spike, post_spike : Tensor
-        The spikes of this step, bool ``(n_pre,)`` and ``(n_post,)``; a float spike counts with its value.
+        The spikes of this step, bool ``(n_pre,)`` and ``(n_post,)``; of a batch, ``(B, n_pre)`` and ``(B, n_post)``;
+        a float spike counts with its value.
     pre_trace, post_trace : Tensor
-        The spike traces, of the weights' dtype.
+        The spike traces, of the spikes' shapes and the weights' dtype.
     c : Tensor
         The eligibility trace, of the weights' shape and dtype.
     a_plus, a_minus : float or Tensor

@@ -528,7 +528,7 @@ def modulated(rule: Rule, name: str) -> Rule:
 
 _TAKEN = {
     "rule", "weights", "c", "dopamine", "w", "w_min", "w_max", "positive_bound", "negative_bound", "clamp", "topology",
-    "backend", "autotune", "potentiation", "depression", "positive", "negative", "dw",
+    "backend", "autotune", "reduction", "potentiation", "depression", "positive", "negative", "dw",
 }  # fmt: skip
 """What a parameter may not be called: other arguments of a step, and what functions of a formula read by that name."""
 

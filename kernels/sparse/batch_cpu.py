@@ -39,14 +39,16 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         major, minor = (tuple(map(address_of, pre)), topology.n_pre), (tuple(map(address_of, post)), topology.n_post)
         if post_is_major:
             major, minor = minor, major
-        nnz, samples, key = weights.numel(), len(pre[0]), weights.data_ptr()
+        nnz, samples, w_address = weights.numel(), len(pre[0]), weights.data_ptr()
+        # weights of another group may start at the same address
+        key = w_address, nnz, weights.dtype
         sums = kept_with(_SUMS, weights.untyped_storage(), key, torch.zeros_like, weights)
         run = loop_for(nnz * samples)
 
         def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
             run(
-                key, 0 if c is None else c.data_ptr(), sums.data_ptr(), nnz, *plan, *major, *minor, tasks, samples,
-                divisor, numbers, w_min, w_max,
+                w_address, 0 if c is None else c.data_ptr(), sums.data_ptr(), nnz, *plan, *major, *minor, tasks,
+                samples, divisor, numbers, w_min, w_max,
             )  # fmt: skip
 
         plan, divisor = cpu.addresses_of(topology), batches.divisor_of(case, pre)

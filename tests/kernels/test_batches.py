@@ -6,8 +6,9 @@ import torch
 import tritonstdp as ts
 from rules_of_their_own import RULES_OF_TESTS
 from tritonstdp.choice import choose
-from tritonstdp.functional import weight_change
+from tritonstdp.functional import step_, weight_change
 from tritonstdp.kernels import threads
+from tritonstdp.kernels.sparse import batch_cpu as sparse_batches
 from tritonstdp.library import triplet
 from tritonstdp.problems import make_problem
 from tritonstdp.rules import Formula, hard_bound, istdp, no_bound, rstdp, soft_bound, stdp
@@ -128,3 +129,20 @@ def test_silent_samples_leave_weights_as_they_are():
     for backend in ("cpu", "reference"):
         found = run(problem, backend)["weights"]
         assert torch.equal(found.view(torch.int32), problem.weights.view(torch.int32)), backend
+
+
+def test_groups_whose_weights_start_at_one_address_keep_sums_of_their_own():
+    memory = torch.full((12,), 0.5)
+    for shape in ((2, 3), (3, 4)):
+        topology = ts.Sparse.of(torch.ones(shape).to_sparse_csc())
+        pre, post = ((torch.ones(2, n) > 0, torch.ones(2, n)) for n in shape)
+        step_(PLAIN, topology, memory[: topology.synapses], pre, post, (0.1, 0.2), backend="cpu")
+    kept = sparse_batches._SUMS[memory.untyped_storage()]
+    assert sorted(map(len, kept.values())) == [6, 12]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_tensor_is_no_batch():
+    nested, ones = torch.nested.nested_tensor([torch.ones(2)] * 4), torch.ones(4, 2)
+    with pytest.raises(TypeError, match="pre_spike is a nested tensor"):
+        ts.stdp_(torch.ones(2, 2), nested, ones, ones, ones, a_plus=0.1, a_minus=0.1)
