@@ -86,10 +86,13 @@ class Changes(NamedTuple):
         ``(numbers, w_min, w_max)``.
     moved : callable
         ``moved(w, c, dw, first, second, state)``: the new weight and eligibility after a change.
+    move : callable
+        ``move(w, c, k, m, dw, first, second, state)``: write them at a place of the weights, and of the eligibility.
     """
 
     change: Any
     moved: Any
+    move: Any
 
 
 def changes_of(case: Case, bound_first: bool, post_is_first: bool = False) -> Changes:
@@ -106,14 +109,24 @@ def changes_of(case: Case, bound_first: bool, post_is_first: bool = False) -> Ch
         return delta(w, pre, post, pre_spiked, post_spiked, state[0], state[1], state[2])
 
     @loops.njit_part
-    def move(w, c, dw, pre, post, state):  # type: ignore[no-untyped-def]
+    def moved_by(w, c, dw, pre, post, state):  # type: ignore[no-untyped-def]
         return moved(w, dw, c, pre, post, state[0], state[1], state[2])
 
     @loops.njit_part
-    def move_of_post(w, c, dw, post, pre, state):  # type: ignore[no-untyped-def]
+    def moved_by_of_post(w, c, dw, post, pre, state):  # type: ignore[no-untyped-def]
         return moved(w, dw, c, pre, post, state[0], state[1], state[2])
 
-    return Changes(change_of_post, move_of_post) if post_is_first else Changes(change, move)
+    change, new_of = (change_of_post, moved_by_of_post) if post_is_first else (change, moved_by)
+    modulated, real = case.modulated, loops.REAL[case.dtype]
+
+    @loops.njit_part
+    def move(w, c, k, m, dw, first, second, state):  # type: ignore[no-untyped-def]
+        if modulated:
+            w[k], c[m] = new_of(w[k], c[m], dw, first, second, state)
+        else:
+            w[k], _ = new_of(w[k], real(0), dw, first, second, state)
+
+    return Changes(change, new_of, move)
 
 
 class Spiking(NamedTuple):

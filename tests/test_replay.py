@@ -48,6 +48,12 @@ def test_weights_and_traces_are_those_of_a_loop(samples, trace_first):
     assert all(torch.equal(found_traces[name], trace) for name, trace in traces.items())
 
 
+def test_a_rule_whose_parameter_is_a_traces_setting_is_named():
+    rule = ts.Rule("timed", lambda pre_spike, *, dt: pre_spike * dt, lambda post_spike, *, dt: post_spike * dt)
+    with pytest.raises(ValueError, match="timed has a parameter 'dt'"):
+        ts.replay_(rule, start()[0], **recording(), tau=10.0)
+
+
 def test_further_traces_are_read_as_they_were_before_a_step():
     spikes = recording()
     amplitudes = {"a2_plus": 0.01, "a2_minus": 0.02, "a3_plus": 0.03, "a3_minus": 0.01}

@@ -149,6 +149,9 @@ def _check(
 ) -> None:
     """Name the first tensor that does not fit, and say what would."""
     synapse, rule = topology.weights_shape, formula.rule
+    if not reduction and pre and isinstance(pre[0], Tensor) and not pre[0].is_nested and pre[0].dim() > 2:
+        needed = f"{topology.pre_shape}, or (B, {topology.pre_shape[0]}) of a batch"
+        raise ValueError(f"{rule.pre[0]} has shape {tuple(pre[0].shape)}; {topology.name} needs {needed}: flatten it")
     samples = tuple(pre[0].shape[:1]) if reduction else ()
     if samples == (0,):
         raise ValueError(f"pre_spike has shape {tuple(pre[0].shape)}: a batch has one sample or more")
@@ -1119,6 +1122,7 @@ def explain(
     negative_bound: str | Bound | None = None,
     clamp: bool = False,
     backend: str | None = None,
+    reduction: str | None = None,
 ) -> Choice:
     """Say which backend serves a case, and why each other one does not.
 
@@ -1134,6 +1138,8 @@ def explain(
         The weights' device.
     positive_bound, negative_bound, clamp, backend
         As for :func:`update_`.
+    reduction : str, optional
+        "sum" or "mean", for a step of a batch.
 
     Returns
     -------
@@ -1157,4 +1163,4 @@ def explain(
     if rule == PROPAGATION.name:
         return choose(PropagationCase.plain(topology, dtype, of_device), backend)
     formula = Formula.of(resolve_rule(rule), resolve_bound(positive_bound), resolve_bound(negative_bound), clamp)
-    return choose(Case.plain(formula, topology, dtype, of_device), backend)
+    return choose(Case.plain(formula, topology, dtype, of_device)._replace(reduction=reduction or ""), backend)

@@ -15,6 +15,7 @@ from tritonstdp.rules import Rule, resolve_rule
 __all__ = ["replay_"]
 
 _OF_PAIRS = ("pre_trace", "post_trace")
+_OF_TRACES = ("tau", "dt", "scale", "nearest", "trace_first")
 
 
 def replay_(
@@ -70,6 +71,9 @@ def replay_(
     (tensor([0.8100]), tensor([0.9000]))
     """
     rule = resolve_rule(rule)
+    for name in _OF_TRACES:
+        if name in rule.parameters:
+            raise ValueError(f"{rule.name} has a parameter {name!r}, which is the traces' here: use trace_ and update_")
     steps, recorded, held = _recorded(rule, arguments)
     traces = {name: held[name] for name in (*rule.pre, *rule.post) if name in held}
     taus = _taus(tau, traces)

@@ -48,7 +48,7 @@ def _compile(case: Case, parallel: bool) -> Any:
     pre, post = batches.samples_of(case)
     post_is_major = case.layout == "post"
     major_side, minor_side = (post, pre) if post_is_major else (pre, post)
-    change, moved = batches.changes_of(case, False, post_is_major)
+    change, _, move = batches.changes_of(case, False, post_is_major)
     real, modulated, bool_spikes = loops.REAL[case.dtype], case.modulated, case.bool_spikes
     unit_stride = case.layout != "strided"
     pointer, extent = loops.as_pointer, loops.extent
@@ -80,20 +80,16 @@ def _compile(case: Case, parallel: bool) -> Any:
     def move_row(dw, w, c, stride, c_stride, here, minor, divisor, state):  # type: ignore[no-untyped-def]
         for j in range(len(dw)):
             k, m = (j, j) if unit_stride else (j * stride, j * c_stride)
-            there = minor_at(real(0), minor, j)
-            if modulated:
-                w[k], c[m] = moved(w[k], c[m], dw[j] / divisor, here, there, state)
-            else:
-                w[k], _ = moved(w[k], real(0), dw[j] / divisor, here, there, state)
+            move(w, c, k, m, dw[j] / divisor, here, minor_at(real(0), minor, j), state)
             dw[j] = 0
 
     @loops.njit_part
-    def move_touched(dw, w, stride, ahead, here, minor, touched, divisor, state):  # type: ignore[no-untyped-def]
+    def move_touched(dw, w, c, stride, ahead, here, minor, touched, divisor, state):  # type: ignore[no-untyped-def]
         for e in range(len(touched)):
             j = touched[e]
             k = j if unit_stride else j * np.uint64(stride)
             prefetch(ahead + np.int64(k) * itemsize)
-            w[k], _ = moved(w[k], real(0), dw[j] / divisor, here, minor_at(real(0), minor, j), state)
+            move(w, c, k, k, dw[j] / divisor, here, minor_at(real(0), minor, j), state)
             dw[j] = 0
 
     def loop(
@@ -155,7 +151,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                     )  # fmt: skip
                 else:
                     ahead = w_address + min(i + prefetch_rows, n_major - 1) * w_major_stride * itemsize
-                    move_touched(dw, row, w_minor_stride, ahead, silent, first_minor, touched, divisor, state)
+                    move_touched(dw, row, c_row, w_minor_stride, ahead, silent, first_minor, touched, divisor, state)
 
     n, strides = types.int64, [types.int64] * 6
     sides = major_side.signals.addresses, n, minor_side.signals.addresses, n

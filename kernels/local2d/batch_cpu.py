@@ -43,7 +43,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 @loops.while_used
 def _compile(case: Case, parallel: bool) -> Any:
     real, modulated, bool_spikes = loops.REAL[case.dtype], case.modulated, case.bool_spikes
-    change, moved = batches.changes_of(case, bound_first=True)
+    change, _, move = batches.changes_of(case, bound_first=True)
     (pre_signals, pres, pre_at, _), (post_signals, posts, post_at, _) = batches.samples_of(case)
     post_part, n_signals = post_signals.part, len(case.names.pre)
     # what a weight moves by, beside its change, is the same at all pre neurons, unless one of these is theirs
@@ -85,11 +85,8 @@ def _compile(case: Case, parallel: bool) -> Any:
             dw[k] += change(w[k], pre_at(spike, patch, k), there, spike != 0, True, state)
 
     @loops.njit_part
-    def move(dw, w, c, k, here, there, divisor, state):  # type: ignore[no-untyped-def]
-        if modulated:
-            w[k], c[k] = moved(w[k], c[k], dw[k] / divisor, here, there, state)
-        else:
-            w[k], _ = moved(w[k], real(0), dw[k] / divisor, here, there, state)
+    def move_synapse(dw, w, c, k, here, there, divisor, state):  # type: ignore[no-untyped-def]
+        move(w, c, k, k, dw[k] / divisor, here, there, state)
         dw[k] = 0
 
     @loops.njit_part
@@ -97,7 +94,7 @@ def _compile(case: Case, parallel: bool) -> Any:
         """Those whose post neuron was silent in all samples."""
         for e in range(len(synapses)):
             if not spiked[positions[e]]:
-                move(dw, w, c, synapses[e], here, post_at(real(0), post, positions[e]), divisor, state)
+                move_synapse(dw, w, c, synapses[e], here, post_at(real(0), post, positions[e]), divisor, state)
 
     def loop(
         w_address, c_address, pre_addresses, post_addresses, c_in, height, width, c_out, out_height, out_width,
@@ -160,7 +157,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                             see(patch, pre, touched[:0], touched[:0], u, v, height, width, pad_h, pad_w)
                         at_position = post_at(real(0), there, v)
                         for k in range(taps if modulated or spiked[v] else 0):
-                            move(dw, w, c, v * taps + k, pre_at(real(0), patch, k), at_position, divisor, state)
+                            move_synapse(dw, w, c, v * taps + k, pre_at(real(0), patch, k), at_position, divisor, state)
                     if not modulated:
                         here = pre_at(real(0), patch, 0)
                         move_events(dw, w, c, touched[:n_touched], positions, spiked, here, there, divisor, state)

@@ -31,7 +31,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     divisor_of, case = partial(batches.divisor_of, case), case._replace(reduction=batches.ANY)
     pre_side, post_side = batches.samples_of(case)
-    change, moved = batches.changes_of(case, bound_first=False)
+    change, moved, _ = batches.changes_of(case, bound_first=False)
     real, modulated = loops.REAL[case.dtype], case.modulated
     unit_stride = case.layout == "contiguous"
     note_spikes, list_block = block_listers(case)

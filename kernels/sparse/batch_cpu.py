@@ -63,7 +63,7 @@ def _compile(case: Case, parallel: bool) -> Any:
     post_is_major, wide = case.kernel_key
     pre, post = batches.samples_of(case)
     major_side, minor_side = (post, pre) if post_is_major else (pre, post)
-    change, moved = batches.changes_of(case, False, post_is_major)
+    change, moved, move = batches.changes_of(case, False, post_is_major)
     find_majors, find_minors = (batches.spiking_finder(case, side) for side in (major_side, minor_side))
     (major_signals, majors, major_at, _), (minor_signals, minors, minor_at, _) = major_side, minor_side
     neuron, position = np.uint32, np.uint64 if wide else np.uint32
@@ -131,10 +131,7 @@ def _compile(case: Case, parallel: bool) -> Any:
             total = sums[k]
             if spiked:
                 total += change(old, here, there, True, spike != 0, state)
-            if modulated:
-                w[k], c[k] = moved(old, c[k], total / divisor, here, there, state)
-            else:
-                w[k], _ = moved(old, real(0), total / divisor, here, there, state)
+            move(w, c, k, k, total / divisor, here, there, state)
             sums[k] = 0
 
     def loop(

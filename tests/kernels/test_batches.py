@@ -106,7 +106,7 @@ def test_a_batch_is_told_by_its_spikes_and_takes_every_option():
 @pytest.mark.parametrize(
     ("name", "shape", "said"),
     [("post_spike", (3,), "post_spike has shape .3,.; dense needs .4, 3."), ("pre_trace", (5, 2), "needs .4, 2."),
-     ("pre_spike", (0, 2), "a batch has one sample or more"), ("pre_spike", (2, 4, 2), "shape .2, 4, 2.")],
+     ("pre_spike", (0, 2), "a batch has one sample or more"), ("pre_spike", (2, 4, 2), "or .B, 2. of a batch")],
 )  # fmt: skip
 def test_a_batch_that_does_not_fit_is_named_and_changes_nothing(name, shape, said):
     shapes = {"pre_spike": (4, 2), "pre_trace": (4, 2), "post_spike": (4, 3), "post_trace": (4, 3)} | {name: shape}
