@@ -434,7 +434,11 @@ def step_(
     same = tuple(map(operator.is_, pre, post))
     apart = (*compress(post, map(operator.not_, same)), *post[len(same) :]) if True in same else post
     tensors: tuple[Tensor, ...] = (values, *pre, *apart) if c is None else (values, c, *pre, *apart)
-    key = (id(topology), given, limits, backend, autotune, len(pre), len(post), same, c is None, reduction)
+    try:
+        dimensions = pre[0].ndim  # by which steps of a batch are told from others, so that both are known again
+    except (AttributeError, IndexError):
+        dimensions = 0
+    key = (id(topology), given, limits, backend, autotune, len(pre), len(post), same, c is None, reduction, dimensions)
     binding, step = formula.choices.get(key), None
     if binding is not None and not weights.requires_grad:
         step = binding.step_for(topology, tensors, topology, values, c, pre, post, numbers, w_min, w_max)

@@ -31,12 +31,12 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     divisor_of, case = partial(batches.divisor_of, case), case._replace(reduction=batches.ANY)
     pre_side, post_side = batches.samples_of(case)
-    change, moved, _ = batches.changes_of(case, bound_first=False)
+    change, _, move = batches.changes_of(case, bound_first=False)
     real, modulated = loops.REAL[case.dtype], case.modulated
     unit_stride = case.layout == "contiguous"
     note_spikes, list_block = block_listers(case)
     word, at_once = loops.WORD, loops.AT_ONCE
-    pointer, extent, address_of, choose = loops.as_pointer, loops.extent, loops.address_of, loops.choose
+    pointer, extent, address_of = loops.as_pointer, loops.extent, loops.address_of
     carray: Any = numba.carray
     (pre_signals, pres, pre_at, _), (post_signals, posts, post_at, _) = pre_side, post_side
     pre_part, post_part = pre_signals.part, post_signals.part
@@ -57,15 +57,18 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             add(dw, w, w_stride, k, pre, post, state)
 
     @loops.njit_part
-    def move_all(dw, touched, w, c, w_stride, c_stride, pre, post, divisor, state):  # type: ignore[no-untyped-def]
-        for k in range(len(dw)):
-            at, c_at = (k, k) if unit_stride else (k * w_stride, k * c_stride)
-            here, there = pre_at(real(0), pre, k), post_at(real(0), post, k)
-            if modulated:
-                w[at], c[c_at] = moved(w[at], c[c_at], dw[k] / divisor, here, there, state)
-            else:
-                new, _ = moved(w[at], real(0), dw[k] / divisor, here, there, state)
-                w[at] = choose((touched[k // word] >> np.uint64(k % word)) & np.uint64(1) != 0, new, w[at])
+    def move_one(dw, w, c, w_stride, c_stride, k, pre, post, divisor, state):  # type: ignore[no-untyped-def]
+        at, c_at = (k, k) if unit_stride else (k * w_stride, k * c_stride)
+        move(w, c, at, c_at, dw[k] / divisor, pre_at(real(0), pre, k), post_at(real(0), post, k), state)
+
+    @loops.njit_part
+    def move_all(dw, touched, w, c, w_stride, c_stride, pre, post, events, divisor, state):  # type: ignore[no-untyped-def]
+        if modulated:
+            for k in range(len(dw)):
+                move_one(dw, w, c, w_stride, c_stride, k, pre, post, divisor, state)
+        else:
+            for e in range(list_block(touched, events)):
+                move_one(dw, w, c, w_stride, c_stride, np.int64(events[e]), pre, post, divisor, state)
 
     def loop(
         w_address, w_stride, c_address, c_stride, pre_addresses, post_addresses, n, samples, divisor,
@@ -74,7 +77,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         w = carray(pointer(w_address), extent(n, w_stride, 1, 0), real)
         c = carray(pointer(c_address), extent(n, c_stride, 1, 0) if modulated else 0, real)
         state = numbers, w_min, w_max
-        words, events = np.empty(BLOCK // word, np.uint64), np.empty(MOST_EVENTS + at_once, np.uint32)
+        words, events = np.empty(BLOCK // word, np.uint64), np.empty(min(SPAN, n) + at_once, np.uint32)
         for first in range(0, n, SPAN):
             end = min(first + SPAN, n)
             w_part = w[first * w_stride : (end - 1) * w_stride + 1]
@@ -93,7 +96,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             pre, post = pres(pre_addresses, 0, n), posts(post_addresses, 0, n)
             move_all(
                 dw, touched, w_part, c_part, w_stride, c_stride, pre_part(pre, first, end), post_part(post, first, end),
-                divisor, state,
+                events, divisor, state,
             )  # fmt: skip
 
     sides = pre_side.signals.addresses, post_side.signals.addresses
