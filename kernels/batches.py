@@ -150,28 +150,33 @@ class Spiking(NamedTuple):
 
 def spiking_finder(case: Case, side: Samples) -> Any:
     """``find_spiking(addresses, n, samples)``, compiled: the :class:`Spiking` of a side."""
-    of = side.of
+    of, list_flags = side.of, loops.row_lister(case.dtype, True)
     list_row, at_once = loops.row_lister(case.dtype, case.bool_spikes), loops.AT_ONCE
 
     @loops.njit_part
     def find_spiking(addresses, n, samples):  # type: ignore[no-untyped-def]
         events, starts = np.empty(samples * n + at_once, np.uint32), np.zeros(samples + 1, np.int64)
-        counts = np.zeros(n + 1, np.int64)
+        fired, rank = np.zeros(n, np.bool_), np.empty(n, np.uint32)
         for b in range(samples):
             starts[b + 1] = list_row(of(addresses, b, n)[0], 0, n, events, starts[b])
             for e in range(starts[b], starts[b + 1]):
-                counts[events[e]] += 1
-        neurons = np.flatnonzero(counts).astype(np.uint32)
-        start = np.zeros(len(neurons) + 1, np.int64)
+                fired[events[e]] = True
+        neurons = np.empty(n + at_once, np.uint32)
+        neurons = neurons[: list_flags(fired, 0, n, neurons, 0)]
         for k in range(len(neurons)):
-            start[k + 1] = start[k] + counts[neurons[k]]
-            counts[neurons[k]] = start[k]
-        sample = np.empty(starts[samples], np.uint32)
+            rank[neurons[k]] = k
+        # first how many samples each has, behind its place; then where its next sample stands
+        start, sample = np.zeros(len(neurons) + 2, np.int64), np.empty(starts[samples], np.uint32)
+        for e in range(starts[samples]):
+            start[rank[events[e]] + 2] += 1
+        for k in range(2, len(start)):
+            start[k] += start[k - 1]
         for b in range(samples):
             for e in range(starts[b], starts[b + 1]):
-                sample[counts[events[e]]] = b
-                counts[events[e]] += 1
-        return Spiking(counts[:n] > 0, neurons, start, sample)
+                at = rank[events[e]] + 1
+                sample[start[at]] = b
+                start[at] += 1
+        return Spiking(fired, neurons, start, sample)
 
     return find_spiking
 

@@ -43,7 +43,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 @loops.while_used
 def _compile(case: Case, parallel: bool) -> Any:
     real, modulated, bool_spikes = loops.REAL[case.dtype], case.modulated, case.bool_spikes
-    change, _, move = batches.changes_of(case, bound_first=True)
+    change, moved, move = batches.changes_of(case, bound_first=True)
     (pre_signals, pres, pre_at, _), (post_signals, posts, post_at, _) = batches.samples_of(case)
     post_part, n_signals = post_signals.part, len(case.names.pre)
     # what a weight moves by, beside its change, is the same at all pre neurons, unless one of these is theirs
@@ -51,21 +51,29 @@ def _compile(case: Case, parallel: bool) -> Any:
     (kh, kw), _ = case.kernel_key
     note_events, gather = cpu.event_lister(case), cpu.gatherer(case)
     list_rows, list_row, at_once = rows_lister(case), loops.row_lister(case.dtype, bool_spikes), loops.AT_ONCE
-    list_flags, pointer = loops.row_lister(case.dtype, True), loops.as_pointer
+    pointer, choose = loops.as_pointer, loops.choose
     carray: Any = numba.carray
     parts = numba.prange if parallel else range
 
     @loops.njit_part
-    def add_events(dw, w, synapses, neurons, starts, pre, post, state):  # type: ignore[no-untyped-def]
-        """The synapses of a row that see a spike, and whose post neuron is silent."""
-        for v in range(len(post[0])):
-            if post[0][v] != 0:
-                continue
-            there = post_at(real(0), post, v)
-            for e in range(starts[v], starts[v + 1]):
-                k, i = synapses[e], neurons[e]
-                spike = real(1) if bool_spikes else pre[0][i]
-                dw[k] += change(w[k], pre_at(spike, pre, i), there, True, False, state)
+    def visit_events(dw, w, synapses, positions, neurons, is_last, spiked, pre, post, divisor, state):  # type: ignore[no-untyped-def]
+        """The synapses of a row that see a spike, and whose post neuron is silent.
+
+        Where that is so in all samples, a synapse moves with the last that touches it. It is chosen, not branched to.
+        """
+        for e in range(len(synapses)):
+            k, i, v = synapses[e], neurons[e], positions[e]
+            old, spike = w[k], real(1) if bool_spikes else pre[0][i]
+            here, there = pre_at(spike, pre, i), post_at(real(0), post, v)
+            changed = change(old, here, there, True, False, state)
+            total = dw[k] + (changed if post[0][v] == 0 else real(0))
+            moves = is_last[e] & (not spiked[v])
+            if modulated:
+                dw[k] = total
+            else:
+                new, _ = moved(old, real(0), total / divisor, here, there, state)
+                w[k] = choose(moves, new, old)
+                dw[k] = choose(moves, real(0), total)
 
     @loops.njit_part
     def see(patch, pre, synapses, neurons, u, v, height, width, pad_h, pad_w):  # type: ignore[no-untyped-def]
@@ -89,13 +97,6 @@ def _compile(case: Case, parallel: bool) -> Any:
         move(w, c, k, k, dw[k] / divisor, here, there, state)
         dw[k] = 0
 
-    @loops.njit_part
-    def move_events(dw, w, c, synapses, positions, spiked, here, post, divisor, state):  # type: ignore[no-untyped-def]
-        """Those whose post neuron was silent in all samples."""
-        for e in range(len(synapses)):
-            if not spiked[positions[e]]:
-                move_synapse(dw, w, c, synapses[e], here, post_at(real(0), post, positions[e]), divisor, state)
-
     def loop(
         w_address, c_address, pre_addresses, post_addresses, c_in, height, width, c_out, out_height, out_width,
         pad_h, pad_w, samples, divisor, numbers, w_min, w_max,
@@ -111,41 +112,49 @@ def _compile(case: Case, parallel: bool) -> Any:
             fired[b], row_start[b] = list_rows(pres(pre_addresses, b, n_pre)[0], c_in * height, width)
         n_parts = out_height if parallel else 1
         for part in parts(n_parts):
-            synapses, positions = np.empty((samples, row_synapses), np.uint32), np.empty(row_synapses, np.uint32)
+            synapses, positions = (
+                np.empty((samples, row_synapses), np.uint32),
+                np.empty((samples, row_synapses), np.uint32),
+            )
             neurons, starts = np.empty_like(synapses), np.zeros((samples, out_width + 1), np.int64)
-            seeing, noted, counts = np.empty_like(positions), np.empty_like(positions), np.empty(out_width, np.int64)
+            seeing, noted, counts = (
+                np.empty_like(positions[0]),
+                np.empty_like(positions[0]),
+                np.empty(out_width, np.int64),
+            )
             visited, spiked = np.empty(out_width + at_once, np.int64), np.empty(out_width, np.bool_)
-            sees, touched = np.empty(row_synapses, np.bool_), np.empty(row_synapses + at_once, np.uint32)
+            sees, is_last = np.empty(row_synapses, np.bool_), np.empty((samples, row_synapses), np.bool_)
             patch, dw = np.zeros((n_signals, taps), real), np.zeros(row_synapses, real)
             state = numbers, w_min, w_max
             for u in range(part * out_height // n_parts, (part + 1) * out_height // n_parts):
                 sees[:] = False
-                for b in range(samples):
-                    n_events = note_events(
-                        synapses[b], positions, neurons[b], counts, seeing, noted, fired[b], row_start[b], u,
+                for b in range(samples - 1, -1, -1):
+                    note_events(
+                        synapses[b], positions[b], neurons[b], counts, seeing, noted, fired[b], row_start[b], u,
                         height, width, pad_h, pad_w,
                     )  # fmt: skip
                     for v in range(out_width):
                         starts[b, v + 1] = starts[b, v] + counts[v]
-                    for e in range(n_events):
+                    for e in range(starts[b, out_width]):
+                        is_last[b, e] = not sees[synapses[b, e]]
                         sees[synapses[b, e]] = True
-                n_touched = list_flags(sees, 0, row_synapses, touched, 0)
-                v = 0
-                for e in range(n_touched):
-                    while touched[e] >= (v + 1) * taps:
-                        v += 1
-                    positions[e] = v
                 for o in range(c_out):
                     first = (o * out_height + u) * out_width
                     w, c = weights[first * taps :][:row_synapses], eligibility[first * taps :][:row_synapses]
                     spiked[:] = False
                     for b in range(samples):
+                        post_spikes = posts(post_addresses, b, n_post)[0]
+                        for v in range(out_width):
+                            spiked[v] |= post_spikes[first + v] != 0
+                    for b in range(samples):
                         pre, post = pres(pre_addresses, b, n_pre), posts(post_addresses, b, n_post)
-                        there = post_part(post, first, first + out_width)
-                        add_events(dw, w, synapses[b], neurons[b], starts[b], pre, there, state)
+                        there, n_events = post_part(post, first, first + out_width), starts[b, out_width]
+                        visit_events(
+                            dw, w, synapses[b, :n_events], positions[b], neurons[b], is_last[b], spiked, pre, there,
+                            divisor, state,
+                        )  # fmt: skip
                         for e in range(list_row(post[0], first, out_width, visited, 0)):
                             v = visited[e]
-                            spiked[v] = True
                             begin, end, at = v * taps, (v + 1) * taps, slice(starts[b, v], starts[b, v + 1])
                             see(patch, pre, synapses[b, at], neurons[b, at], u, v, height, width, pad_h, pad_w)
                             at_position = post_at(real(there[0][v]), there, v)
@@ -154,13 +163,11 @@ def _compile(case: Case, parallel: bool) -> Any:
                     there = post_part(post, first, first + out_width)
                     for v in range(out_width):
                         if not pre_alike:
-                            see(patch, pre, touched[:0], touched[:0], u, v, height, width, pad_h, pad_w)
+                            see(patch, pre, synapses[0, :0], neurons[0, :0], u, v, height, width, pad_h, pad_w)
                         at_position = post_at(real(0), there, v)
                         for k in range(taps if modulated or spiked[v] else 0):
-                            move_synapse(dw, w, c, v * taps + k, pre_at(real(0), patch, k), at_position, divisor, state)
-                    if not modulated:
-                        here = pre_at(real(0), patch, 0)
-                        move_events(dw, w, c, touched[:n_touched], positions, spiked, here, there, divisor, state)
+                            here = pre_at(real(0), patch, k)
+                            move_synapse(dw, w, c, v * taps + k, here, at_position, divisor, state)
 
     addresses = types.int64, types.int64, pre_signals.addresses, post_signals.addresses
     arguments = *addresses, *[types.int64] * 8, *batches.scalars(case)

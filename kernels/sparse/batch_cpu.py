@@ -112,6 +112,13 @@ def _compile(case: Case, parallel: bool) -> Any:
     @loops.njit_part
     def visit_major(w, c, sums, minor_of, j, of_j, major, n_major, minor, n_minor, divisor, state):  # type: ignore[no-untyped-def]
         """The synapses of a major neuron, in those samples in which it spiked; then they move."""
+        if len(of_j) == 0:
+            silent, first_minor = major_at(real(0), majors(major, 0, n_major), j), minors(minor, 0, n_minor)
+            for k in range(len(w)):
+                there = minor_at(real(0), first_minor, minor_of[k])
+                move(w, c, k, k, sums[k] / divisor, silent, there, state)
+                sums[k] = 0
+            return
         last = len(of_j) - 1
         for e in range(last):
             of_major, of_minor = majors(major, of_j[e], n_major), minors(minor, of_j[e], n_minor)
@@ -120,17 +127,14 @@ def _compile(case: Case, parallel: bool) -> Any:
                 i = minor_of[k]
                 spike = real(of_minor[0][i])
                 sums[k] += change(w[k], here, minor_at(spike, of_minor, i), True, spike != 0, state)
-        b = of_j[last] if last >= 0 else np.uint32(0)
-        of_major, of_minor = majors(major, b, n_major), minors(minor, b, n_minor)
-        spiked = last >= 0
+        # the last sample with the move, which spares a pass where there is but one
+        of_major, of_minor = majors(major, of_j[last], n_major), minors(minor, of_j[last], n_minor)
         here = major_at(real(of_major[0][j]), of_major, j)
         for k in range(len(w)):
             i = minor_of[k]
             spike, old = real(of_minor[0][i]), w[k]
             there = minor_at(spike, of_minor, i)
-            total = sums[k]
-            if spiked:
-                total += change(old, here, there, True, spike != 0, state)
+            total = sums[k] + change(old, here, there, True, spike != 0, state)
             move(w, c, k, k, total / divisor, here, there, state)
             sums[k] = 0
 
@@ -180,7 +184,9 @@ def _compile(case: Case, parallel: bool) -> Any:
         row_parts = max(1, min(n_rows, most_parts))
         for part in parts(row_parts):
             end, state = (part + 1) * n_rows // row_parts, (numbers, w_min, w_max)
-            for e in range(part * n_rows // row_parts, end):
+            begin = part * n_rows // row_parts
+            at = np.searchsorted(fired_majors, np.uint32(begin)) if modulated else begin
+            for e in range(begin, end):
                 if e + 1 < end:
                     later = e + 1 if modulated else np.int64(fired_majors[e + 1])
                     first, last = major_start[later], major_start[later + 1]
@@ -188,9 +194,9 @@ def _compile(case: Case, parallel: bool) -> Any:
                     fetch(sums_address, first, last, w.itemsize)
                     fetch(minor_of_address, first, last, minor_of.itemsize)
                 j = np.int64(e) if modulated else np.int64(fired_majors[e])
-                at = np.searchsorted(fired_majors, np.uint32(j)) if modulated else e
                 found = at < len(fired_majors) and fired_majors[at] == j
                 of_j = of_majors[of_major_start[at] : of_major_start[at + 1]] if found else of_majors[:0]
+                at += found
                 first, last = major_start[j], major_start[j + 1]
                 visit_major(
                     w[first:last], c[first:last], sums[first:last], minor_of[first:last], j, of_j, major, n_major,

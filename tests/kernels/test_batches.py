@@ -63,23 +63,23 @@ def test_compiled_loops_do_as_the_reference(topology, formula):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", [triplet, RULES_OF_TESTS["tagged"]], ids=lambda rule: rule.name)
 @topologies
-def test_compiled_loops_do_as_the_reference_for_rules_of_all_kinds(topology, rule):
-    kind, formula = TOPOLOGIES[topology], Formula.of(rule, soft_bound, hard_bound, True)
+def test_compiled_loops_do_as_the_reference_for_rules_and_signals_of_all_kinds(topology):
+    kind, bounds = TOPOLOGIES[topology], (soft_bound, hard_bound, True)
     dopamine = "number" if kind.uneven_example().shares_weights else "post"
-    assert_right(batch(formula, topology, float_spikes=True, per_neuron=True, transposed=kind.takes_strides), "cpu")
-    assert_right(batch(formula, topology, dtype=torch.float64, reduction="mean", dopamine=dopamine), "cpu")
+    everything = {"float_spikes": True, "per_neuron": True, "transposed": kind.takes_strides}
+    assert_right(batch(Formula.of(triplet, *bounds), topology, **everything), "cpu")
+    tagged = Formula.of(RULES_OF_TESTS["tagged"], *bounds)
+    assert_right(batch(tagged, topology, dtype=torch.float64, reduction="mean", dopamine=dopamine), "cpu")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("formula", [PLAIN, MODULATED], ids=["stdp", "rstdp"])
-@topologies
-def test_threads_do_as_one(topology, formula, monkeypatch):
-    problem = batch(formula, topology, 7, rate=0.3)
+@pytest.mark.parametrize("topology", ["dense", "sparse", "local2d"])
+def test_threads_do_as_one(topology, monkeypatch):
+    problem = batch(PLAIN, topology, 7, rate=0.3)
     expected = run(problem, "cpu")
     monkeypatch.setattr(threads, "by_work", lambda compile_loop, work: lambda synapses: compile_loop(True))
-    step = choose(problem.case._replace(formula=Formula(*formula.__reduce__()[1])), "cpu").step
+    step = choose(problem.case._replace(formula=Formula(*PLAIN.__reduce__()[1])), "cpu").step
     for name, values in problem.copy().run(step).outputs.items():
         assert torch.equal(values, expected[name]), name
 

@@ -75,7 +75,7 @@ def test_a_batch_matches_the_reference(topology, rule, options):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("samples", "dtype"),
-    [(1, torch.float32), (33, torch.float32), (3, torch.float64), (3, torch.float16), (3, torch.bfloat16)],
+    [(33, torch.float32), (3, torch.bfloat16)],
     ids=str,
 )
 @pytest.mark.parametrize("rule", TELLING)

@@ -44,7 +44,7 @@ def build(topology: Topology, dtype: torch.dtype, bool_spikes: bool, **changes: 
     return module.build(case, module.DEFAULT._replace(**changes))
 
 
-@pytest.mark.parametrize("rate", [0.05, 0.6])
+@pytest.mark.parametrize("rate", [0.05, pytest.param(0.6, marks=pytest.mark.slow)])
 @groups
 def test_what_is_scattered_is_what_is_gathered_at_every_step(group, rate, monkeypatch):
     topology = GROUPS[group]
