@@ -57,13 +57,16 @@ def test_every_kernel_compiles_within_bounds():
 @pytest.mark.parametrize(
     ("rule", "options"),
     [
-        ("stdp", ("--dtype", "all")),
-        ("triplet_modulated", ("--shape", "100x1000", "51x1001", "1003", "51x67x1005", "3x19x21x5x3")),
+        ("stdp", ("--dtype", "all", "--target", "sm_90")),
+        (
+            "triplet_modulated",
+            ("--shape", "100x1000", "51x1001", "1003", "51x67x1005", "3x19x21x5x3", "--target", "gfx942"),
+        ),
     ],
     ids=["dtypes", "sizes"],
 )
 def test_kernels_of_batches_are_within_every_limit(rule, options):
-    rows = rows_of("--rule", rule, "--topology", *TOPOLOGIES, *options, "--target", "all", "--batch", "32")
+    rows = rows_of("--rule", rule, "--topology", *TOPOLOGIES, *options, "--batch", "32")
     assert {(row["topology"], row["samples"]) for row in rows} == {(topology, 32) for topology in TOPOLOGIES}
     assert not gpu_bounds.violations(rows)
 
@@ -142,7 +145,9 @@ def test_every_combination_compiles_within_bounds(topology):
 def test_every_kernel_compiles_for_every_target(target):
     """CI runs it with the oldest Triton."""
     assert not gpu_bounds.violations(rows_of(*SWEPT, "--topology", "all", "--dtype", "all", "--target", target))
-    assert not gpu_bounds.violations(rows_of("--topology", *TOPOLOGIES, "--target", target, "--batch", "32"))
+    assert not gpu_bounds.violations(
+        rows_of("--rule", "stdp", "--topology", *TOPOLOGIES, "--target", target, "--batch", "32")
+    )
 
 
 @pytest.mark.slow

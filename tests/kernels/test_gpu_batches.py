@@ -75,7 +75,7 @@ def test_a_batch_matches_the_reference(topology, rule, options):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("samples", "dtype"),
-    [(33, torch.float32), (3, torch.bfloat16)],
+    [(33, torch.float32), pytest.param(3, torch.bfloat16, marks=pytest.mark.sweep)],
     ids=str,
 )
 @pytest.mark.parametrize("rule", TELLING)
