@@ -125,9 +125,24 @@ LONGER = {
 """Cases that take long beside others that prove nearly the same: ``-m slow`` runs them, as CI does."""
 
 
+SWEPT = {
+    "kernels/test_gpu_proofs.py": r"_modulated|alone|weighted",
+    "kernels/test_non_finite.py": r"_modulated|istdp|weighted|alone",
+    "kernels/test_gpu_batches.py": r"rules_of_all_kinds|either_layout",
+    "test_guides.py": r"tuning",
+}
+"""Of the longer ones those that are much like others: ``-m sweep`` runs them."""
+
+
+def _is_of(item, cases):
+    file = item.nodeid.partition("::")[0]
+    return any(file.endswith(name) and re.search(pattern, item.nodeid) for name, pattern in cases.items())
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
-        for file, pattern in LONGER.items():
-            if item.nodeid.partition("::")[0].endswith(file) and re.search(pattern, item.nodeid):
-                item.add_marker(pytest.mark.slow)
+        if _is_of(item, LONGER):
+            item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("slow") and _is_of(item, SWEPT):
+            item.add_marker(pytest.mark.sweep)
