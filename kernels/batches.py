@@ -106,7 +106,7 @@ def changes_of(case: Case, bound_first: bool, post_is_first: bool = False) -> Ch
 
     @loops.njit_part
     def change_of_post(w, post, pre, post_spiked, pre_spiked, state):  # type: ignore[no-untyped-def]
-        return delta(w, pre, post, pre_spiked, post_spiked, state[0], state[1], state[2])
+        return change(w, pre, post, pre_spiked, post_spiked, state)
 
     @loops.njit_part
     def moved_by(w, c, dw, pre, post, state):  # type: ignore[no-untyped-def]
@@ -114,9 +114,9 @@ def changes_of(case: Case, bound_first: bool, post_is_first: bool = False) -> Ch
 
     @loops.njit_part
     def moved_by_of_post(w, c, dw, post, pre, state):  # type: ignore[no-untyped-def]
-        return moved(w, dw, c, pre, post, state[0], state[1], state[2])
+        return moved_by(w, c, dw, pre, post, state)
 
-    change, new_of = (change_of_post, moved_by_of_post) if post_is_first else (change, moved_by)
+    change_of, new_of = (change_of_post, moved_by_of_post) if post_is_first else (change, moved_by)
     modulated, real = case.modulated, loops.REAL[case.dtype]
 
     @loops.njit_part
@@ -126,7 +126,7 @@ def changes_of(case: Case, bound_first: bool, post_is_first: bool = False) -> Ch
         else:
             w[k], _ = new_of(w[k], real(0), dw, first, second, state)
 
-    return Changes(change, new_of, move)
+    return Changes(change_of, new_of, move)
 
 
 class Spiking(NamedTuple):

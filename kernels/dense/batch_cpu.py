@@ -26,18 +26,13 @@ SPACE: dict[str, tuple[float, ...]] = {}
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     loop_for = threads.by_work(partial(_compile, case._replace(reduction=batches.ANY)), cpu.DEFAULT.parallel_work)
-    pre_is_major, address_of = case.layout != "post", loops.address_of
+    pre_is_major = case.layout != "post"
 
     def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
-        strides = weights.stride()
-        c_address, c_strides = (0, (0, 0)) if c is None else (c.data_ptr(), c.stride())
-        major, minor = (tuple(map(address_of, pre)), topology.n_pre), (tuple(map(address_of, post)), topology.n_post)
-        if not pre_is_major:
-            major, minor, strides, c_strides = minor, major, strides[::-1], c_strides[::-1]
-        samples = len(pre[0])
+        where, samples = cpu.where_all_lies(topology, weights, c, pre, post, pre_is_major), len(pre[0])
         return loops.placed_step(
-            5, loop_for(weights.numel() * samples), weights.data_ptr(), *strides, c_address, *c_strides,
-            *major, *minor, cpu.DEFAULT.rows_per_task, samples, batches.divisor_of(case, pre),
+            5, loop_for(weights.numel() * samples), *where, cpu.DEFAULT.rows_per_task, samples,
+            batches.divisor_of(case, pre),
         )  # fmt: skip
 
     return PlacedStep(place)

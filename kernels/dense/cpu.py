@@ -6,12 +6,14 @@ Weights are walked along the side whose synapses lie next to each other (*major*
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba import types
+from torch import Tensor
 
 from tritonstdp.kernels import loops, threads
 from tritonstdp.kernels.formula_cpu import synapse_update
@@ -61,23 +63,30 @@ SPACE: dict[str, tuple[float, ...]] = {
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
     loop_for = threads.by_work(partial(_compile, case), config.parallel_work)
-    pre_is_major, address_of = case.layout != "post", loops.address_of
+    pre_is_major = case.layout != "post"
     traces = len(case.names.post if pre_is_major else case.names.pre) - 1
     dense_pass_rate = config.dense_pass_rate * max(1, traces)
     rows_per_task, cached_bytes = config.rows_per_task, config.cached_bytes
 
     def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
-        strides = weights.stride()
-        c_address, c_strides = (0, (0, 0)) if c is None else (c.data_ptr(), c.stride())
-        major, minor = (tuple(map(address_of, pre)), topology.n_pre), (tuple(map(address_of, post)), topology.n_post)
-        if not pre_is_major:
-            major, minor, strides, c_strides = minor, major, strides[::-1], c_strides[::-1]
+        where = where_all_lies(topology, weights, c, pre, post, pre_is_major)
         return loops.placed_step(
-            5, loop_for(weights.numel()), weights.data_ptr(), *strides, c_address, *c_strides, *major, *minor,
-            rows_per_task, dense_pass_rate, cached_bytes,
+            5, loop_for(weights.numel()), *where, rows_per_task, dense_pass_rate, cached_bytes
         )  # fmt: skip
 
     return PlacedStep(place)
+
+
+def where_all_lies(
+    topology: Any, weights: Tensor, c: Tensor | None, pre: Sequence[Tensor], post: Sequence[Tensor], pre_is_major: bool
+) -> tuple[Any, ...]:
+    """What loops take first: the address and the strides of the weights and of the eligibility, and both sides."""
+    address_of, strides = loops.address_of, weights.stride()
+    c_address, c_strides = (0, (0, 0)) if c is None else (c.data_ptr(), c.stride())
+    major, minor = (tuple(map(address_of, pre)), topology.n_pre), (tuple(map(address_of, post)), topology.n_post)
+    if not pre_is_major:
+        major, minor, strides, c_strides = minor, major, strides[::-1], c_strides[::-1]
+    return weights.data_ptr(), *strides, c_address, *c_strides, *major, *minor
 
 
 @loops.while_used
