@@ -129,58 +129,6 @@ def changes_of(case: Case, bound_first: bool, post_is_first: bool = False) -> Ch
     return Changes(change_of, new_of, move)
 
 
-class Spiking(NamedTuple):
-    """Who spiked in which samples of a batch, neuron by neuron.
-
-    Attributes
-    ----------
-    any : array
-        Whether a neuron spiked in any sample.
-    neurons : array
-        Those that did.
-    start, sample : array
-        Where the samples of each of them start in ``sample``, which has them in order.
-    """
-
-    any: Any
-    neurons: Any
-    start: Any
-    sample: Any
-
-
-def spiking_finder(case: Case, side: Samples) -> Any:
-    """``find_spiking(addresses, n, samples)``, compiled: the :class:`Spiking` of a side."""
-    of, list_flags = side.of, loops.row_lister(case.dtype, True)
-    list_row, at_once = loops.row_lister(case.dtype, case.bool_spikes), loops.AT_ONCE
-
-    @loops.njit_part
-    def find_spiking(addresses, n, samples):  # type: ignore[no-untyped-def]
-        events, starts = np.empty(samples * n + at_once, np.uint32), np.zeros(samples + 1, np.int64)
-        fired, rank = np.zeros(n, np.bool_), np.empty(n, np.uint32)
-        for b in range(samples):
-            starts[b + 1] = list_row(of(addresses, b, n)[0], 0, n, events, starts[b])
-            for e in range(starts[b], starts[b + 1]):
-                fired[events[e]] = True
-        neurons = np.empty(n + at_once, np.uint32)
-        neurons = neurons[: list_flags(fired, 0, n, neurons, 0)]
-        for k in range(len(neurons)):
-            rank[neurons[k]] = k
-        # first how many samples each has, behind its place; then where its next sample stands
-        start, sample = np.zeros(len(neurons) + 2, np.int64), np.empty(starts[samples], np.uint32)
-        for e in range(starts[samples]):
-            start[rank[events[e]] + 2] += 1
-        for k in range(2, len(start)):
-            start[k] += start[k - 1]
-        for b in range(samples):
-            for e in range(starts[b], starts[b + 1]):
-                at = rank[events[e]] + 1
-                sample[start[at]] = b
-                start[at] += 1
-        return Spiking(fired, neurons, start, sample)
-
-    return find_spiking
-
-
 def divisor_of(case: Case, pre: Any) -> float:
     """What the sum of a batch's changes is divided by."""
     return float(len(pre[0])) if case.reduction == "mean" else 1.0

@@ -13,6 +13,7 @@ from numba import types
 
 from tritonstdp.kernels import batches, loops
 from tritonstdp.kernels.batches import Config
+from tritonstdp.kernels.conv2d.cpu import changer, mover
 from tritonstdp.kernels.conv2d.events import adder
 from tritonstdp.kernels.conv2d.sides import sides_of, tap_of
 from tritonstdp.kernels.formula_cpu import synapse_functions
@@ -39,10 +40,10 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 
 def _compile(case: Case) -> Any:
     formula = synapse_functions(case, bound_first=True)
-    changed, moved = formula.changed, formula.moved
     of_post, of_pre = sides_of(case, formula)
     add_up_post, add_up_pre = adder(case, of_post), adder(case, of_pre)
-    post_tap, pre_tap = tap_of(case, of_post), tap_of(case, of_pre)
+    change = changer(formula, tap_of(case, of_post), tap_of(case, of_pre))
+    move = mover(case, formula)
     pre_side, post_side = batches.samples_of(case)
     pres, posts = pre_side.of, post_side.of
     real, pointer, modulated = loops.REAL[case.dtype], loops.as_pointer, case.modulated
@@ -53,8 +54,7 @@ def _compile(case: Case) -> Any:
     def add_row(dw, w, row, potentiations, depressions, positions, state):  # type: ignore[no-untyped-def]
         for j in range(kw):
             k = row * kw + j
-            sums = potentiations[post_tap(row, j)], depressions[pre_tap(row, j)]
-            dw[k] += changed(w[k], *sums, True, True, (), (), state[0], state[1], state[2]) / positions
+            dw[k] += change(w[k], row, j, potentiations, depressions, positions, state)
 
     def loop(
         w_address, c_address, pre_addresses, post_addresses, pre_shape, post_shape, padding, positions, samples,
@@ -72,10 +72,7 @@ def _compile(case: Case) -> Any:
             for row in range(n // kw):
                 add_row(dw, w, row, potentiations, depressions, positions, state)
         for k in range(n):
-            if modulated:
-                w[k], c[k] = moved(w[k], dw[k] / divisor, c[k], (), (), numbers, w_min, w_max)
-            else:
-                w[k], _ = moved(w[k], dw[k] / divisor, real(0), (), (), numbers, w_min, w_max)
+            move(w, c, k, dw[k] / divisor, state)
 
     sides = pre_side.signals.addresses, post_side.signals.addresses
     shape, number = types.UniTuple(types.int64, 3), numba.from_dtype(np.dtype(real))

@@ -74,19 +74,38 @@ def _compile(case: Case) -> Any:
 
 def _row_mover(case: Case, formula: Any, post_tap: Any, pre_tap: Any) -> Any:
     """``move_row(w, c, row, potentiations, depressions, divisor, state)``, compiled: move a row of a kernel's taps."""
-    changed, moved, modulated = formula.changed, formula.moved, case.modulated
-    kw = case.kernel_key[0][1]
+    change, move, kw = changer(formula, post_tap, pre_tap), mover(case, formula), case.kernel_key[0][1]
 
     @loops.njit_part
     def move_row(w, c, row, potentiations, depressions, divisor, state):  # type: ignore[no-untyped-def]
-        numbers, w_min, w_max = state
         for j in range(kw):
             k = row * kw + j
-            sums = potentiations[post_tap(row, j)], depressions[pre_tap(row, j)]
-            dw = changed(w[k], *sums, True, True, (), (), numbers, w_min, w_max) / divisor
-            if modulated:
-                w[k], c[k] = moved(w[k], dw, c[k], (), (), numbers, w_min, w_max)
-            else:
-                w[k], _ = moved(w[k], dw, dw, (), (), numbers, w_min, w_max)
+            move(w, c, k, change(w[k], row, j, potentiations, depressions, divisor, state), state)
 
     return move_row
+
+
+def changer(formula: Any, post_tap: Any, pre_tap: Any) -> Any:
+    """``change(w, row, j, potentiations, depressions, divisor, state)``, compiled: how sums change a weight."""
+    changed = formula.changed
+
+    @loops.njit_part
+    def change(w, row, j, potentiations, depressions, divisor, state):  # type: ignore[no-untyped-def]
+        sums = potentiations[post_tap(row, j)], depressions[pre_tap(row, j)]
+        return changed(w, *sums, True, True, (), (), state[0], state[1], state[2]) / divisor
+
+    return change
+
+
+def mover(case: Case, formula: Any) -> Any:
+    """``move(w, c, k, dw, state)``, compiled: move a weight, and the eligibility of a modulated rule."""
+    moved, modulated = formula.moved, case.modulated
+
+    @loops.njit_part
+    def move(w, c, k, dw, state):  # type: ignore[no-untyped-def]
+        if modulated:
+            w[k], c[k] = moved(w[k], dw, c[k], (), (), state[0], state[1], state[2])
+        else:
+            w[k], _ = moved(w[k], dw, dw, (), (), state[0], state[1], state[2])
+
+    return move

@@ -9,7 +9,7 @@ the samples' order: the result is the reference's within the rounding of a sum.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numba
@@ -57,6 +57,58 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     return PlacedStep(place)
 
 
+class _Spiking(NamedTuple):
+    """Who spiked in which samples of a batch, neuron by neuron.
+
+    Attributes
+    ----------
+    any : array
+        Whether a neuron spiked in any sample.
+    neurons : array
+        Those that did.
+    start, sample : array
+        Where the samples of each of them start in ``sample``, which has them in order.
+    """
+
+    any: Any
+    neurons: Any
+    start: Any
+    sample: Any
+
+
+def _spiking_finder(case: Case, side: batches.Samples) -> Any:
+    """``find_spiking(addresses, n, samples)``, compiled: the :class:`_Spiking` of a side."""
+    of, list_flags = side.of, loops.row_lister(case.dtype, True)
+    list_row, at_once = loops.row_lister(case.dtype, case.bool_spikes), loops.AT_ONCE
+
+    @loops.njit_part
+    def find_spiking(addresses, n, samples):  # type: ignore[no-untyped-def]
+        events, starts = np.empty(samples * n + at_once, np.uint32), np.zeros(samples + 1, np.int64)
+        fired, rank = np.zeros(n, np.bool_), np.empty(n, np.uint32)
+        for b in range(samples):
+            starts[b + 1] = list_row(of(addresses, b, n)[0], 0, n, events, starts[b])
+            for e in range(starts[b], starts[b + 1]):
+                fired[events[e]] = True
+        neurons = np.empty(n + at_once, np.uint32)
+        neurons = neurons[: list_flags(fired, 0, n, neurons, 0)]
+        for k in range(len(neurons)):
+            rank[neurons[k]] = k
+        # first how many samples each has, behind its place; then where its next sample stands
+        start, sample = np.zeros(len(neurons) + 2, np.int64), np.empty(starts[samples], np.uint32)
+        for e in range(starts[samples]):
+            start[rank[events[e]] + 2] += 1
+        for k in range(2, len(start)):
+            start[k] += start[k - 1]
+        for b in range(samples):
+            for e in range(starts[b], starts[b + 1]):
+                at = rank[events[e]] + 1
+                sample[start[at]] = b
+                start[at] += 1
+        return _Spiking(fired, neurons, start, sample)
+
+    return find_spiking
+
+
 @loops.while_used
 def _compile(case: Case, parallel: bool) -> Any:
     real, modulated, bool_spikes = loops.REAL[case.dtype], case.modulated, case.bool_spikes
@@ -64,7 +116,7 @@ def _compile(case: Case, parallel: bool) -> Any:
     pre, post = batches.samples_of(case)
     major_side, minor_side = (post, pre) if post_is_major else (pre, post)
     change, moved, move = batches.changes_of(case, False, post_is_major)
-    find_majors, find_minors = (batches.spiking_finder(case, side) for side in (major_side, minor_side))
+    find_majors, find_minors = (_spiking_finder(case, side) for side in (major_side, minor_side))
     (major_signals, majors, major_at, _), (minor_signals, minors, minor_at, _) = major_side, minor_side
     neuron, position = np.uint32, np.uint64 if wide else np.uint32
     check = loops.range_check()
