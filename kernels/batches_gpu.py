@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tritonstdp.kernels.blocks import values_at
+from tritonstdp.kernels.event_lists import part_of
 from tritonstdp.kernels.formula_gpu import quotient
 from tritonstdp.kernels.launch import Launch, nothing, starts_apart
 from tritonstdp.kernels.memory import Kept, kept_with
@@ -252,15 +253,18 @@ def after_samples(
 
 @triton.jit
 def sampled_row(
-    i, first, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons, sizes, plan, numbers, w_min, w_max,
+    entry, entries, part, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons, further_ptr, sizes, plan, numbers,
+    w_min, w_max,
     ROW_AT: tl.constexpr, DELTA: tl.constexpr, MOVED: tl.constexpr, MODULATED: tl.constexpr, REAL: tl.constexpr,
-    PRE_IS_MAJOR: tl.constexpr, SPARING: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr,
-    SAMPLES: tl.constexpr,
+    PRE_IS_MAJOR: tl.constexpr, SPARING: tl.constexpr, ALIKE: tl.constexpr, TALL: tl.constexpr, BLOCKS: tl.constexpr,
+    WIDTH: tl.constexpr, SAMPLES: tl.constexpr,
 ):  # fmt: skip
     """What all samples change in a part of one row."""
+    i, further = part_of(entry, entry < entries, major_neurons, further_ptr)
     here = values_at(major[1:], i, i >= 0, REAL)
     for k in range(BLOCKS):
-        at, c_at, inside, j, seen = ROW_AT(i, first + k * WIDTH + tl.arange(0, WIDTH), sizes, plan)
+        first = ((part + further) * BLOCKS + k) * WIDTH
+        at, c_at, inside, j, seen = ROW_AT(i, first + tl.arange(0, WIDTH), sizes, plan)
         w = tl.load(w_ptr + at, mask=inside, other=0.0).to(REAL)
         c = w
         if MODULATED:
@@ -277,25 +281,26 @@ def sampled_row(
 
 @triton.jit
 def sampled_column(
-    group, first, w_ptr, major, minor, major_neurons, minor_neurons, n_minor, sizes, plan, numbers, w_min, w_max,
+    entries_ptr, part, w_ptr, major, minor, major_neurons, minor_neurons, further_ptr, sizes, plan, numbers, w_min,
+    w_max,
     COLUMN_AT: tl.constexpr, DELTA: tl.constexpr, MOVED: tl.constexpr, REAL: tl.constexpr, PRE_IS_MAJOR: tl.constexpr,
-    BLOCKS: tl.constexpr, HEIGHT: tl.constexpr, GROUP: tl.constexpr, SAMPLES: tl.constexpr,
+    BLOCKS: tl.constexpr, HEIGHT: tl.constexpr, AT_ONCE: tl.constexpr, SAMPLES: tl.constexpr,
 ):  # fmt: skip
     """The same for a part of a column, where the major neuron is silent in all samples: others belong to the rows."""
-    for column in range(tl.minimum(GROUP, n_minor - group * GROUP)):
-        j = group * GROUP + column
-        if tl.load(minor[0] + j) != 0:
-            there = values_at(minor[1:], j, j >= 0, REAL)
-            for k in range(BLOCKS):
-                i, exists, at = COLUMN_AT(j, first + k * HEIGHT + tl.arange(0, HEIGHT), sizes, plan)
-                mine = tl.load(major[0] + i, mask=exists, other=1) == 0
-                here = values_at(major[1:], i, exists, REAL)
-                w = tl.load(w_ptr + at, mask=mine, other=0.0).to(REAL)
-                new, _ = after_samples(
-                    w, w, mine, i, exists, j, j >= 0, major, minor, major_neurons, minor_neurons, here, there,
-                    numbers, w_min, w_max, DELTA, MOVED, False, REAL, PRE_IS_MAJOR, SAMPLES, True,
-                )  # fmt: skip
-                tl.store(w_ptr + at, new.to(w_ptr.dtype.element_ty), mask=mine)
+    entry = tl.load(entries_ptr)
+    j, further = part_of(entry, entry >= 0, minor_neurons, further_ptr)
+    there = values_at(minor[1:], j, j >= 0, REAL)
+    for k in range(BLOCKS):
+        first = ((part + further) * BLOCKS + k) * HEIGHT
+        i, exists, at = COLUMN_AT(j, first + tl.arange(0, HEIGHT), sizes, plan)
+        mine = tl.load(major[0] + i, mask=exists, other=1) == 0
+        here = values_at(major[1:], i, exists, REAL)
+        w = tl.load(w_ptr + at, mask=mine, other=0.0).to(REAL)
+        new, _ = after_samples(
+            w, w, mine, i, exists, j, j >= 0, major, minor, major_neurons, minor_neurons, here, there,
+            numbers, w_min, w_max, DELTA, MOVED, False, REAL, PRE_IS_MAJOR, SAMPLES, True,
+        )  # fmt: skip
+        tl.store(w_ptr + at, new.to(w_ptr.dtype.element_ty), mask=mine)
 
 
 _ROOM: Kept = WeakKeyDictionary()

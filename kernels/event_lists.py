@@ -29,6 +29,8 @@ from tritonstdp.kernels.memory import Kept, kept_with
 from tritonstdp.kernels.protocol import Case, PlacedStep
 from tritonstdp.kernels.spikes import Carried, lists_of
 
+LANES = tl.constexpr(32)
+"""Entries that may be taken at once; a segment is a multiple of it."""
 SMALLEST_SEGMENT, LARGEST_SEGMENT = 1024, 4096
 MOST_SEGMENTS, LARGEST_OF_ALL = 256, 16384
 """Each program holds the counts of all segments: where so many neurons would take more, segments are still larger."""
@@ -38,7 +40,7 @@ USUAL_SEGMENTS = 16
 
 
 class Listing(NamedTuple):
-    """How the spiking neurons of one side are listed, or groups of neighbouring ones of which one spiked.
+    """How the spiking neurons of one side are listed.
 
     A side may be several maps of one size: each has segments of its own, and its entries count from its start.
 
@@ -50,8 +52,6 @@ class Listing(NamedTuple):
         Segments of all.
     segment : int
         Neurons a segment.
-    group : int
-        Neurons a group.
     parts : int
         Segments a map; 0 where the side is one.
     further : Tensor, optional
@@ -61,19 +61,18 @@ class Listing(NamedTuple):
     n: int
     segments: int
     segment: int
-    group: int = 1
     parts: int = 0
     further: Tensor | None = None
 
     @staticmethod
-    def of(n: int, group: int = 1, further: Tensor | None = None) -> Listing:
+    def of(n: int, further: Tensor | None = None) -> Listing:
         """That of so many neurons and further parts."""
         segment = SMALLEST_SEGMENT
         while segment < LARGEST_SEGMENT and n > segment * USUAL_SEGMENTS:
             segment *= 2
         while segment < LARGEST_OF_ALL and n > segment * MOST_SEGMENTS:
             segment *= 2
-        return Listing(n, triton.cdiv(n, segment), segment, group, further=further)
+        return Listing(n, triton.cdiv(n, segment), segment, further=further)
 
     @staticmethod
     def of_maps(maps: int, size: int) -> Listing:
@@ -86,11 +85,6 @@ class Listing(NamedTuple):
     def key(self) -> int:
         """What tells it apart from all others that live, and is found at little cost."""
         return _KEYS.setdefault((*self[:-1], id(self.further)), len(_KEYS))
-
-    @property
-    def slot(self) -> int:
-        """The entries that a segment has room for."""
-        return self.segment // self.group
 
 
 _KEYS: dict[tuple[int, ...], int] = {}
@@ -110,12 +104,12 @@ class EventList:
     """
 
     def __init__(self, listing: Listing, device: torch.device) -> None:
-        n, segments, segment, group, parts, further = listing
+        n, segments, segment, parts, further = listing
         self.read = tuple(
-            [torch.empty(n, dtype=torch.int32, device=device) for n in (segments, segments * listing.slot)]
+            [torch.empty(n, dtype=torch.int32, device=device) for n in (segments, segments * segment)]
         )
         neurons = n if further is None else n - len(further)
-        self.segments, self.cut = segments, (parts, segment, group)
+        self.segments, self.cut = segments, (parts, segment)
         self.written = *self.read, n, neurons, further, segments
 
 
@@ -133,9 +127,9 @@ def part_of(entry, exists, neurons, further_ptr):
 @triton.jit
 def list_segment(
     segment, entries_ptr, count_ptr, spike_ptr, n, neurons, further_ptr,
-    PARTS: tl.constexpr, SEGMENT: tl.constexpr, GROUP: tl.constexpr,
+    PARTS: tl.constexpr, SEGMENT: tl.constexpr,
 ):  # fmt: skip
-    """Write a segment's events, in order, to the start of its slot: groups of neurons, those of which one spiked."""
+    """Write a segment's events, in order, to the start of its slot, and -1 up to a multiple of ``LANES``."""
     part = segment
     if PARTS > 0:
         part = segment % PARTS
@@ -147,13 +141,11 @@ def list_segment(
             neuron, _ = part_of(k, k < n, neurons, further_ptr)
     # several spikes a lane would want another layout than entries, and send their addresses through shared memory
     active = (tl.load(tl.max_contiguous(spike_ptr + neuron, 1), mask=k < n, other=0) != 0).to(tl.int32)
-    entry = k
-    if GROUP > 1:
-        GROUPS: tl.constexpr = SEGMENT // GROUP
-        active = tl.max(active.reshape([GROUPS, GROUP]), axis=1)
-        entry = part * GROUPS + tl.arange(0, GROUPS)
-    tl.store(entries_ptr + tl.cumsum(active, axis=0) - 1, entry, mask=active != 0)
-    tl.store(count_ptr, tl.sum(active, axis=0))
+    count = tl.sum(active, axis=0)
+    tl.store(entries_ptr + tl.cumsum(active, axis=0) - 1, k, mask=active != 0)
+    beyond = count + tl.arange(0, LANES)
+    tl.store(entries_ptr + beyond, -1, mask=beyond < tl.cdiv(count, LANES) * LANES)
+    tl.store(count_ptr, count)
 
 
 @triton.jit
@@ -162,10 +154,9 @@ def make_lists(program, lists, spikes, CUTS: tl.constexpr):
     for k in tl.static_range(len(CUTS)):
         count_ptr, list_ptr, n, neurons, further_ptr, segments = lists[k]
         if (program >= 0) & (program < segments):
-            slot = list_ptr + program * (CUTS[k][1] // CUTS[k][2])
             list_segment(
-                program, slot, count_ptr + program, spikes[k], n, neurons, further_ptr,
-                CUTS[k][0], CUTS[k][1], CUTS[k][2],
+                program, list_ptr + program * CUTS[k][1], count_ptr + program, spikes[k], n, neurons, further_ptr,
+                CUTS[k][0], CUTS[k][1],
             )  # fmt: skip
         program -= segments
 
@@ -189,12 +180,12 @@ class Making(NamedTuple):
 
     programs: int
     num_warps: int
-    cuts: tuple[tuple[int, int, int], ...]
+    cuts: tuple[tuple[int, int], ...]
 
     @staticmethod
     def of(lists: Sequence[EventList]) -> Making:
         cuts = tuple([one.cut for one in lists])
-        num_warps = max([min(max(1, segment // 256), 16) for _, segment, _ in cuts], default=1)
+        num_warps = max([min(max(1, segment // 256), 16) for _, segment in cuts], default=1)
         return Making(sum(one.segments for one in lists), num_warps, cuts)
 
     def launch(self, device: torch.device) -> Launch:
@@ -206,13 +197,14 @@ class Making(NamedTuple):
 def counted_of(
     majors_ptr, minors_ptr,
     MAJORS: tl.constexpr, MINORS: tl.constexpr, MAJOR_SLOT: tl.constexpr, MINOR_SLOT: tl.constexpr,
+    AT_ONCE: tl.constexpr = 1,
 ):  # fmt: skip
     """What finds the entries of two lists by their rank: see :func:`place_of`.
 
     Returns
     -------
     majors, minors
-        How many entries either list has.
+        How many entries the first list has, and how many the second one, so many at once.
     counted, gaps
         For each segment: the entries up to its end, and the unused places before the next segment's first entry.
     """
@@ -220,11 +212,11 @@ def counted_of(
     is_major = segment < MAJORS
     of_majors = tl.load(majors_ptr + segment, mask=is_major, other=0)
     of_minor = ~is_major & (segment < MAJORS + MINORS)
-    count = of_majors + tl.load(minors_ptr + segment - MAJORS, mask=of_minor, other=0)
+    count = of_majors + tl.cdiv(tl.load(minors_ptr + segment - MAJORS, mask=of_minor, other=0), AT_ONCE)
     counted = tl.cumsum(count, axis=0)
     majors = tl.sum(of_majors, axis=0)
     before = tl.maximum(segment + 1 - MAJORS, 0)
-    gaps = (segment + 1 - before) * MAJOR_SLOT + before * MINOR_SLOT - counted
+    gaps = (segment + 1 - before) * MAJOR_SLOT + before * (MINOR_SLOT // AT_ONCE) - counted
     return majors, tl.sum(count, axis=0) - majors, counted, gaps
 
 

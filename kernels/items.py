@@ -4,8 +4,11 @@ Weights lie along one side (*major*: the neurons whose synapses are neighbours i
 One launch lists who spiked (:mod:`tritonstdp.kernels.event_lists`). The other's programs read the counts and stride
 over items of equal size: a part of a spiking major neuron's synapses (a *row*), with both terms; or a part of the
 synapses of a spiking minor neuron (a *column*, or a group of neighbouring ones, of which one spiked), those whose major
-neuron is silent. So each synapse has one owner. Where so many are touched that a pass over all is cheaper, the rows of
-all major neurons are items, as those of a modulated rule always are, which changes every synapse.
+neuron is silent. So each synapse has one owner.
+
+Where so many are touched that a pass over all is cheaper, items are parts of all rows. They always are where a rule is
+modulated, which changes every synapse, and in groups so small that to list who spiked takes longer: then the pass is the
+only launch.
 
 Of a batch, the same items are those of who spiked in any sample (:mod:`tritonstdp.kernels.batches_gpu`).
 
@@ -35,7 +38,7 @@ from tritonstdp.kernels.blocks import (
     values_at,
     values_of,
 )
-from tritonstdp.kernels.event_lists import Listing, counted_of, listed_step, part_of, place_of
+from tritonstdp.kernels.event_lists import LANES, Listing, counted_of, listed_step, part_of, place_of
 from tritonstdp.kernels.formula_gpu import fp64, numbers_of
 from tritonstdp.kernels.launch import WIDEST_BYTES, Launch
 from tritonstdp.kernels.protocol import Case, Step
@@ -49,6 +52,13 @@ USUAL_PROCESSORS = 132
 """Of an H100: where no GPU is."""
 interpreted_processors = 4
 """In Triton's interpreter, which runs one program after the other."""
+FEWEST_LISTED = 2**20
+"""In a smaller group, a pass over all synapses takes less time than to list who spiked, on an H200 at 2 %."""
+
+
+def fewest_listed(device: torch.device) -> int:
+    """From how many synapses on it is listed who spiked; of any where no GPU is, to try what serves large groups."""
+    return 0 if device.type == "cpu" else FEWEST_LISTED
 
 
 class Config(NamedTuple):
@@ -85,7 +95,7 @@ class Cut(NamedTuple):
     n_major, n_minor : int
         Neurons, and the further parts of those whose synapses are too many for one item.
     row_parts, column_parts : int
-        Items of a spiking major neuron, and of a group of minor neurons.
+        Items of a spiking major neuron, and of a spiking minor neuron.
     sizes, plan : tuple
         What the topology's device functions take: sizes, behind the numbers of neurons; and addresses, strides and
         constants.
@@ -95,12 +105,13 @@ class Cut(NamedTuple):
         Blocks of a row that an item takes.
     high : int or None
         Blocks of a column that an item takes; the configuration's where None.
-    height : int or None
-        Synapses of such a block for each minor neuron; where None, as many synapses as a row's block has.
-    group : int
-        Neighbouring minor neurons that share a column item.
+    height : int
+        Synapses of such a block for each minor neuron.
     further : tuple of Tensor or None
         Those parts, of either side: see :class:`tritonstdp.kernels.event_lists.Listing`.
+    alike : bool
+        Whether the k-th synapses of all rows have the same minor neurons, so that several rows may share what is read
+        of these, and neighbouring columns memory sectors.
     """
 
     n_major: int
@@ -112,74 +123,63 @@ class Cut(NamedTuple):
     unit: int = 1
     wide: int = 1
     high: int | None = None
-    height: int | None = None
-    group: int = 1
+    height: int = 1
     further: tuple[Tensor | None, Tensor | None] = (None, None)
-
-
-@triton.jit
-def item_at(
-    item, items, row_items, rows, groups, row_parts, counted, gaps, major_list_ptr, minor_list_ptr, full,
-    MODULATED: tl.constexpr,
-):  # fmt: skip
-    """What an item is: its entry in the lists, and which part of the row or column it takes."""
-    is_row = item < row_items
-    k = tl.where(is_row, item, item - row_items)
-    # neighbouring programs take one row's parts, but one part of different columns
-    by = tl.where(is_row, row_parts, tl.maximum(groups, 1))
-    quotient = k // by
-    rest = k - quotient * by
-    if MODULATED:
-        return quotient, rest
-    else:
-        place = place_of(tl.where(is_row, quotient, rows + rest), counted, gaps)
-        exists = (item < items) & (full == 0)
-        # as numbers: Triton 3.6 can't choose between two pointers on AMD
-        entries = tl.where(is_row, major_list_ptr.to(tl.int64), minor_list_ptr.to(tl.int64))
-        entry = tl.load(entries.to(tl.pointer_type(tl.int32)) + place, mask=exists, other=0)
-        return tl.where(full, quotient, entry), tl.where(is_row, rest, quotient)
+    alike: bool = False
 
 
 @triton.jit
 def row_item(
-    i, first, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons, sizes, plan, numbers, w_min, w_max,
+    entry, entries, part, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons, further_ptr, sizes, plan, numbers,
+    w_min, w_max,
     ROW_AT: tl.constexpr, UPDATED: tl.constexpr, AFTER_MINOR: tl.constexpr, MODULATED: tl.constexpr, REAL: tl.constexpr,
-    PRE_IS_MAJOR: tl.constexpr, SPARING: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr,
-    SAMPLES: tl.constexpr,
+    PRE_IS_MAJOR: tl.constexpr, SPARING: tl.constexpr, ALIKE: tl.constexpr, TALL: tl.constexpr, BLOCKS: tl.constexpr,
+    WIDTH: tl.constexpr, SAMPLES: tl.constexpr,
 ):  # fmt: skip
-    """Both terms for a part of one row; once ``i`` is known, as few loads as can be wait for others."""
-    here = values_at(major, i, i >= 0, REAL)
+    """Both terms for a part of some rows; once these are known, as few loads as can be wait for others."""
+    # what all of these rows read of the minor neurons is read once, where it is alike
+    READ: tl.constexpr = BLOCKS if ALIKE else TALL * BLOCKS
+    here = ()  # type: Any
     places = ()  # type: Any
     w = ()  # type: Any
     c = ()
     spikes = ()
     there = ()
-    for k in tl.static_range(BLOCKS):
-        places += (ROW_AT(i, first + k * WIDTH + tl.arange(0, WIDTH), sizes, plan),)
-    for k in tl.static_range(BLOCKS):
+    for r in tl.static_range(TALL):
+        exists = entry + r < entries
+        i, further = part_of(entry + r, exists, major_neurons, further_ptr)
+        here += (values_at(major, i, exists, REAL),)
+        for k in tl.static_range(BLOCKS):
+            first = ((part + further) * BLOCKS + k) * WIDTH
+            at, c_at, inside, j, seen = ROW_AT(i, first + tl.arange(0, WIDTH), sizes, plan)
+            if TALL > 1:
+                inside = tl.where(exists, inside, False)
+                seen = tl.where(exists, seen, False)
+            places += ((at, c_at, inside, j, seen),)  # type: ignore[assignment]
+    for k in tl.static_range(TALL * BLOCKS):
         at, c_at, inside, _, _ = places[k]
         w += (tl.load(w_ptr + at, mask=inside, other=0.0),)
         if MODULATED:
             c += (tl.load(c_ptr + c_at, mask=inside, other=0.0),)  # type: ignore[assignment]
-    for k in tl.static_range(BLOCKS):
+    for k in tl.static_range(READ):
         _, _, _, j, seen = places[k]
         spikes += (tl.load(minor[0] + j, mask=seen, other=0).to(REAL),)  # type: ignore[assignment]
-    for k in tl.static_range(BLOCKS):
+    for k in tl.static_range(READ):
         _, _, _, j, seen = places[k]
         if SPARING:
             # nothing else is read between silent neurons, as most are
-            seen = seen & tl.where(here[0] != 0, True, spikes[k] != 0)
+            seen = seen & tl.where(here[k // BLOCKS][0] != 0, True, spikes[k] != 0)
         there += (values_of(spikes[k], minor, j, seen, REAL),)  # type: ignore[assignment]
-    for k in tl.static_range(BLOCKS):
+    for k in tl.static_range(TALL * BLOCKS):
         at, c_at, inside, _, _ = places[k]
         old = w[k].to(REAL)
         old_c = old
         if MODULATED:
             old_c = c[k].to(REAL)
         if PRE_IS_MAJOR:
-            new, new_c = UPDATED(old, old_c, here, there[k], numbers, w_min, w_max)
+            new, new_c = UPDATED(old, old_c, here[k // BLOCKS], there[k % READ], numbers, w_min, w_max)
         else:
-            new, new_c = UPDATED(old, old_c, there[k], here, numbers, w_min, w_max)
+            new, new_c = UPDATED(old, old_c, there[k % READ], here[k // BLOCKS], numbers, w_min, w_max)
         tl.store(w_ptr + at, new.to(w_ptr.dtype.element_ty), mask=inside)
         if MODULATED:
             tl.store(c_ptr + c_at, new_c.to(c_ptr.dtype.element_ty), mask=inside)
@@ -187,29 +187,38 @@ def row_item(
 
 @triton.jit
 def column_item(
-    group, first, w_ptr, major, minor, major_neurons, minor_neurons, n_minor, sizes, plan, numbers, w_min, w_max,
+    entries_ptr, part, w_ptr, major, minor, major_neurons, minor_neurons, further_ptr, sizes, plan, numbers, w_min,
+    w_max,
     COLUMN_AT: tl.constexpr, UPDATED: tl.constexpr, AFTER_MINOR: tl.constexpr, REAL: tl.constexpr,
-    PRE_IS_MAJOR: tl.constexpr, BLOCKS: tl.constexpr, HEIGHT: tl.constexpr, GROUP: tl.constexpr, SAMPLES: tl.constexpr,
+    PRE_IS_MAJOR: tl.constexpr, BLOCKS: tl.constexpr, HEIGHT: tl.constexpr, AT_ONCE: tl.constexpr,
+    SAMPLES: tl.constexpr,
 ):  # fmt: skip
-    """The minor neurons' term for a part of a column; what spiking major neurons have belongs to the row items."""
-    j = group
-    there = values_at(minor, j, j >= 0, REAL)
-    if GROUP > 1:
-        j = group * GROUP + tl.arange(0, GROUP)
-        there = each_at(values_at(minor, j, j < n_minor, REAL), 0)
+    """The minor neurons' term for a part of one column, or of as many columns as there are lanes.
+
+    What spiking major neurons have belongs to the row items.
+    """
+    if AT_ONCE > 1:
+        j = tl.load(entries_ptr + tl.arange(0, AT_ONCE))
+        listed, further = j >= 0, 0
+        there = each_at(values_at(minor, j, listed, REAL), 0)
+    else:
+        entry = tl.load(entries_ptr)
+        j, further = part_of(entry, entry >= 0, minor_neurons, further_ptr)
+        there = values_at(minor, j, j >= 0, REAL)
     silent = tl.zeros([HEIGHT], REAL)
     places = ()  # type: Any
     mine = ()
     here = ()
     w = ()  # type: Any
     for k in tl.static_range(BLOCKS):
-        places += (COLUMN_AT(j, first + k * HEIGHT + tl.arange(0, HEIGHT), sizes, plan),)
+        first = ((part + further) * BLOCKS + k) * HEIGHT
+        places += (COLUMN_AT(j, first + tl.arange(0, HEIGHT), sizes, plan),)
     for k in tl.static_range(BLOCKS):
         i, exists, _ = places[k]
         owned = tl.load(major[0] + i, mask=exists, other=1) == 0
         values = values_of(silent, major, i, exists, REAL)
-        if GROUP > 1:
-            owned = owned[:, None] & (j < n_minor)[None, :]
+        if AT_ONCE > 1:
+            owned = owned[:, None] & listed[None, :]
             values = each_at(values, 1)
         mine += (owned,)  # type: ignore[assignment]
         here += (values,)  # type: ignore[assignment]
@@ -221,8 +230,6 @@ def column_item(
             new = AFTER_MINOR(old, here[k], there, numbers, w_min, w_max)
         else:
             new = AFTER_MINOR(old, there, here[k], numbers, w_min, w_max)
-        if GROUP > 1:
-            new = tl.where(there[0] != 0, new, old)
         tl.store(w_ptr + places[k][2], new.to(w_ptr.dtype.element_ty), mask=mine[k])
 
 
@@ -236,8 +243,8 @@ def items_kernel(
     ROW_ITEM: tl.constexpr, COLUMN_ITEM: tl.constexpr, ROW_AT: tl.constexpr, COLUMN_AT: tl.constexpr,
     FORMULA: tl.constexpr, OTHER_FORMULA: tl.constexpr, MODULATED: tl.constexpr, SPARING: tl.constexpr,
     N: tl.constexpr, REAL: tl.constexpr, PRE_IS_MAJOR: tl.constexpr, SAMPLES: tl.constexpr, UNIT: tl.constexpr,
-    WIDE: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr, HEIGHT: tl.constexpr, GROUP: tl.constexpr,
-    MAJORS: tl.constexpr, MINORS: tl.constexpr, MAJOR_SLOT: tl.constexpr, MINOR_SLOT: tl.constexpr,
+    ALIKE: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr,
+    HEIGHT: tl.constexpr, AT_ONCE: tl.constexpr, COSTS: tl.constexpr, CUTS: tl.constexpr,
 ):  # fmt: skip
     """One step; see the module for how programs share the synapses.
 
@@ -250,50 +257,53 @@ def items_kernel(
     # a product with a constant says by what it can be divided, and keeps accesses 16 bytes wide at widths like 1000
     n_minor = minor_units * UNIT
     sizes = (n_major, n_minor) + sizes  # noqa: RUF005
-    rows, groups, counted, gaps, full = n_major, 0, 0, 0, 1
-    major_list_ptr, minor_list_ptr = None, None
-    if not MODULATED:
-        majors_ptr, major_list_ptr = lists[0]
-        minors_ptr, minor_list_ptr = lists[1]
-        minor_list_ptr -= MAJORS * MAJOR_SLOT
-        rows, groups, counted, gaps = counted_of(majors_ptr, minors_ptr, MAJORS, MINORS, MAJOR_SLOT, MINOR_SLOT)
-        touched = rows.to(tl.float32) * n_minor + groups.to(tl.float32) * GROUP * n_major
-        full = touched >= full_work
-        rows = tl.where(full, n_major, rows)
-        groups = tl.where(full, 0, groups)
-    row_items = rows * row_parts
-    items = row_items + groups * column_parts
     program = tl.program_id(0)
     programs = tl.num_programs(0)
-    entry, part = item_at(
-        program, items, row_items, rows, groups, row_parts, counted, gaps, major_list_ptr, minor_list_ptr, full,
-        MODULATED,
-    )  # fmt: skip
-    for item in range(program, items, programs):
-        # asked for now, needed only in the next turn
-        later = entry
-        later_part = part
-        if item + programs < items:
-            later, later_part = item_at(
-                item + programs, items, row_items, rows, groups, row_parts, counted, gaps,
-                major_list_ptr, minor_list_ptr, full, MODULATED,
-            )  # fmt: skip
-        if MODULATED or item < row_items:
-            i, further = part_of(entry, entry >= 0, major_neurons, major_further_ptr)
+    full = True
+    rows, chunks, counted, gaps = 0, 0, 0, 0
+    if len(lists) > 0:
+        majors_ptr, major_list_ptr = lists[0]
+        minors_ptr, minor_list_ptr = lists[1]
+        MAJORS: tl.constexpr = CUTS[0][0]
+        SLOT: tl.constexpr = CUTS[0][1]
+        rows, chunks, counted, gaps = counted_of(
+            majors_ptr, minors_ptr, MAJORS, CUTS[1][0], SLOT, CUTS[1][1], AT_ONCE
+        )
+        columns = tl.minimum(chunks.to(tl.float32) * (AT_ONCE * COSTS), n_minor)
+        full = rows.to(tl.float32) * n_minor + columns * n_major >= full_work
+    if full and (TALL > 1 or len(lists) == 0):
+        ACROSS: tl.constexpr = WIDE if TALL == 1 else 1
+        parts = row_parts * (WIDE // ACROSS)
+        for item in range(program, tl.cdiv(n_major, TALL) * parts, programs):
+            tile = tl.cast(item, tl.int32) // parts  # a number in the interpreter
             ROW_ITEM(
-                i, (part + further) * WIDE * WIDTH, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons, sizes,
-                plan, numbers, w_min, w_max, ROW_AT, FORMULA, OTHER_FORMULA, MODULATED, REAL, PRE_IS_MAJOR, SPARING,
-                WIDE, WIDTH, SAMPLES,
+                tile * TALL, n_major, item - tile * parts, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons,
+                major_further_ptr, sizes, plan, numbers, w_min, w_max, ROW_AT, FORMULA, OTHER_FORMULA, MODULATED, REAL,
+                PRE_IS_MAJOR, SPARING, ALIKE, TALL, ACROSS, WIDTH, SAMPLES,
             )  # fmt: skip
-        else:
-            j, further = part_of(entry, entry >= 0, minor_neurons, minor_further_ptr)
+    elif len(lists) > 0:
+        rows = tl.where(full, n_major, rows)
+        chunks = tl.where(full, 0, chunks)
+        row_items = rows * row_parts
+        for item in range(program, row_items, programs):
+            rank = tl.cast(item, tl.int32) // row_parts
+            listed = tl.load(major_list_ptr + place_of(rank, counted, gaps), mask=full == 0, other=0)
+            entry = tl.where(full, rank, listed)
+            ROW_ITEM(
+                entry, entry + 1, item - rank * row_parts, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons,
+                major_further_ptr, sizes, plan, numbers, w_min, w_max, ROW_AT, FORMULA, OTHER_FORMULA, MODULATED, REAL,
+                PRE_IS_MAJOR, SPARING, ALIKE, 1, WIDE, WIDTH, SAMPLES,
+            )  # fmt: skip
+        # who runs out of rows goes on with columns; neighbours take one part of different ones
+        first = (program + programs - row_items % programs) % programs
+        for item in range(first, chunks * column_parts, programs):
+            part = tl.cast(item, tl.int32) // chunks
+            place = place_of(rows + item - part * chunks, counted, gaps) - MAJORS * SLOT
             COLUMN_ITEM(
-                j, (part + further) * BLOCKS * HEIGHT, w_ptr, major, minor, major_neurons, minor_neurons, n_minor,
-                sizes, plan, numbers, w_min, w_max, COLUMN_AT, FORMULA, OTHER_FORMULA, REAL, PRE_IS_MAJOR,
-                BLOCKS, HEIGHT, GROUP, SAMPLES,
+                minor_list_ptr + place * AT_ONCE, part, w_ptr, major, minor, major_neurons, minor_neurons,
+                minor_further_ptr, sizes, plan, numbers, w_min, w_max, COLUMN_AT, FORMULA, OTHER_FORMULA, REAL,
+                PRE_IS_MAJOR, BLOCKS, HEIGHT, AT_ONCE, SAMPLES,
             )  # fmt: skip
-        entry = later
-        part = later_part
 
 
 def processors(device: torch.device) -> int:
@@ -365,17 +375,20 @@ def build_items(
 
     def launches(topology: Any, weights: Tensor, eligibility: Tensor, samples: int) -> Any:
         cut = cut_of(topology, config, weights, eligibility)
-        listings = Listing.of(cut.n_major, 1, cut.further[0]), Listing.of(cut.n_minor, cut.group, cut.further[1])
+        listings = Listing.of(cut.n_major, cut.further[0]), Listing.of(cut.n_minor, cut.further[1])
+        if modulated or (not samples and weights.numel() < fewest_listed(weights.device)):
+            listings = ()
         (n_pre,), (n_post,) = topology.pre_shape, topology.post_shape
         neurons = (n_pre, n_post) if pre_is_major else (n_post, n_pre)
-        most_items = cut.n_major * cut.row_parts
-        if not modulated:
-            most_items += triton.cdiv(cut.n_minor, cut.group) * cut.column_parts
         wide, width, high, height = cut.wide, threads * cut.unit, cut.high or config.blocks, cut.height
-        height = height or width // cut.group
+        tall, at_once = (max(1, config.blocks // (1 + modulated)), LANES.value) if cut.alike else (1, 1)
         if samples:  # a weight a lane: the fewer go through samples together, the less they wait for each other
             wide, width, height, high = wide * cut.unit, threads, min(threads, high * height), high * height
             high //= height
+            tall, at_once = 1, 1
+        most_items = cut.n_major * cut.row_parts * wide
+        if listings:
+            most_items += triton.cdiv(cut.n_minor, at_once) * cut.column_parts
         is_wide = cut.unit * case.dtype.itemsize == WIDEST_BYTES and config.blocks <= MOST_BLOCKS and not samples
         update = Launch(
             items_kernel, min(processors(weights.device) * config.waves, most_items), weights.device,
@@ -383,12 +396,13 @@ def build_items(
                 cut.n_major, cut.n_minor // cut.unit, cut.row_parts, cut.column_parts,
                 config.full_from * cut.n_major * cut.n_minor,
                 *neurons, *cut.further, cut.sizes, cut.plan, *settled, Samples.of(case, samples, pre_is_major, neurons),
-                cut.unit, wide, high, width, height, cut.group,
-                *(listing.segments for listing in listings), *(listing.slot for listing in listings),
+                cut.unit, cut.alike, tall, wide, high, width, height, at_once,
+                SECTOR_BYTES // case.dtype.itemsize if cut.alike else 1,
+                tuple([(listing.segments, listing.segment) for listing in listings]),
             ),
             num_warps=config.num_warps, **options, **({"maxnreg": REGISTERS if is_wide else 128} if limited else {}),
         )  # fmt: skip
-        return () if modulated else listings, update
+        return listings, update
 
     step = listed_step(case, launches, pre_is_major)
     return packed_step(step) if case.reduction else step

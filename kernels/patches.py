@@ -39,7 +39,7 @@ class Config(NamedTuple):
     """
 
     taps: int = 128
-    channels: int = 16
+    channels: int = 8
     flight: int = 16
     scatter_up_to: float = 0.05
 

@@ -122,10 +122,10 @@ def with_scatter(
     of_major = cut.n_major, cut.row_parts, cut.wide, cut.further[0]
     of_minor = cut.n_minor, cut.column_parts, cut.high, cut.further[1]
     n, parts, blocks, further = of_major if pre_is_major else of_minor
-    listing = Listing.of(n, 1, further)
+    listing = Listing.of(n, further)
     settled = (
         n_post, int(up_to * n), parts, n_pre, further, (cut.n_major, cut.n_minor, *cut.sizes), cut.plan, at,
-        listing.segments, listing.slot, blocks, WARP,
+        listing.segments, listing.segment, blocks, WARP,
     )  # fmt: skip
     programs, options = min(processors(device) * WAVES, n * parts), launch_options(case.dtype, case.device)
     scatter = Launch(scatter_kernel, programs, device, settled, num_warps=1, **options)

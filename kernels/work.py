@@ -13,6 +13,10 @@ LISTED = 1024
 """Neurons of either side that a program lists at least."""
 
 
+FETCHED_BYTES = 64
+"""What DRAM gives at least, seen in the counters of an H200."""
+
+
 class Work(NamedTuple):
     """The busy programs of a launch.
 

@@ -35,9 +35,9 @@ class Config(NamedTuple):
         Warps a program.
     """
 
-    share: int = 32
+    share: int = 16
     events: int = 4
-    num_warps: int = 2
+    num_warps: int = 4
 
     def at_once(self, synapses: int, sizes: tuple[int, int]) -> tuple[int, int]:
         """How many lanes share a weight's events, and how many events each has in flight; powers of 2."""
@@ -51,7 +51,7 @@ WARP = 32
 MOST_THREADS = 2**18
 """About as many as a GPU holds at once: so many weights have a lane each."""
 DEFAULT = Config()
-SPACE: dict[str, tuple[int, ...]] = {"share": (16, 32, 64), "events": (2, 4), "num_warps": (1, 2, 4)}
+SPACE: dict[str, tuple[int, ...]] = {"share": (8, 16, 32), "events": (2, 4), "num_warps": (1, 2, 4)}
 
 
 @triton.jit
@@ -177,7 +177,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         lanes, events = config.at_once(total, sizes)
         taps = WARP * config.num_warps // lanes
         shape = total, c_in, *in_size, *out_size, *topology.padding, float(topology.weight_divisor), samples
-        cut = *(one.parts for one in listings), *(one.slot for one in listings), events, taps, lanes
+        cut = *(one.parts for one in listings), *(one.segment for one in listings), events, taps, lanes
         update = Launch(
             conv2d_kernel, triton.cdiv(total, taps), weights.device, (*shape, *settled, *cut),
             num_warps=config.num_warps, **options,

@@ -90,7 +90,7 @@ def build(case: PropagationCase, config: Config = DEFAULT) -> PropagationStep:
         shares = shares_for(blocks, triton.cdiv(n_pre, config.events), weights.device)
         programs = min(blocks, processors(weights.device) * config.waves) * shares
         settled = (
-            n_post // unit, row_step // unit, w_step, blocks, shares, unit, listing.segments, listing.slot, real,
+            n_post // unit, row_step // unit, w_step, blocks, shares, unit, listing.segments, listing.segment, real,
             config.events, posts,
         )  # fmt: skip
         sums = Launch(dense_sums_kernel, programs, weights.device, settled, num_warps=config.num_warps, **options)

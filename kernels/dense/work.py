@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tritonstdp.kernels.dense.gpu import cut_of
-from tritonstdp.kernels.work import Work, listing, shared
+from tritonstdp.kernels.event_lists import LANES
+from tritonstdp.kernels.items import SECTOR_BYTES
+from tritonstdp.kernels.work import FETCHED_BYTES, Work, listing, shared
 
 
 def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
@@ -15,9 +18,12 @@ def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool
     row_bytes = 2 * itemsize * n_minor
     if modulated:
         return [shared(config, n_major * cut.row_parts, 2 * n_major * row_bytes)]
-    rows, groups = rate * n_major, -(-n_minor // cut.group) * (1 - (1 - rate) ** cut.group)
-    items = rows * cut.row_parts + groups * cut.column_parts
-    nbytes = rows * row_bytes + groups * (n_major - rows) * 2 * itemsize * cut.group
-    if rows * n_minor + groups * cut.group * n_major >= config.full_from * n_major * n_minor:
+    rows, columns = rate * n_major, rate * n_minor
+    # neighbours in a fetch spike independently
+    fetched = FETCHED_BYTES // itemsize
+    fetches = n_minor / fetched * (1 - (1 - rate) ** fetched)
+    items = rows * cut.row_parts + math.ceil(columns / LANES.value) * cut.column_parts
+    nbytes = rows * row_bytes + fetches * (n_major - rows) * 2 * FETCHED_BYTES
+    if rows * n_minor + min(n_minor, columns * SECTOR_BYTES // itemsize) * n_major >= config.full_from * n_major * n_minor:
         items, nbytes = n_major * cut.row_parts, n_major * row_bytes
     return [listing(n_major + n_minor), shared(config, items, nbytes)]

@@ -28,7 +28,7 @@ class Config(NamedTuple):
         Warps a program.
     """
 
-    block: int = 512
+    block: int = 256
     num_warps: int = 4
 
 

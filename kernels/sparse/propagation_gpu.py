@@ -47,14 +47,14 @@ class Config(NamedTuple):
         The share of pre neurons that spike up to which what they bring is scattered.
     """
 
-    flight: int = 8
+    flight: int = 16
     turns: int = 8
     num_warps: int = 1
     scatter_up_to: float = 0.2
 
 
 DEFAULT = Config()
-SPACE: dict[str, tuple[float, ...]] = {"flight": (4, 8, 16), "num_warps": (1, 2), "scatter_up_to": (0.0, 0.05, 0.2)}
+SPACE: dict[str, tuple[float, ...]] = {"flight": (8, 16, 32), "num_warps": (1, 2), "scatter_up_to": (0.0, 0.05, 0.2)}
 PARTS = 256
 """Parts of a hub that are added up at once."""
 

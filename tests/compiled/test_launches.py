@@ -185,7 +185,7 @@ def test_traces_are_launched_alike_at_every_step(driver):
 @topologies
 def test_spikes_are_propagated_by_the_same_launches_at_every_step(driver, topology, monkeypatch):
     monkeypatch.setattr(sums, "TURNS_OF_A_SHARE", 1)
-    group = {"dense": Dense(300, 41), "sparse": random_sparse(3000, 2, 0.9)}.get(topology, GROUPS[topology])
+    group = {"dense": Dense(300, 41), "sparse": random_sparse(6000, 2, 0.9)}.get(topology, GROUPS[topology])
     weights, current = group.weights_of(torch.rand(group.weights_shape)), torch.zeros(group.post_shape)
     spikes, plan = torch.rand(group.pre_shape) < 0.2, Sparse.of(weights) if topology == "sparse" else group
 

@@ -110,7 +110,7 @@ def test_batches_of_several_words_are_those_of_the_reference(group):
         {"float_spikes": True, "positive": no_bound},
         {"per_neuron": True},
     ],
-    ids=str,
+    ids=lambda options: " ".join(f"{name}={getattr(value, '__name__', value)}" for name, value in options.items()),
 )
 @pytest.mark.parametrize("group", ["dense", "one_to_one", "sparse", "conv2d", "local2d"])
 def test_variants_are_those_of_the_reference(group, options):

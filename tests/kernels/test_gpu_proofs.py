@@ -17,7 +17,7 @@ from support import random_sparse, with_tensors
 from tritonstdp.choice import choose
 from tritonstdp.inspection import gpu_module
 from tritonstdp.interpretation import swift_interpreter
-from tritonstdp.kernels import event_lists, sums
+from tritonstdp.kernels import event_lists, items, sums
 from tritonstdp.kernels.propagation import PropagationCase
 from tritonstdp.kernels.reference import HALF
 from tritonstdp.library import power_lower_bound, power_upper_bound
@@ -45,8 +45,8 @@ POWERS = (power_lower_bound, power_upper_bound)  # each compiler has powers of i
 _cut = gpu_module("dense").cut_of(gpu_module("dense").DEFAULT, 4, 1, 10_001, (10_001, 1), (10_001, 1))
 CHUNK = _cut.wide * gpu_module("dense").DEFAULT.num_warps * 32 * _cut.unit
 """Weights of a row that an item takes at an odd width."""
-BLOCK_OF_ROWS = gpu_module("dense").DEFAULT.blocks * gpu_module("dense").DEFAULT.num_warps * 32 // _cut.group
-"""Rows of a group of columns that an item takes then."""
+BLOCK_OF_ROWS = gpu_module("dense").DEFAULT.blocks * _cut.height
+"""Rows of some columns that an item takes then."""
 _hubs = torch.eye(90)
 _hubs[7], _hubs[:, 80] = 1.0, 1.0
 SHARED = {
@@ -172,18 +172,19 @@ def test_sparse_hubs_may_take_several_programs(rule):
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.4, 1.0])
 @pytest.mark.parametrize("topology", LISTED)
 @telling_rules
-def test_lists_and_a_pass_over_all_give_the_same(rule, topology, rate):
+def test_lists_and_a_pass_over_all_give_the_same_and_so_does_one_without_lists(rule, topology, rate, monkeypatch):
     module = gpu_module(topology)
     problem = make_problem(formula_of(rule), GROUPS[topology], rate=rate)
     expected = problem.copy().run(reference_step(problem))
-    for full_from in (0.0, 9.0):
+    for full_from, fewest_listed in ((0.0, 0), (9.0, 0), (9.0, 10**9)):
+        monkeypatch.setattr(items, "fewest_listed", lambda device, fewest=fewest_listed: fewest)
         step = module.build(problem.case, module.DEFAULT._replace(full_from=full_from))
         assert_bits(problem.copy().run(step), expected)
 
 
-@pytest.mark.parametrize(("rate", "largest"), [(0.05, 4096), (0.4, 16), (1.0, 16)])
+@pytest.mark.parametrize(("rate", "largest"), [(0.05, 4096), (0.4, 32), (1.0, 32)])
 def test_a_convolutions_events_may_be_shared_by_lanes_and_take_several_turns_and_segments(rate, largest, monkeypatch):
-    monkeypatch.setattr(event_lists, "SMALLEST_OF_MAPS", 16)
+    monkeypatch.setattr(event_lists, "SMALLEST_OF_MAPS", 32)
     monkeypatch.setattr(event_lists, "LARGEST_SEGMENT", largest)
     topology = Conv2d((2, 9, 8), (3, 5, 5), (3, 2), (2, 2), (1, 1))
     problem = make_problem(formula_of("triplet"), topology, rate=rate)
