@@ -204,20 +204,25 @@ def counted_of(
     Returns
     -------
     majors, minors
-        How many entries the first list has, and how many the second one, so many at once.
+        How many entries either list has.
+    taken
+        How often entries of the second one are taken, so many at once, of a segment each.
     counted, gaps
-        For each segment: the entries up to its end, and the unused places before the next segment's first entry.
+        For each segment: the entries (or how often they are taken) up to its end, and the unused places before the next
+        segment's first one.
     """
     segment = tl.arange(0, triton.next_power_of_2(MAJORS + MINORS))
     is_major = segment < MAJORS
     of_majors = tl.load(majors_ptr + segment, mask=is_major, other=0)
     of_minor = ~is_major & (segment < MAJORS + MINORS)
-    count = of_majors + tl.cdiv(tl.load(minors_ptr + segment - MAJORS, mask=of_minor, other=0), AT_ONCE)
+    of_minors = tl.load(minors_ptr + segment - MAJORS, mask=of_minor, other=0)
+    taken = tl.cdiv(of_minors, AT_ONCE)
+    count = of_majors + taken
     counted = tl.cumsum(count, axis=0)
     majors = tl.sum(of_majors, axis=0)
     before = tl.maximum(segment + 1 - MAJORS, 0)
     gaps = (segment + 1 - before) * MAJOR_SLOT + before * (MINOR_SLOT // AT_ONCE) - counted
-    return majors, tl.sum(count, axis=0) - majors, counted, gaps
+    return majors, tl.sum(of_minors, axis=0), tl.sum(taken, axis=0), counted, gaps
 
 
 @triton.jit

@@ -244,7 +244,7 @@ def items_kernel(
     FORMULA: tl.constexpr, OTHER_FORMULA: tl.constexpr, MODULATED: tl.constexpr, SPARING: tl.constexpr,
     N: tl.constexpr, REAL: tl.constexpr, PRE_IS_MAJOR: tl.constexpr, SAMPLES: tl.constexpr, UNIT: tl.constexpr,
     ALIKE: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr,
-    HEIGHT: tl.constexpr, AT_ONCE: tl.constexpr, COSTS: tl.constexpr, CUTS: tl.constexpr,
+    HEIGHT: tl.constexpr, AT_ONCE: tl.constexpr, SECTOR: tl.constexpr, CUTS: tl.constexpr,
 ):  # fmt: skip
     """One step; see the module for how programs share the synapses.
 
@@ -266,11 +266,11 @@ def items_kernel(
         minors_ptr, minor_list_ptr = lists[1]
         MAJORS: tl.constexpr = CUTS[0][0]
         SLOT: tl.constexpr = CUTS[0][1]
-        rows, chunks, counted, gaps = counted_of(
+        rows, columns, chunks, counted, gaps = counted_of(
             majors_ptr, minors_ptr, MAJORS, CUTS[1][0], SLOT, CUTS[1][1], AT_ONCE
         )
-        columns = tl.minimum(chunks.to(tl.float32) * (AT_ONCE * COSTS), n_minor)
-        full = rows.to(tl.float32) * n_minor + columns * n_major >= full_work
+        touched = tl.minimum(columns.to(tl.float32) * SECTOR, n_minor) * n_major
+        full = rows.to(tl.float32) * n_minor + touched >= full_work
     if full and (TALL > 1 or len(lists) == 0):
         ACROSS: tl.constexpr = WIDE if TALL == 1 else 1
         parts = row_parts * (WIDE // ACROSS)
@@ -386,7 +386,7 @@ def build_items(
             wide, width, height, high = wide * cut.unit, threads, min(threads, high * height), high * height
             high //= height
             tall, at_once = 1, 1
-        most_items = cut.n_major * cut.row_parts * wide
+        most_items = cut.n_major * cut.row_parts
         if listings:
             most_items += triton.cdiv(cut.n_minor, at_once) * cut.column_parts
         is_wide = cut.unit * case.dtype.itemsize == WIDEST_BYTES and config.blocks <= MOST_BLOCKS and not samples

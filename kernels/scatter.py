@@ -41,7 +41,7 @@ def scatter_kernel(
 ):  # fmt: skip
     """Add the weights of spiking neurons to sums, if few spiked; behind the sums stands whether."""
     counts_ptr, entries_ptr = lists[0]
-    events, _, counted, gaps = counted_of(counts_ptr, counts_ptr, SEGMENTS, 0, SLOT, 0)
+    events, _, _, counted, gaps = counted_of(counts_ptr, counts_ptr, SEGMENTS, 0, SLOT, 0)
     if tl.program_id(0) == 0:
         tl.store(scattered[0] + n_post, (events <= limit).to(tl.float64))
     items = tl.where(events <= limit, events * parts, 0)

@@ -58,7 +58,7 @@ def dense_sums_kernel(
 ):  # fmt: skip
     """Sum the rows of a share of the events."""
     counts_ptr, entries_ptr = lists[0]
-    events, _, counted, gaps = counted_of(counts_ptr, counts_ptr, SEGMENTS, 0, SLOT, 0)
+    events, _, _, counted, gaps = counted_of(counts_ptr, counts_ptr, SEGMENTS, 0, SLOT, 0)
     # a product with a constant says by what it can be divided, and keeps accesses 16 bytes wide at widths like 1000
     n_post = post_units * UNIT
     row_step = tl.cast(row_units, tl.int64) * UNIT
