@@ -105,9 +105,7 @@ class EventList:
 
     def __init__(self, listing: Listing, device: torch.device) -> None:
         n, segments, segment, parts, further = listing
-        self.read = tuple(
-            [torch.empty(n, dtype=torch.int32, device=device) for n in (segments, segments * segment)]
-        )
+        self.read = tuple([torch.empty(n, dtype=torch.int32, device=device) for n in (segments, segments * segment)])
         neurons = n if further is None else n - len(further)
         self.segments, self.cut = segments, (parts, segment)
         self.written = *self.read, n, neurons, further, segments

@@ -7,8 +7,8 @@ synapses of a spiking minor neuron (a *column*, or a group of neighbouring ones,
 neuron is silent. So each synapse has one owner.
 
 Where so many are touched that a pass over all is cheaper, items are parts of all rows. They always are where a rule is
-modulated, which changes every synapse, and in groups so small that to list who spiked takes longer: then the pass is the
-only launch.
+modulated, which changes every synapse, and in groups so small that to list who spiked takes longer: then the pass is
+the only launch.
 
 Of a batch, the same items are those of who spiked in any sample (:mod:`tritonstdp.kernels.batches_gpu`).
 
@@ -375,9 +375,9 @@ def build_items(
 
     def launches(topology: Any, weights: Tensor, eligibility: Tensor, samples: int) -> Any:
         cut = cut_of(topology, config, weights, eligibility)
-        listings = Listing.of(cut.n_major, cut.further[0]), Listing.of(cut.n_minor, cut.further[1])
+        listings = [Listing.of(cut.n_major, cut.further[0]), Listing.of(cut.n_minor, cut.further[1])]
         if modulated or (not samples and weights.numel() < fewest_listed(weights.device)):
-            listings = ()
+            listings = []
         (n_pre,), (n_post,) = topology.pre_shape, topology.post_shape
         neurons = (n_pre, n_post) if pre_is_major else (n_post, n_pre)
         wide, width, high, height = cut.wide, threads * cut.unit, cut.high or config.blocks, cut.height

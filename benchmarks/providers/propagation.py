@@ -52,7 +52,7 @@ def _selected_sum(inputs: Inputs) -> Any:
 
 
 def _bag(inputs: Inputs) -> Any:
-    w, start = inputs.weights, torch.zeros(1, dtype=torch.long)
+    w, start = inputs.weights, torch.zeros(1, dtype=torch.long, device=inputs.weights.device)
     return lambda k: embedding_bag(inputs.spikes[k][0].nonzero()[:, 0], w, start, mode="sum")[0]
 
 

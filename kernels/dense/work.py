@@ -24,6 +24,7 @@ def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool
     fetches = n_minor / fetched * (1 - (1 - rate) ** fetched)
     items = rows * cut.row_parts + math.ceil(columns / LANES.value) * cut.column_parts
     nbytes = rows * row_bytes + fetches * (n_major - rows) * 2 * FETCHED_BYTES
-    if rows * n_minor + min(n_minor, columns * SECTOR_BYTES // itemsize) * n_major >= config.full_from * n_major * n_minor:
+    touched = rows * n_minor + min(n_minor, columns * SECTOR_BYTES // itemsize) * n_major
+    if touched >= config.full_from * n_major * n_minor:
         items, nbytes = n_major * cut.row_parts, n_major * row_bytes
     return [listing(n_major + n_minor), shared(config, items, nbytes)]

@@ -18,12 +18,12 @@ RATES = (0.005, 0.02, 0.1)
 @pytest.mark.parametrize(
     ("topology", "microseconds"),
     [
-        (Dense(4000, 4000), (12, 20, 45)),
+        (Dense(4000, 4000), (12, 20, 47)),
         (Dense(10_000, 10_000), (40, 90, 280)),
         (Sparse.random(10_000, 10_000, 1_000_000), (8, 8, 8)),
         (Conv2d(*MAPS), (10, 10, 10)),
         (Local2d(*MAPS), (8, 8, 9)),
-        (OneToOne(1_000_000), (8, 8, 8)),
+        (OneToOne(1_000_000), (9, 9, 9)),
     ],
     ids=str,
 )

@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import pytest
 import torch
+from triton import knobs
 
 from rules_of_their_own import RULES_OF_TESTS, TAGGED
 from support import random_sparse
 from tritonstdp.choice import choose
 from tritonstdp.functional import trace_
-from tritonstdp.kernels import scatter
+from tritonstdp.kernels import items, scatter
 from tritonstdp.kernels.propagation import PROPAGATION
 from tritonstdp.problems import Problem, make_problem
 from tritonstdp.rules import RULES, Formula, hard_bound, no_bound, soft_bound
 from tritonstdp.topology import Conv2d, Dense, Local2d, OneToOne, Sparse, Topology
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
+    pytest.mark.skipif(knobs.runtime.interpret, reason="Triton's interpreter would run: set TRITON_INTERPRET=0"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _small_groups_stand_for_large_ones(monkeypatch):
+    monkeypatch.setattr(items, "FEWEST_LISTED", 0)
+    monkeypatch.setattr(scatter, "FEWEST_SYNAPSES", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +99,12 @@ def test_steps_of_other_rules_are_those_of_the_reference(group, rule):
     assert_like_the_reference(problem_of(rule, group))
 
 
+@pytest.mark.parametrize("group", ["dense of a width like 1000", "sparse csr", "local2d"])
+def test_small_groups_take_a_pass_to_the_same_bits(group, monkeypatch):
+    monkeypatch.setattr(items, "FEWEST_LISTED", 10**9)
+    assert_like_the_reference(problem_of("stdp", group))
+
+
 @groups
 def test_batches_are_those_of_the_reference(group):
     assert_like_the_reference(problem_of("stdp", group, samples=3, reduction="mean"), steps=2)
@@ -136,8 +152,7 @@ def test_traces_are_those_of_the_reference(n, spikes):
 
 @pytest.mark.parametrize("rate", [0.015, 0.4])
 @groups
-def test_currents_are_those_of_the_reference_scattered_or_gathered(group, rate, monkeypatch):
-    monkeypatch.setattr(scatter, "FEWEST_SYNAPSES", 0)
+def test_currents_are_those_of_the_reference_scattered_or_gathered(group, rate):
     for float_spikes in (False, True):
         here = make_problem(PROPAGATION, GROUPS[group], rate=rate, float_spikes=float_spikes)
         there = here.to(device="cuda").copy()
