@@ -16,7 +16,7 @@ from numba import types
 from tritonstdp.kernels import batches, loops, threads
 from tritonstdp.kernels.batches import Config
 from tritonstdp.kernels.local2d import cpu
-from tritonstdp.kernels.local2d.events import rows_lister
+from tritonstdp.kernels.local2d.events import event_noter, rows_lister
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, PlacedStep, Step
 
@@ -44,36 +44,48 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 def _compile(case: Case, parallel: bool) -> Any:
     real, modulated, bool_spikes = loops.REAL[case.dtype], case.modulated, case.bool_spikes
     change, moved, move = batches.changes_of(case, bound_first=True)
-    (pre_signals, pres, pre_at, _), (post_signals, posts, post_at, _) = batches.samples_of(case)
-    post_part, n_signals = post_signals.part, len(case.names.pre)
+    (pre_signals, pres, pre_at, pre_among), (post_signals, posts, post_at, post_among) = batches.samples_of(case)
+    n_signals = len(case.names.pre)
     # what a weight moves by, beside its change, is the same at all pre neurons, unless one of these is theirs
     pre_alike = {*case.formula.rule.eligibility_parameters, "dopamine"}.isdisjoint(case.names.pre)
     (kh, kw), _ = case.kernel_key
-    note_events, gather = cpu.event_lister(case), cpu.gatherer(case)
-    list_rows, list_row, at_once = rows_lister(case), loops.row_lister(case.dtype, bool_spikes), loops.AT_ONCE
+    note_at_positions, gather = event_noter(case), cpu.gatherer(case)
+    list_rows, list_flags, at_once = rows_lister(case), loops.row_lister(case.dtype, True), loops.AT_ONCE
     pointer, choose = loops.as_pointer, loops.choose
     carray: Any = numba.carray
     parts = numba.prange if parallel else range
 
     @loops.njit_part
-    def visit_events(dw, w, synapses, positions, neurons, is_last, spiked, pre, post, divisor, state):  # type: ignore[no-untyped-def]
-        """The synapses of a row that see a spike, and whose post neuron is silent.
+    def change_by(old, i, b, place, pre, n_pre, post, n_post, samples, state):  # type: ignore[no-untyped-def]
+        """What the spike of a pre neuron in a sample changes, and the signals of both neurons; the post one is silent."""
+        b = np.uint64(b)
+        spike = real(1) if bool_spikes else pres(pre, b, n_pre)[0][i]
+        here = pre_among(spike, pre, samples, np.uint64(n_pre), b, np.uint64(i))
+        there = post_among(real(0), post, samples, np.uint64(n_post), b, np.uint64(place))
+        return change(old, here, there, True, False, state), here, there
 
-        Where that is so in all samples, a synapse moves with the last that touches it. It is chosen, not branched to.
+    @loops.njit_part
+    def visit_events(dw, w, synapses, positions, neurons, of, is_last, first, sides, divisor, state):  # type: ignore[no-untyped-def]
+        """The synapses of silent post neurons that see a spike: each moves with the last that it sees.
+
+        That is chosen, not branched to.
         """
         for e in range(len(synapses)):
-            k, i, v = synapses[e], neurons[e], positions[e]
-            old, spike = w[k], real(1) if bool_spikes else pre[0][i]
-            here, there = pre_at(spike, pre, i), post_at(real(0), post, v)
-            changed = change(old, here, there, True, False, state)
-            total = dw[k] + (changed if post[0][v] == 0 else real(0))
-            moves = is_last[e] & (not spiked[v])
-            if modulated:
-                dw[k] = total
-            else:
-                new, _ = moved(old, real(0), total / divisor, here, there, state)
-                w[k] = choose(moves, new, old)
-                dw[k] = choose(moves, real(0), total)
+            k, v = synapses[e], positions[e]
+            old, tap = w[k], k - v * np.uint32(len(dw))
+            changed, here, there = change_by(old, neurons[e], of[e], first + v, *sides, state)
+            total = dw[tap] + changed
+            new, _ = moved(old, real(0), total / divisor, here, there, state)
+            w[k] = choose(is_last[e], new, old)
+            dw[tap] = choose(is_last[e], real(0), total)
+
+    @loops.njit_part
+    def add_events(dw, w, synapses, neurons, of, first_synapse, place, sides, state):  # type: ignore[no-untyped-def]
+        """The synapses of one post neuron that see a spike in samples in which it is silent."""
+        for e in range(len(synapses)):
+            tap = synapses[e] - np.uint32(first_synapse)
+            changed, _, _ = change_by(w[tap], neurons[e], of[e], place, *sides, state)
+            dw[tap] += changed
 
     @loops.njit_part
     def see(patch, pre, synapses, neurons, u, v, height, width, pad_h, pad_w):  # type: ignore[no-untyped-def]
@@ -108,66 +120,78 @@ def _compile(case: Case, parallel: bool) -> Any:
 
         fired = np.empty((samples, n_pre + at_once), np.uint32)
         row_start = np.empty((samples, c_in * height + 1), np.int64)
+        spiked = np.full(n_post, modulated)
         for b in range(samples):
             fired[b], row_start[b] = list_rows(pres(pre_addresses, b, n_pre)[0], c_in * height, width)
+            post_spikes = posts(post_addresses, b, n_post)[0]
+            for j in range(n_post):
+                spiked[j] |= post_spikes[j] != 0
         n_parts = out_height if parallel else 1
         for part in parts(n_parts):
-            synapses, positions = (
-                np.empty((samples, row_synapses), np.uint32),
-                np.empty((samples, row_synapses), np.uint32),
-            )
-            neurons, starts = np.empty_like(synapses), np.zeros((samples, out_width + 1), np.int64)
-            seeing, noted, counts = (
-                np.empty_like(positions[0]),
-                np.empty_like(positions[0]),
-                np.empty(out_width, np.int64),
-            )
-            visited, spiked = np.empty(out_width + at_once, np.int64), np.empty(out_width, np.bool_)
-            sees, is_last = np.empty(row_synapses, np.bool_), np.empty((samples, row_synapses), np.bool_)
-            patch, dw = np.zeros((n_signals, taps), real), np.zeros(row_synapses, real)
-            state = numbers, w_min, w_max
+            seeing = np.empty((samples, row_synapses), np.uint32)
+            seen, counts = np.empty_like(seeing), np.empty((samples, out_width), np.int64)
+            n_most = samples * row_synapses
+            synapses, positions = np.empty(n_most, np.uint32), np.empty(n_most, np.uint32)
+            neurons, of = np.empty_like(synapses), np.empty_like(synapses)
+            sees, is_last = np.empty(row_synapses, np.bool_), np.empty(n_most, np.bool_)
+            start = np.zeros(out_width * samples + 1, np.int64)
+            visited = np.empty(out_width + at_once + 1, np.int64)
+            patch, dw = np.zeros((n_signals, taps), real), np.zeros(taps, real)
+            state, sides = (numbers, w_min, w_max), (pre_addresses, n_pre, post_addresses, n_post, samples)
             for u in range(part * out_height // n_parts, (part + 1) * out_height // n_parts):
+                for b in range(samples):
+                    note_at_positions(
+                        seeing[b], seen[b], counts[b], fired[b], row_start[b], u, height, width, pad_h, pad_w
+                    )
+                # position by position, and there sample by sample
+                n_events = 0
+                for v in range(out_width):
+                    for b in range(samples):
+                        for at in range(v * taps, v * taps + counts[b, v]):
+                            synapses[n_events], positions[n_events] = seeing[b, at], v
+                            neurons[n_events], of[n_events] = seen[b, at], b
+                            n_events += 1
+                        start[v * samples + b + 1] = n_events
                 sees[:] = False
-                for b in range(samples - 1, -1, -1):
-                    note_events(
-                        synapses[b], positions[b], neurons[b], counts, seeing, noted, fired[b], row_start[b], u,
-                        height, width, pad_h, pad_w,
-                    )  # fmt: skip
-                    for v in range(out_width):
-                        starts[b, v + 1] = starts[b, v] + counts[v]
-                    for e in range(starts[b, out_width]):
-                        is_last[b, e] = not sees[synapses[b, e]]
-                        sees[synapses[b, e]] = True
+                for e in range(n_events - 1, -1, -1):
+                    is_last[e] = not sees[synapses[e]]
+                    sees[synapses[e]] = True
                 for o in range(c_out):
                     first = (o * out_height + u) * out_width
-                    w, c = weights[first * taps :][:row_synapses], eligibility[first * taps :][:row_synapses]
-                    spiked[:] = False
-                    for b in range(samples):
-                        post_spikes = posts(post_addresses, b, n_post)[0]
-                        for v in range(out_width):
-                            spiked[v] |= post_spikes[first + v] != 0
-                    for b in range(samples):
-                        pre, post = pres(pre_addresses, b, n_pre), posts(post_addresses, b, n_post)
-                        there, n_events = post_part(post, first, first + out_width), starts[b, out_width]
-                        visit_events(
-                            dw, w, synapses[b, :n_events], positions[b], neurons[b], is_last[b], spiked, pre, there,
-                            divisor, state,
-                        )  # fmt: skip
-                        for e in range(list_row(post[0], first, out_width, visited, 0)):
-                            v = visited[e]
-                            begin, end, at = v * taps, (v + 1) * taps, slice(starts[b, v], starts[b, v + 1])
-                            see(patch, pre, synapses[b, at], neurons[b, at], u, v, height, width, pad_h, pad_w)
-                            at_position = post_at(real(there[0][v]), there, v)
-                            add_patch(dw[begin:end], w[begin:end], patch, at_position, state)
-                    pre, post = pres(pre_addresses, 0, n_pre), posts(post_addresses, 0, n_post)
-                    there = post_part(post, first, first + out_width)
-                    for v in range(out_width):
+                    w_row, c_row = weights[first * taps :][:row_synapses], eligibility[first * taps :][:row_synapses]
+                    n_visited = list_flags(spiked, first, out_width, visited, 0)
+                    visited[n_visited] = out_width
+                    done = 0
+                    for at in range(n_visited + 1):
+                        v = visited[at]
+                        if not modulated:
+                            silent = slice(start[done * samples], start[v * samples])
+                            visit_events(
+                                dw, w_row, synapses[silent], positions[silent], neurons[silent], of[silent],
+                                is_last[silent], first, sides, divisor, state,
+                            )  # fmt: skip
+                            done = v + 1
+                        if at == n_visited:
+                            break
+                        begin, end = v * taps, (v + 1) * taps
+                        w, c = w_row[begin:end], c_row[begin:end]
+                        for b in range(samples):
+                            seen_by = slice(start[v * samples + b], start[v * samples + b + 1])
+                            pre, post = pres(pre_addresses, b, n_pre), posts(post_addresses, b, n_post)
+                            spike = real(post[0][first + v])
+                            if spike != 0:
+                                see(patch, pre, synapses[seen_by], neurons[seen_by], u, v, height, width, pad_h, pad_w)
+                                add_patch(dw, w, patch, post_at(spike, post, first + v), state)
+                            else:
+                                add_events(
+                                    dw, w, synapses[seen_by], neurons[seen_by], of[seen_by], begin, first + v, sides, state
+                                )
+                        pre, post = pres(pre_addresses, 0, n_pre), posts(post_addresses, 0, n_post)
                         if not pre_alike:
-                            see(patch, pre, synapses[0, :0], neurons[0, :0], u, v, height, width, pad_h, pad_w)
-                        at_position = post_at(real(0), there, v)
-                        for k in range(taps if modulated or spiked[v] else 0):
-                            here = pre_at(real(0), patch, k)
-                            move_synapse(dw, w, c, v * taps + k, here, at_position, divisor, state)
+                            see(patch, pre, synapses[:0], neurons[:0], u, v, height, width, pad_h, pad_w)
+                        at_position = post_at(real(0), post, first + v)
+                        for k in range(taps):
+                            move_synapse(dw, w, c, k, pre_at(real(0), patch, k), at_position, divisor, state)
 
     addresses = types.int64, types.int64, pre_signals.addresses, post_signals.addresses
     arguments = *addresses, *[types.int64] * 8, *batches.scalars(case)
