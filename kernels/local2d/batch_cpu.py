@@ -47,6 +47,8 @@ def _compile(case: Case, parallel: bool) -> Any:
     change, moved, move = batches.changes_of(case, bound_first=True)
     (pre_signals, pres, pre_at, pre_among), (post_signals, posts, post_at, post_among) = batches.samples_of(case)
     n_signals = len(case.names.pre)
+    # of a modulated rule, all synapses of a patch move together
+    n_kinds = 1 if modulated else 2
     # what a weight moves by, beside its change, is the same at all pre neurons, unless one of these is theirs
     pre_alike = {*case.formula.rule.eligibility_parameters, "dopamine"}.isdisjoint(case.names.pre)
     (kh, kw), _ = case.kernel_key
@@ -168,7 +170,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                     for b in range(samples):
                         for at in range(v * taps, v * taps + counts[b, v]):
                             i = seen[b, at]
-                            is_shared = first_of[i] != last_of[i]
+                            is_shared = n_kinds == 2 and first_of[i] != last_of[i]
                             e = np.uint64(choose(is_shared, n_shared, n_alone))
                             synapses[e], positions[e], neurons[e], samples_of[e] = seeing[b, at], v, i, b
                             n_shared += is_shared
@@ -199,7 +201,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                             spike = real(post[0][first + v])
                             if spike != 0:
                                 patch[0] = 0
-                            for kind in range(2):
+                            for kind in range(n_kinds):
                                 seen_by = start[kind, v * samples + b], start[kind, v * samples + b + 1]
                                 if spike != 0:
                                     see_spikes(patch, pre, events, *seen_by, begin)
