@@ -171,8 +171,13 @@ def _compile(case: Case, parallel: bool) -> Any:
                         for at in range(v * taps, v * taps + counts[b, v]):
                             i = seen[b, at]
                             is_shared = n_kinds == 2 and first_of[i] != last_of[i]
-                            e = np.uint64(choose(is_shared, n_shared, n_alone))
-                            synapses[e], positions[e], neurons[e], samples_of[e] = seeing[b, at], v, i, b
+                            event = np.uint64(choose(is_shared, n_shared, n_alone))
+                            synapses[event], positions[event], neurons[event], samples_of[event] = (
+                                seeing[b, at],
+                                v,
+                                i,
+                                b,
+                            )
                             n_shared += is_shared
                             n_alone += not is_shared
                         at = v * samples + b + 1

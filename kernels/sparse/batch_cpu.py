@@ -122,7 +122,7 @@ def _compile(case: Case, parallel: bool) -> Any:
     check = loops.range_check()
     fetch, fetch_scattered = cpu.fetchers(np.dtype(real).itemsize, False)
     prefetch, itemsize = loops.prefetch, case.dtype.itemsize
-    minor_names = case.names[0 if post_is_major else 1]
+    minor_names = case.names.pre if post_is_major else case.names.post
     gather, at_once, n_signals = cpu.gatherer(case, post_is_major, minor_names), cpu.GATHERED, len(minor_names)
     ahead, pointer = cpu.AHEAD, loops.as_pointer
     carray: Any = numba.carray
@@ -153,7 +153,8 @@ def _compile(case: Case, parallel: bool) -> Any:
             j, m = major_by_minor[k], by_minor[k]
             old, here = w[m], major_at(real(0), of_major, j)
             changed = change(old, here, there, False, True, state)
-            total = (dw[k] if last > 0 else real(0)) + (changed if of_major[0][j] == 0 else real(0))
+            total: Any = changed if of_major[0][j] == 0 else real(0)
+            total += dw[k] if last > 0 else real(0)
             if modulated:
                 sums[m] = total
                 continue
@@ -164,15 +165,17 @@ def _compile(case: Case, parallel: bool) -> Any:
             carray(pointer(written + np.int64(m) * itemsize), 1, real)[0] = total if major_any[j] else new
 
     @loops.njit_part
+    def move_row(w, c, sums, minor_of, j, major, n_major, minor, n_minor, divisor, state):  # type: ignore[no-untyped-def]
+        """The synapses of a major neuron that is silent in all samples."""
+        silent, first_minor = major_at(real(0), majors(major, 0, n_major), j), minors(minor, 0, n_minor)
+        for k in range(len(w)):
+            there = minor_at(real(0), first_minor, minor_of[k])
+            move(w, c, k, k, sums[k] / divisor, silent, there, state)
+            sums[k] = 0
+
+    @loops.njit_part
     def visit_major(w, c, sums, gathered, minor_of, j, of_j, major, n_major, minor, n_minor, divisor, state):  # type: ignore[no-untyped-def]
         """The synapses of a major neuron, in those samples in which it spiked; then they move."""
-        if len(of_j) == 0:
-            silent, first_minor = major_at(real(0), majors(major, 0, n_major), j), minors(minor, 0, n_minor)
-            for k in range(len(w)):
-                there = minor_at(real(0), first_minor, minor_of[k])
-                move(w, c, k, k, sums[k] / divisor, silent, there, state)
-                sums[k] = 0
-            return
         last = len(of_j) - 1
         for e in range(last + 1):
             of_major, of_minor = majors(major, of_j[e], n_major), minors(minor, of_j[e], n_minor)
@@ -249,14 +252,19 @@ def _compile(case: Case, parallel: bool) -> Any:
                     fetch(sums_address, first, last, w.itemsize)
                     fetch(minor_of_address, first, last, minor_of.itemsize)
                 j = np.int64(e) if modulated else np.int64(fired_majors[e])
-                found = at < len(fired_majors) and fired_majors[at] == j
-                of_j = of_majors[of_major_start[at] : of_major_start[at + 1]] if found else of_majors[:0]
-                at += found
                 first, last = major_start[j], major_start[j + 1]
+                if at == len(fired_majors) or fired_majors[at] != j:
+                    move_row(
+                        w[first:last], c[first:last], sums[first:last], minor_of[first:last], j, major, n_major,
+                        minor, n_minor, divisor, state,
+                    )  # fmt: skip
+                    continue
                 visit_major(
-                    w[first:last], c[first:last], sums[first:last], gathered, minor_of[first:last], j, of_j,
-                    major, n_major, minor, n_minor, divisor, state,
+                    w[first:last], c[first:last], sums[first:last], gathered, minor_of[first:last], j,
+                    of_majors[of_major_start[at] : of_major_start[at + 1]], major, n_major, minor, n_minor,
+                    divisor, state,
                 )  # fmt: skip
+                at += 1
 
     n, addresses = types.int64, [types.int64] * 9
     signals = major_signals.addresses, n, minor_signals.addresses, n
