@@ -1,7 +1,8 @@
 """Batches over local receptive fields on a CPU: row by row of output positions, sample by sample.
 
-What the samples change of a row's patches, of all output channels, adds up in their order, so that the bits are the
-reference's; then what any of them touched moves, and what was added up is 0 again.
+What the samples change adds up in their order, so that the bits are the reference's. Most synapses that see a spike see
+it in one sample, while their post neuron is silent in all: they move at once, and many positions' in one go. A position
+that spikes in some sample, or whose rule is modulated, adds up its whole patch, and moves it while it is in the cache.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numba import types
 from tritonstdp.kernels import batches, loops, threads
 from tritonstdp.kernels.batches import Config
 from tritonstdp.kernels.local2d import cpu
-from tritonstdp.kernels.local2d.events import rows_lister
+from tritonstdp.kernels.local2d.events import event_noter, rows_lister
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, PlacedStep, Step
 
@@ -44,43 +45,71 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 def _compile(case: Case, parallel: bool) -> Any:
     real, modulated, bool_spikes = loops.REAL[case.dtype], case.modulated, case.bool_spikes
     change, moved, move = batches.changes_of(case, bound_first=True)
-    (pre_signals, pres, pre_at, _), (post_signals, posts, post_at, _) = batches.samples_of(case)
-    post_part, n_signals = post_signals.part, len(case.names.pre)
+    (pre_signals, pres, pre_at, pre_among), (post_signals, posts, post_at, post_among) = batches.samples_of(case)
+    n_signals = len(case.names.pre)
+    # of a modulated rule, all synapses of a patch move together
+    n_kinds = 1 if modulated else 2
     # what a weight moves by, beside its change, is the same at all pre neurons, unless one of these is theirs
     pre_alike = {*case.formula.rule.eligibility_parameters, "dopamine"}.isdisjoint(case.names.pre)
     (kh, kw), _ = case.kernel_key
-    note_events, gather = cpu.event_lister(case), cpu.gatherer(case)
-    list_rows, list_row, at_once = rows_lister(case), loops.row_lister(case.dtype, bool_spikes), loops.AT_ONCE
+    note_at_positions, gather = event_noter(case), cpu.gatherer(case)
+    list_rows, list_flags, at_once = rows_lister(case), loops.row_lister(case.dtype, True), loops.AT_ONCE
+    itemsize, prefetch = case.dtype.itemsize, loops.prefetch
     pointer, choose = loops.as_pointer, loops.choose
     carray: Any = numba.carray
     parts = numba.prange if parallel else range
 
     @loops.njit_part
-    def visit_events(dw, w, synapses, positions, neurons, is_last, spiked, pre, post, divisor, state):  # type: ignore[no-untyped-def]
-        """The synapses of a row that see a spike, and whose post neuron is silent.
-
-        Where that is so in all samples, a synapse moves with the last that touches it. It is chosen, not branched to.
-        """
-        for e in range(len(synapses)):
-            k, i, v = synapses[e], neurons[e], positions[e]
-            old, spike = w[k], real(1) if bool_spikes else pre[0][i]
-            here, there = pre_at(spike, pre, i), post_at(real(0), post, v)
-            changed = change(old, here, there, True, False, state)
-            total = dw[k] + (changed if post[0][v] == 0 else real(0))
-            moves = is_last[e] & (not spiked[v])
-            if modulated:
-                dw[k] = total
-            else:
-                new, _ = moved(old, real(0), total / divisor, here, there, state)
-                w[k] = choose(moves, new, old)
-                dw[k] = choose(moves, real(0), total)
+    def change_by(old, event, first, sides, state):  # type: ignore[no-untyped-def]
+        """What a pre neuron's spike changes in a sample whose post neuron is silent, and the signals of both."""
+        (v, i, b), (pre, n_pre, post, n_post, samples) = event, sides
+        b = np.uint64(b)
+        spike = real(1) if bool_spikes else pres(pre, b, n_pre)[0][i]
+        here = pre_among(spike, pre, samples, np.uint64(n_pre), b, np.uint64(i))
+        there = post_among(real(0), post, samples, np.uint64(n_post), b, np.uint64(first + v))
+        return change(old, here, there, True, False, state), here, there
 
     @loops.njit_part
-    def see(patch, pre, synapses, neurons, u, v, height, width, pad_h, pad_w):  # type: ignore[no-untyped-def]
-        """What a position sees, of which it sees spikes at some synapses."""
-        patch[0] = 0
-        for e in range(len(synapses)):
-            patch[0, synapses[e] - v * patch.shape[1]] = real(1) if bool_spikes else pre[0][neurons[e]]
+    def visit_alone(w, ahead, events, start, end, first, sides, divisor, state):  # type: ignore[no-untyped-def]
+        """Synapses that see a spike in one sample; what lies as far from ``ahead`` is visited next, and fetched."""
+        synapses, positions, neurons, samples_of = events
+        for e in range(np.uint64(start), np.uint64(end)):
+            k = synapses[e]
+            prefetch(ahead + np.int64(k) * itemsize)
+            event, old = (positions[e], neurons[e], samples_of[e]), w[k]
+            changed, here, there = change_by(old, event, first, sides, state)
+            w[k], _ = moved(old, real(0), (real(0) + changed) / divisor, here, there, state)
+
+    @loops.njit_part
+    def visit_shared(dw, w, events, start, end, last_of, first, sides, divisor, state):  # type: ignore[no-untyped-def]
+        """Synapses that see spikes in several samples: they move with the last, which is chosen, not branched to."""
+        synapses, positions, neurons, samples_of = events
+        for e in range(np.uint64(start), np.uint64(end)):
+            k, v, i, b = synapses[e], positions[e], neurons[e], samples_of[e]
+            old, tap, is_last = w[k], k - v * np.uint32(len(dw)), last_of[i] == b
+            changed, here, there = change_by(old, (v, i, b), first, sides, state)
+            total = dw[tap] + changed
+            new, _ = moved(old, real(0), total / divisor, here, there, state)
+            w[k] = choose(is_last, new, old)
+            dw[tap] = choose(is_last, real(0), total)
+
+    @loops.njit_part
+    def add_events(dw, w, events, start, end, begin, first, sides, state):  # type: ignore[no-untyped-def]
+        """Synapses of one position, from ``begin`` on, that see a spike in a sample in which it is silent."""
+        synapses, positions, neurons, samples_of = events
+        for e in range(np.uint64(start), np.uint64(end)):
+            tap = np.int64(synapses[e]) - begin
+            changed, _, _ = change_by(w[tap], (positions[e], neurons[e], samples_of[e]), first, sides, state)
+            dw[tap] += changed
+
+    @loops.njit_part
+    def see_spikes(patch, pre, events, start, end, begin):  # type: ignore[no-untyped-def]
+        synapses, _, neurons, _ = events
+        for e in range(np.uint64(start), np.uint64(end)):
+            patch[0, synapses[e] - begin] = real(1) if bool_spikes else pre[0][neurons[e]]
+
+    @loops.njit_part
+    def see_traces(patch, pre, u, v, height, width, pad_h, pad_w):  # type: ignore[no-untyped-def]
         if n_signals > 1:
             for k, values in enumerate(pre[1:]):
                 gather(patch[k + 1], values, u, v, height, width, pad_h, pad_w)
@@ -108,66 +137,90 @@ def _compile(case: Case, parallel: bool) -> Any:
 
         fired = np.empty((samples, n_pre + at_once), np.uint32)
         row_start = np.empty((samples, c_in * height + 1), np.int64)
+        spiked = np.full(n_post, modulated)
+        first_of, last_of = np.full(n_pre, samples, np.uint32), np.empty(n_pre, np.uint32)
         for b in range(samples):
             fired[b], row_start[b] = list_rows(pres(pre_addresses, b, n_pre)[0], c_in * height, width)
+            post_spikes = posts(post_addresses, b, n_post)[0]
+            for j in range(n_post):
+                spiked[j] |= post_spikes[j] != 0
+        for b in range(samples):
+            for row in range(c_in * height):
+                for e in range(row_start[b, row], row_start[b, row + 1]):
+                    i = row * width + fired[b, e]
+                    first_of[i], last_of[i] = min(first_of[i], np.uint32(b)), b
         n_parts = out_height if parallel else 1
         for part in parts(n_parts):
-            synapses, positions = (
-                np.empty((samples, row_synapses), np.uint32),
-                np.empty((samples, row_synapses), np.uint32),
-            )
-            neurons, starts = np.empty_like(synapses), np.zeros((samples, out_width + 1), np.int64)
-            seeing, noted, counts = (
-                np.empty_like(positions[0]),
-                np.empty_like(positions[0]),
-                np.empty(out_width, np.int64),
-            )
-            visited, spiked = np.empty(out_width + at_once, np.int64), np.empty(out_width, np.bool_)
-            sees, is_last = np.empty(row_synapses, np.bool_), np.empty((samples, row_synapses), np.bool_)
-            patch, dw = np.zeros((n_signals, taps), real), np.zeros(row_synapses, real)
-            state = numbers, w_min, w_max
+            seeing, seen = np.empty((2, samples, row_synapses), np.uint32)
+            counts, n_most = np.empty((samples, out_width), np.int64), samples * row_synapses
+            # those that see a spike in one sample, and those that see several; by position, and there by sample
+            synapses, positions, neurons, samples_of = np.empty((4, 2 * n_most), np.uint32)
+            events, start = (synapses, positions, neurons, samples_of), np.zeros((2, out_width * samples + 1), np.int64)
+            start[1, 0] = n_most
+            visited = np.empty(out_width + at_once + 1, np.int64)
+            patch, dw = np.zeros((n_signals, taps), real), np.zeros(taps, real)
+            state, sides = (numbers, w_min, w_max), (pre_addresses, n_pre, post_addresses, n_post, samples)
             for u in range(part * out_height // n_parts, (part + 1) * out_height // n_parts):
-                sees[:] = False
-                for b in range(samples - 1, -1, -1):
-                    note_events(
-                        synapses[b], positions[b], neurons[b], counts, seeing, noted, fired[b], row_start[b], u,
-                        height, width, pad_h, pad_w,
-                    )  # fmt: skip
-                    for v in range(out_width):
-                        starts[b, v + 1] = starts[b, v] + counts[v]
-                    for e in range(starts[b, out_width]):
-                        is_last[b, e] = not sees[synapses[b, e]]
-                        sees[synapses[b, e]] = True
+                for b in range(samples):
+                    note_at_positions(
+                        seeing[b], seen[b], counts[b], fired[b], row_start[b], u, height, width, pad_h, pad_w
+                    )
+                n_alone, n_shared = 0, n_most
+                for v in range(out_width):
+                    for b in range(samples):
+                        for at in range(v * taps, v * taps + counts[b, v]):
+                            i = seen[b, at]
+                            is_shared = n_kinds == 2 and first_of[i] != last_of[i]
+                            event = np.uint64(choose(is_shared, n_shared, n_alone))
+                            synapses[event], positions[event], neurons[event], samples_of[event] = (
+                                seeing[b, at],
+                                v,
+                                i,
+                                b,
+                            )
+                            n_shared += is_shared
+                            n_alone += not is_shared
+                        at = v * samples + b + 1
+                        start[0, at], start[1, at] = n_alone, n_shared
                 for o in range(c_out):
                     first = (o * out_height + u) * out_width
-                    w, c = weights[first * taps :][:row_synapses], eligibility[first * taps :][:row_synapses]
-                    spiked[:] = False
-                    for b in range(samples):
-                        post_spikes = posts(post_addresses, b, n_post)[0]
-                        for v in range(out_width):
-                            spiked[v] |= post_spikes[first + v] != 0
-                    for b in range(samples):
-                        pre, post = pres(pre_addresses, b, n_pre), posts(post_addresses, b, n_post)
-                        there, n_events = post_part(post, first, first + out_width), starts[b, out_width]
-                        visit_events(
-                            dw, w, synapses[b, :n_events], positions[b], neurons[b], is_last[b], spiked, pre, there,
-                            divisor, state,
-                        )  # fmt: skip
-                        for e in range(list_row(post[0], first, out_width, visited, 0)):
-                            v = visited[e]
-                            begin, end, at = v * taps, (v + 1) * taps, slice(starts[b, v], starts[b, v + 1])
-                            see(patch, pre, synapses[b, at], neurons[b, at], u, v, height, width, pad_h, pad_w)
-                            at_position = post_at(real(there[0][v]), there, v)
-                            add_patch(dw[begin:end], w[begin:end], patch, at_position, state)
-                    pre, post = pres(pre_addresses, 0, n_pre), posts(post_addresses, 0, n_post)
-                    there = post_part(post, first, first + out_width)
-                    for v in range(out_width):
+                    w_row, c_row = weights[first * taps :][:row_synapses], eligibility[first * taps :][:row_synapses]
+                    next_channel = w_address + (first + out_height * out_width) * taps * itemsize
+                    n_visited = list_flags(spiked, first, out_width, visited, 0)
+                    visited[n_visited] = out_width
+                    done = 0
+                    for at in range(n_visited + 1):
+                        v = visited[at]
+                        if not modulated:
+                            silent, end = done * samples, v * samples
+                            alone, shared = (start[0, silent], start[0, end]), (start[1, silent], start[1, end])
+                            visit_alone(w_row, next_channel, events, *alone, first, sides, divisor, state)
+                            visit_shared(dw, w_row, events, *shared, last_of, first, sides, divisor, state)
+                            done = v + 1
+                        if at == n_visited:
+                            break
+                        begin, end = v * taps, (v + 1) * taps
+                        w, c = w_row[begin:end], c_row[begin:end]
+                        for b in range(samples):
+                            pre, post = pres(pre_addresses, b, n_pre), posts(post_addresses, b, n_post)
+                            spike = real(post[0][first + v])
+                            if spike != 0:
+                                patch[0] = 0
+                            for kind in range(n_kinds):
+                                seen_by = start[kind, v * samples + b], start[kind, v * samples + b + 1]
+                                if spike != 0:
+                                    see_spikes(patch, pre, events, *seen_by, begin)
+                                else:
+                                    add_events(dw, w, events, *seen_by, begin, first, sides, state)
+                            if spike != 0:
+                                see_traces(patch, pre, u, v, height, width, pad_h, pad_w)
+                                add_patch(dw, w, patch, post_at(spike, post, first + v), state)
+                        pre, post = pres(pre_addresses, 0, n_pre), posts(post_addresses, 0, n_post)
                         if not pre_alike:
-                            see(patch, pre, synapses[0, :0], neurons[0, :0], u, v, height, width, pad_h, pad_w)
-                        at_position = post_at(real(0), there, v)
-                        for k in range(taps if modulated or spiked[v] else 0):
-                            here = pre_at(real(0), patch, k)
-                            move_synapse(dw, w, c, v * taps + k, here, at_position, divisor, state)
+                            see_traces(patch, pre, u, v, height, width, pad_h, pad_w)
+                        at_position = post_at(real(0), post, first + v)
+                        for k in range(taps):
+                            move_synapse(dw, w, c, k, pre_at(real(0), patch, k), at_position, divisor, state)
 
     addresses = types.int64, types.int64, pre_signals.addresses, post_signals.addresses
     arguments = *addresses, *[types.int64] * 8, *batches.scalars(case)

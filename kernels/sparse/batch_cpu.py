@@ -122,18 +122,21 @@ def _compile(case: Case, parallel: bool) -> Any:
     check = loops.range_check()
     fetch, fetch_scattered = cpu.fetchers(np.dtype(real).itemsize, False)
     prefetch, itemsize = loops.prefetch, case.dtype.itemsize
+    minor_names = case.names.pre if post_is_major else case.names.post
+    gather, at_once, n_signals = cpu.gatherer(case, post_is_major, minor_names), cpu.GATHERED, len(minor_names)
     ahead, pointer = cpu.AHEAD, loops.as_pointer
     carray: Any = numba.carray
     parts = numba.prange if parallel else range
 
     @loops.njit_part
     def visit_minor(
-        w, sums, dw, by_minor, major_by_minor, i, of_i, major_any, major, n_major, minor, n_minor,
+        w, sums, dw, coming, by_minor, major_by_minor, i, of_i, major_any, major, n_major, minor, n_minor,
         w_address, sums_address, divisor, state,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         """The synapses of a minor neuron, in those samples in which it spiked and the major neuron did not."""
-        dw[: len(by_minor)] = 0
         last = len(of_i) - 1
+        if last > 0:
+            dw[: len(by_minor)] = 0
         for e in range(last):
             of_major, of_minor = majors(major, of_i[e], n_major), minors(minor, of_i[e], n_minor)
             there = minor_at(real(1) if bool_spikes else real(of_minor[0][i]), of_minor, i)
@@ -144,14 +147,14 @@ def _compile(case: Case, parallel: bool) -> Any:
         of_major, of_minor = majors(major, of_i[last], n_major), minors(minor, of_i[last], n_minor)
         there = minor_at(real(1) if bool_spikes else real(of_minor[0][i]), of_minor, i)
         for k in range(len(by_minor)):
-            if k + ahead < len(by_minor):
-                later = np.int64(by_minor[k + ahead]) * itemsize
-                prefetch(w_address + later)
-                prefetch((sums_address if major_any[major_by_minor[k + ahead]] else w_address) + later)
+            # one fetch a visit: many at once would wait for each other
+            if k < len(coming):
+                prefetch(w_address + np.int64(coming[k]) * itemsize)
             j, m = major_by_minor[k], by_minor[k]
             old, here = w[m], major_at(real(0), of_major, j)
             changed = change(old, here, there, False, True, state)
-            total = dw[k] + (changed if of_major[0][j] == 0 else real(0))
+            total: Any = changed if of_major[0][j] == 0 else real(0)
+            total += dw[k] if last > 0 else real(0)
             if modulated:
                 sums[m] = total
                 continue
@@ -162,33 +165,36 @@ def _compile(case: Case, parallel: bool) -> Any:
             carray(pointer(written + np.int64(m) * itemsize), 1, real)[0] = total if major_any[j] else new
 
     @loops.njit_part
-    def visit_major(w, c, sums, minor_of, j, of_j, major, n_major, minor, n_minor, divisor, state):  # type: ignore[no-untyped-def]
+    def move_row(w, c, sums, minor_of, j, major, n_major, minor, n_minor, divisor, state):  # type: ignore[no-untyped-def]
+        """The synapses of a major neuron that is silent in all samples."""
+        silent, first_minor = major_at(real(0), majors(major, 0, n_major), j), minors(minor, 0, n_minor)
+        for k in range(len(w)):
+            there = minor_at(real(0), first_minor, minor_of[k])
+            move(w, c, k, k, sums[k] / divisor, silent, there, state)
+            sums[k] = 0
+
+    @loops.njit_part
+    def visit_major(w, c, sums, gathered, minor_of, j, of_j, major, n_major, minor, n_minor, divisor, state):  # type: ignore[no-untyped-def]
         """The synapses of a major neuron, in those samples in which it spiked; then they move."""
-        if len(of_j) == 0:
-            silent, first_minor = major_at(real(0), majors(major, 0, n_major), j), minors(minor, 0, n_minor)
-            for k in range(len(w)):
-                there = minor_at(real(0), first_minor, minor_of[k])
-                move(w, c, k, k, sums[k] / divisor, silent, there, state)
-                sums[k] = 0
-            return
         last = len(of_j) - 1
-        for e in range(last):
+        for e in range(last + 1):
             of_major, of_minor = majors(major, of_j[e], n_major), minors(minor, of_j[e], n_minor)
             here = major_at(real(of_major[0][j]), of_major, j)
-            for k in range(len(w)):
-                i = minor_of[k]
-                spike = real(of_minor[0][i])
-                sums[k] += change(w[k], here, minor_at(spike, of_minor, i), True, spike != 0, state)
-        # the last sample with the move, which spares a pass where there is but one
-        of_major, of_minor = majors(major, of_j[last], n_major), minors(minor, of_j[last], n_minor)
-        here = major_at(real(of_major[0][j]), of_major, j)
-        for k in range(len(w)):
-            i = minor_of[k]
-            spike, old = real(of_minor[0][i]), w[k]
-            there = minor_at(spike, of_minor, i)
-            total = sums[k] + change(old, here, there, True, spike != 0, state)
-            move(w, c, k, k, total / divisor, here, there, state)
-            sums[k] = 0
+            # gathered first, so that the compiler sees that no store changes what is still to be read
+            for first in range(0, len(w), at_once):
+                part = slice(first, first + at_once)
+                gather(gathered, of_minor, minor_of[part], False)
+                w_part, c_part, sums_part = w[part], c[part], sums[part]
+                for k in range(len(w_part)):
+                    spike, old = gathered[0, k], w_part[k]
+                    there = minor_at(spike, gathered, k)
+                    total = sums_part[k] + change(old, here, there, True, spike != 0, state)
+                    if e < last:
+                        sums_part[k] = total
+                    else:
+                        # the last sample with the move, which spares a pass where there is but one
+                        move(w_part, c_part, k, k, total / divisor, here, there, state)
+                        sums_part[k] = 0
 
     def loop(
         w_address, c_address, sums_address, nnz, major_start_address, minor_of_address, minor_start_address,
@@ -220,14 +226,14 @@ def _compile(case: Case, parallel: bool) -> Any:
                     first, last = minor_start[later], minor_start[later + 1]
                     fetch(by_minor_address, first, last, by_minor.itemsize)
                     fetch(major_by_minor_address, first, last, major_by_minor.itemsize)
-                if e + 1 < end:
-                    later = fired_minors[e + 1]
-                    first, last = minor_start[later], minor_start[later + 1]
-                    fetch_scattered(w_address, 0, by_minor[first : min(last, first + ahead)])
-                i = fired_minors[e]
+                i, later = fired_minors[e], fired_minors[min(e + 1, end - 1)]
                 first, last = minor_start[i], minor_start[i + 1]
+                begin, stop = minor_start[later], minor_start[later + 1]
+                if last - first > ahead:
+                    fetch_scattered(w_address, 0, by_minor[begin : min(stop, begin + ahead)])
+                    begin, stop = first + ahead, last
                 visit_minor(
-                    w, sums, dw, by_minor[first:last], major_by_minor[first:last], i,
+                    w, sums, dw, by_minor[begin:stop], by_minor[first:last], major_by_minor[first:last], i,
                     of_minors[of_minor_start[e] : of_minor_start[e + 1]], major_any, major, n_major,
                     minor, n_minor, w_address, sums_address, divisor, state,
                 )  # fmt: skip
@@ -236,7 +242,7 @@ def _compile(case: Case, parallel: bool) -> Any:
         row_parts = max(1, min(n_rows, most_parts))
         for part in parts(row_parts):
             end, state = (part + 1) * n_rows // row_parts, (numbers, w_min, w_max)
-            begin = part * n_rows // row_parts
+            begin, gathered = part * n_rows // row_parts, np.empty((n_signals, at_once), real)
             at = np.searchsorted(fired_majors, np.uint32(begin)) if modulated else begin
             for e in range(begin, end):
                 if e + 1 < end:
@@ -246,14 +252,19 @@ def _compile(case: Case, parallel: bool) -> Any:
                     fetch(sums_address, first, last, w.itemsize)
                     fetch(minor_of_address, first, last, minor_of.itemsize)
                 j = np.int64(e) if modulated else np.int64(fired_majors[e])
-                found = at < len(fired_majors) and fired_majors[at] == j
-                of_j = of_majors[of_major_start[at] : of_major_start[at + 1]] if found else of_majors[:0]
-                at += found
                 first, last = major_start[j], major_start[j + 1]
+                if at == len(fired_majors) or fired_majors[at] != j:
+                    move_row(
+                        w[first:last], c[first:last], sums[first:last], minor_of[first:last], j, major, n_major,
+                        minor, n_minor, divisor, state,
+                    )  # fmt: skip
+                    continue
                 visit_major(
-                    w[first:last], c[first:last], sums[first:last], minor_of[first:last], j, of_j, major, n_major,
-                    minor, n_minor, divisor, state,
+                    w[first:last], c[first:last], sums[first:last], gathered, minor_of[first:last], j,
+                    of_majors[of_major_start[at] : of_major_start[at + 1]], major, n_major, minor, n_minor,
+                    divisor, state,
                 )  # fmt: skip
+                at += 1
 
     n, addresses = types.int64, [types.int64] * 9
     signals = major_signals.addresses, n, minor_signals.addresses, n

@@ -147,7 +147,7 @@ def fetchers(itemsize: int, modulated: bool) -> tuple[Any, Any]:
     return fetch, fetch_scattered
 
 
-def _gatherer(case: Case, post_is_major: bool, minor_names: tuple[str, ...]) -> Any:
+def gatherer(case: Case, post_is_major: bool, minor_names: tuple[str, ...]) -> Any:
     """``gather(gathered, minor, indices, silent)``, compiled: the signals of the minor neurons of some synapses."""
     n_signals = len(minor_names)
     # what only the major neuron's term reads is not gathered where that neuron is silent
@@ -171,7 +171,7 @@ def _gatherer(case: Case, post_is_major: bool, minor_names: tuple[str, ...]) -> 
 def _row_visitor(case: Case, post_is_major: bool, sides: _Sides, update: Any) -> Any:
     """``visit_row``, compiled: the synapses of one major neuron, with both contributions."""
     real, modulated, bool_spikes = loops.REAL[case.dtype], case.modulated, case.bool_spikes
-    gather, minor_traces = _gatherer(case, post_is_major, sides.minor_names), sides.minor.traces
+    gather, minor_traces = gatherer(case, post_is_major, sides.minor_names), sides.minor.traces
 
     @loops.njit_part
     def visit_each(w, minor_of, here, minor, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
