@@ -126,8 +126,8 @@ LONGER = {
 
 
 SWEPT = {
-    "kernels/test_gpu_proofs.py": r"_modulated|alone|weighted",
-    "kernels/test_non_finite.py": r"_modulated|istdp|weighted|alone",
+    "kernels/test_gpu_proofs.py": r"_modulated|alone|weighted|test_a_variant|istdp|oja",
+    "kernels/test_non_finite.py": r"_modulated|istdp|weighted|alone|triplet",
     "kernels/test_gpu_batches.py": r"rules_of_all_kinds|either_layout",
     "test_guides.py": r"tuning",
 }
