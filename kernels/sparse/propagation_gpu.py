@@ -115,7 +115,8 @@ def build(case: PropagationCase, config: Config = DEFAULT) -> PropagationStep:
             start, pre, place = topology.major_start, topology.minor_of, None
         else:
             start, pre, place = topology.minor_start, topology.major_by_minor, topology.by_minor
-        device, n_post, at_once = weights.device, topology.n_post, WARP * config.num_warps * config.flight
+        flight = config.flight // (1 + (case.dtype is torch.float64))  # whose values take two registers
+        device, n_post, at_once = weights.device, topology.n_post, WARP * config.num_warps * flight
         synapses = min(at_once, triton.next_power_of_2(triton.cdiv(weights.numel(), n_post)))
         posts, part = at_once // synapses, synapses * config.turns
         further = further_parts(start, part)
