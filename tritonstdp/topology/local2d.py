@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from tritonstdp.topology.base import Examples
+from tritonstdp.topology.parts import Part, Window
 from tritonstdp.topology.patches import Patches
 
 __all__ = ["Local2d"]
@@ -50,3 +51,23 @@ class Local2d(Patches):
 
     def side_of(self, shape: Sequence[int]) -> str | None:
         return "post" if tuple(shape) == (*self.weights_shape[:2], 1) else None
+
+    @property
+    def units(self) -> int:
+        return self.dst_shape[1]
+
+    def posts(self, start: int, stop: int) -> Window:
+        return Window(self.dst_shape, 1, start, stop)
+
+    def part(self, start: int, stop: int) -> Part:
+        """The part of some output rows; of the padding above and below the map, what it sees is pre neurons of its own.
+
+        They are to be silent, and so nothing is brought by them.
+        """
+        (c_out, _, out_width), (c_in, _, width) = self.dst_shape, self.src_shape
+        top = start * self.stride[0] - self.padding[0]
+        bottom = top + (stop - start - 1) * self.stride[0] + self.kernel_size[0] if stop > start else top
+        sizes = {"src_shape": (c_in, bottom - top, width), "dst_shape": (c_out, stop - start, out_width)}
+        topology = replace(self, **sizes, padding=(0, self.padding[1])) if stop > start else None
+        weights = Window((*self.dst_shape, self.weights_shape[2]), 1, start, stop)
+        return Part(topology, weights, Window(self.src_shape, 1, top, bottom), self.posts(start, stop))

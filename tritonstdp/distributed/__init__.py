@@ -1,0 +1,11 @@
+"""Learning over several processes, each of which holds a slice of the post neurons and all that leads into them.
+
+Processes are started by ``torchrun``, and :mod:`torch.distributed` carries what they exchange: once a step, the spikes.
+"""
+
+from __future__ import annotations
+
+from tritonstdp.distributed.exchange import Exchange, ExchangeError
+from tritonstdp.distributed.slices import Shard, shard
+
+__all__ = ["Exchange", "ExchangeError", "Shard", "shard"]

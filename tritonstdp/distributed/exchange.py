@@ -1,0 +1,305 @@
+"""Once a step, each rank sends what its neurons fired, and gets what all have.
+
+A message begins with a header, by which all ranks find out together whether they are in the same step of the same
+network. What follows is a bit a neuron; or, where slices are so large that bytes count for more than one more
+round, the numbers of those that fired, if that is shorter for all. Spikes that count with a value are sent as values.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import lru_cache
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tritonstdp.distributed.slices import Shard, this_rank
+from tritonstdp.topology.parts import Window
+
+__all__ = ["Exchange", "ExchangeError"]
+
+FACTS = ("network", "rule", "seed")
+"""What ranks have to agree on beside the step."""
+
+HEADER = np.dtype([("step", "<i8"), ("count", "<i4"), *((fact, "<u4") for fact in FACTS), ("end", "S36")])
+"""``end`` says why a rank ends; it is empty as long as it goes on."""
+
+AT_ONCE = 2**16
+"""Bytes that are sent with the header: a second round takes longer than they do."""
+
+FINISHED = b"it has finished"
+
+MARGIN = 5.0
+"""Seconds by which ranks may differ in when they find out that one is missing."""
+
+
+class ExchangeError(RuntimeError):
+    """Ranks that can't go on together; the message names which, and why."""
+
+
+class Exchange:
+    """The spikes of neurons that are dealt out among ranks: a call a step, in which all take part.
+
+    Use it in a ``with`` block: a rank that raises within tells the others, which then raise as well, as they do if one
+    leaves it earlier. What a rank does not tell, as it was killed or hangs, the others find out after ``timeout``.
+
+    Parameters
+    ----------
+    shard : Shard
+        Whose post neurons they are; on any rank of the same group.
+    *others : Shard
+        Other groups that learn by the same steps: the ranks have to agree on them as well.
+    dtype : torch.dtype
+        That of the spikes, on all ranks: ``torch.bool``, or a floating one of spikes that count with their value.
+    timeout : float
+        Seconds after which a rank that others wait for is given up; longer than any step takes, kernels being compiled
+        in the first one.
+
+    Attributes
+    ----------
+    step : int
+        How many steps were exchanged.
+    sent : int
+        The bytes that this rank sent in the last one: at most ``n / 8 + 64`` of bool spikes, where ``n`` is the size of
+        the largest slice, rounded up to 8. It gets as many from each other rank.
+
+    Raises
+    ------
+    ExchangeError
+        Here and at every call, on all ranks, if one was killed, hangs, has raised or finished, or differs in the
+        number of steps, the groups (topologies, dtypes), the rule and how its arguments are given, or torch's seed;
+        ``timeout`` and 5 seconds after the call at the latest.
+    ValueError, TypeError
+        If ``spikes`` do not fit.
+
+    Examples
+    --------
+    >>> from tritonstdp.distributed import shard
+    >>> with Exchange(shard(torch.rand(3, 3))) as exchange:
+    ...     exchange(torch.tensor([True, False, True]))
+    tensor([ True, False,  True])
+    """
+
+    def __init__(self, shard: Shard, *others: Shard, dtype: torch.dtype = torch.bool, timeout: float = 300.0) -> None:
+        if dtype is not torch.bool and not dtype.is_floating_point:
+            raise TypeError(f"dtype is {dtype}: spikes are torch.bool or of a floating dtype")
+        if not 0 < timeout < float("inf"):
+            raise ValueError(f"timeout is {timeout}: give seconds, a finite number above 0")
+        self.shards, self.dtype, self.timeout = (shard, *others), dtype, timeout
+        self.step = self.sent = 0
+        self._rank, self._size = this_rank()
+        self._n_own, self._device = shard.n_post, shard.weights.device
+        # so many of each rank, the last ones for nobody, so that all messages are of one length
+        self._stride = -(-max(window.size for window in shard.windows) // 8) * 8
+        self._bytes = self._stride // 8 if dtype is torch.bool else self._stride * dtype.itemsize
+        self._at_once = self._bytes if self._bytes <= AT_ONCE or dtype is not torch.bool else 0
+        self._has_ended = False
+        if self._size > 1:
+            self._place_of = _places(shard.windows, self._stride).to(self._device)
+            self._group = dist.new_group(timeout=timedelta(seconds=timeout))
+            # alone, as messages have one length only if the ranks agree
+            self._compare(self._gathered(self._header(0).to(self._device)))
+
+    def __enter__(self) -> Exchange:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._has_ended or self._size == 1:
+            return
+        said = FINISHED if error is None else f"{type(error).__name__}: {error}".encode()
+        try:
+            self._compare(self._gathered(self._message(0, None, said)), has_finished=True)
+        except ExchangeError:
+            if error is None:
+                raise
+            # what this rank has raised is what has to be known here
+        self._has_ended = True
+
+    def __call__(self, spikes: Tensor) -> Tensor:
+        """Send the spikes of this rank's neurons, and get those of all.
+
+        Parameters
+        ----------
+        spikes : Tensor
+            ``(shard.n_post,)``, those of this step.
+
+        Returns
+        -------
+        Tensor
+            ``(n,)``, a tensor of its own, in the order of the group's post neurons.
+        """
+        self._check(spikes)
+        if self._size == 1:
+            self.step += 1
+            return spikes.clone()
+        count = int(spikes.count_nonzero()) if not self._at_once else self._n_own
+        gathered = self._gathered(self._message(count, spikes if self._at_once else None))
+        counts = self._compare(gathered)
+        self.sent = gathered.shape[1]
+        padded = self._unpacked(gathered[:, HEADER.itemsize :]) if self._at_once else self._second_round(spikes, counts)
+        self.step += 1
+        return padded.index_select(0, self._place_of)
+
+    def _check(self, spikes: Tensor) -> None:
+        if self._has_ended:
+            raise ExchangeError("the exchange has ended: make another one, on all ranks")
+        if not isinstance(spikes, Tensor) or spikes.dtype is not self.dtype:
+            what = spikes.dtype if isinstance(spikes, Tensor) else type(spikes).__name__
+            raise TypeError(f"spikes are {what}, and {self.dtype} is exchanged: pass dtype={what} to Exchange, on all ranks")
+        if tuple(spikes.shape) != (self._n_own,):
+            raise ValueError(f"spikes have shape {tuple(spikes.shape)}: this rank has {(self._n_own,)} post neurons")
+        if spikes.device != self._device:
+            raise ValueError(f"spikes are on {spikes.device}, the weights on {self._device}: move one of them")
+
+    def _message(self, count: int, spikes: Tensor | None, end: bytes = b"") -> Tensor:
+        """A header, and room for spikes where they are sent with it."""
+        message = torch.zeros(HEADER.itemsize + self._at_once, dtype=torch.uint8, device=self._device)
+        message[: HEADER.itemsize].copy_(self._header(count, end))
+        if spikes is not None:
+            message[HEADER.itemsize :].copy_(_packed(spikes, self._stride))
+        return message
+
+    def _header(self, count: int, end: bytes = b"") -> Tensor:
+        facts = (_digest(*(shard.facts[fact] for shard in self.shards)) for fact in FACTS)
+        return torch.from_numpy(np.array([(self.step, count, *facts, end)], HEADER).view(np.uint8))
+
+    def _gathered(self, message: Tensor) -> Tensor:
+        """The messages of all ranks, a row each."""
+        began = time.monotonic()
+        gathered = message.new_empty(self._size, len(message))
+        try:
+            dist.all_gather(list(gathered), message, group=self._group)
+        except RuntimeError as error:
+            self._has_ended = True
+            self._call_the_roll(began, error)
+        return gathered
+
+    def _compare(self, gathered: Tensor, has_finished: bool = False) -> Any:
+        """How many neurons fired on each rank, once it is sure that all are in the same step of the same network."""
+        headers = np.ascontiguousarray(gathered[:, : HEADER.itemsize].cpu().numpy()).view(HEADER)[:, 0]
+        said = self._difference(headers, has_finished)
+        if said:
+            self._has_ended = True
+            raise ExchangeError(said)
+        return headers["count"]
+
+    def _difference(self, headers: Any, has_finished: bool) -> str:
+        for rank in np.flatnonzero((headers["end"] != b"") & (headers["end"] != FINISHED)):
+            reason = headers["end"][rank].decode(errors="replace")
+            return f"rank {rank} has failed in step {headers['step'][rank]}: {reason}"
+        for fact in ("step", *FACTS):
+            if (headers[fact] != headers[fact][0]).any():
+                return _said_of(fact, headers[fact])
+        finished = headers["end"] == FINISHED
+        if not finished.all() and (finished.any() or has_finished):
+            return f"{_listed(np.flatnonzero(finished))} finished after {self.step} steps, and the others go on"
+        return ""
+
+    def _second_round(self, spikes: Tensor, counts: Any) -> Tensor:
+        most = int(counts.max())
+        if 4 * most >= self._bytes:
+            bits = self._gathered(_packed(spikes, self._stride))
+            self.sent += bits.shape[1]
+            return self._unpacked(bits)
+        numbers = torch.full((most,), -1, dtype=torch.int32, device=self._device)
+        numbers[: counts[self._rank]] = spikes.nonzero().flatten()
+        lists = self._gathered(numbers.view(torch.uint8)).view(torch.int32)
+        self.sent += 4 * most
+        padded = spikes.new_zeros(self._size, self._stride + 1)  # the last of each rank is for what stands for none
+        padded.scatter_(1, lists.long().remainder(self._stride + 1), True)
+        return padded[:, :-1].reshape(-1)
+
+    def _unpacked(self, payloads: Tensor) -> Tensor:
+        if self.dtype is not torch.bool:
+            return payloads.contiguous().view(-1).view(self.dtype)
+        return (payloads.unsqueeze(-1) & BITS.to(payloads.device)).view(-1) != 0
+
+    def _call_the_roll(self, began: float, error: Exception) -> None:
+        """Say which ranks are missing: all others write that they are there to where all have met at first."""
+        until = began + self.timeout + MARGIN
+        store = _store()
+        names = [f"tritonstdp/{self._group.group_name}/{self.step}/{rank}" for rank in range(self._size)]
+        try:
+            store.set(names[self._rank], "here")
+            missing = [rank for rank, name in enumerate(names) if not _comes(store, name, until)]
+        except RuntimeError as lost:
+            raise ExchangeError(f"rank 0, where the ranks have met, is gone in step {self.step}: see what it said") from lost
+        if missing:
+            raise ExchangeError(
+                f"{_listed(missing)} did not answer in step {self.step}: killed, or busy for more than the timeout of "
+                f"{self.timeout:g} s"
+            ) from error
+        raise ExchangeError(f"the exchange of step {self.step} has failed, and all ranks are there: {error}") from error
+
+
+BITS = torch.tensor([1 << k for k in range(8)], dtype=torch.uint8)
+_SHIFTED = 0x0102040810204080
+"""Times eight bytes of 0 or 1, read as one number, it has them as the bits of its highest byte."""
+
+
+def _packed(spikes: Tensor, stride: int) -> Tensor:
+    """So many spikes as bytes: of bool ones, eight a byte."""
+    padded = torch.nn.functional.pad(spikes, (0, stride - len(spikes)))
+    if spikes.dtype is not torch.bool:
+        return padded.view(torch.uint8)
+    return ((padded.view(torch.int64) * _SHIFTED) >> 56).to(torch.uint8)
+
+
+def _places(windows: Sequence[Window], stride: int) -> Tensor:
+    """Where each neuron's spike is among those of all ranks, of which each has so many places."""
+    places = torch.empty(math.prod(windows[0].shape), dtype=torch.int64)
+    for rank, window in enumerate(windows):
+        window.put(places, torch.arange(window.size) + rank * stride)
+    return places
+
+
+@lru_cache
+def _digest(*facts: str) -> int:
+    return zlib.crc32("\n".join(facts).encode())
+
+
+def _said_of(fact: str, values: Any) -> str:
+    """Which ranks have one value, and which another."""
+    ranks: dict[int, list[int]] = defaultdict(list)
+    for rank, value in enumerate(values.tolist()):
+        ranks[value].append(rank)
+    sides = "; ".join(_listed(each) for each in ranks.values())
+    what = f"the step: they are in steps {', '.join(map(str, ranks))}" if fact == "step" else f"the {fact}"
+    return f"the ranks disagree on {what} ({sides}): {REMEDIES[fact]}"
+
+
+REMEDIES = {
+    "step": "call the exchange as often on all of them",
+    "network": "give all of them groups of the same topology and dtype",
+    "rule": "call update_ on all of them with the same rule and bounds, and the same kinds of arguments",
+    "seed": "call torch.manual_seed with one seed on all of them, before shard()",
+}
+
+
+def _listed(ranks: Any) -> str:
+    names = [str(int(rank)) for rank in ranks]
+    return f"rank {names[0]}" if len(names) == 1 else f"ranks {', '.join(names[:-1])} and {names[-1]}"
+
+
+def _store() -> Any:
+    from torch.distributed.distributed_c10d import _get_default_store  # which has no public name
+
+    return _get_default_store()
+
+
+def _comes(store: Any, name: str, until: float) -> bool:
+    """Whether somebody writes a name into the store before a moment."""
+    try:
+        store.wait([name], timedelta(seconds=max(until - time.monotonic(), 0.01)))
+    except dist.DistStoreError:
+        return False
+    return True
