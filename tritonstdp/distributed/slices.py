@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tritonstdp.functional import PerNeuron, topology_of, update_
-from tritonstdp.normalization import normalize_
+from tritonstdp.normalization import into_posts, scale_
 from tritonstdp.propagation import propagate_
 from tritonstdp.rules import Rule, resolve_rule
 from tritonstdp.topology import Topology, check_weights
@@ -172,11 +172,17 @@ class Shard:
             return current
         return propagate_(current, self.weights, pre_spike, topology=self.topology, **options)
 
-    def normalize_(self, target: Any = 1.0, **options: Any) -> Tensor:
+    def normalize_(self, target: Any = 1.0, *, measure: str = "sum") -> Tensor:
         """Scale the weights into each of this rank's post neurons to a target, as :func:`tritonstdp.normalize_`."""
         if self.topology is None:
             return self.weights
-        return normalize_(self.weights, target, topology=self.topology, **options)
+        return scale_(self.weights, target, measure, self.topology, self._into_posts)
+
+    def _into_posts(self, topology: Topology, of_weights: Tensor) -> tuple[Tensor, Tensor | None]:
+        window = self.part.weights
+        if topology.incoming == (0,) and isinstance(window, Window) and window.axis == 1:
+            return _column_sums(of_weights, window.start, window.shape[1])[None], None
+        return into_posts(topology, of_weights)
 
     def _note(self, rule: str | Rule, arguments: dict[str, Any]) -> None:
         """Keep what the ranks have to agree on of a step: the rule, and how each of its arguments is given."""
@@ -190,6 +196,28 @@ class Shard:
         for name in rule.positive if self.whole.has_padding else ():
             if kinds.get(name) == "pre":
                 raise ValueError(f"{name} is given one value a pre neuron, and the group has padding: pass one number")
+
+
+AS_ONE = 256
+"""Columns that torch adds up in one order, whatever the processor; what is left of a matrix's, it adds up in another."""
+
+
+def _column_sums(own: Tensor, start: int, n: int) -> Tensor:
+    """The sums of each of some columns, from ``start`` on, in the order in which torch would add up all ``n``."""
+    even = min(max(n - n % AS_ONE - start, 0), own.shape[1])
+    blocks = even - even % AS_ONE
+    return torch.cat([
+        own[:, :blocks].sum(0),
+        _sums_among(own[:, blocks:even], 0, AS_ONE),
+        _sums_among(own[:, even:], max(start + even - (n - n % AS_ONE), 0), n % AS_ONE),
+    ])  # fmt: skip
+
+
+def _sums_among(columns: Tensor, at: int, width: int) -> Tensor:
+    padded = columns.new_zeros(len(columns), width)
+    mine = slice(at, at + columns.shape[1])
+    padded[:, mine] = columns
+    return padded.sum(0)[mine]
 
 
 _CHOICES = ("positive_bound", "negative_bound", "clamp", "reduction")
