@@ -5,7 +5,8 @@ Processes are started by ``torchrun``, and :mod:`torch.distributed` carries what
 
 from __future__ import annotations
 
+from tritonstdp.distributed.checkpoints import load, save
 from tritonstdp.distributed.exchange import Exchange, ExchangeError
 from tritonstdp.distributed.slices import Shard, shard
 
-__all__ = ["Exchange", "ExchangeError", "Shard", "shard"]
+__all__ = ["Exchange", "ExchangeError", "Shard", "load", "save", "shard"]

@@ -149,6 +149,11 @@ class Exchange:
         self.step += 1
         return padded.index_select(0, self._place_of)
 
+    def meet(self) -> None:
+        """Wait until all ranks are here: what each has done before, all know to be done."""
+        if self._size > 1:
+            self._compare(self._gathered(self._message(0, None)))
+
     def _check(self, spikes: Tensor) -> None:
         if self._has_ended:
             raise ExchangeError("the exchange has ended: make another one, on all ranks")
@@ -210,6 +215,8 @@ class Exchange:
             bits = self._gathered(_packed(spikes, self._stride))
             self.sent += bits.shape[1]
             return self._unpacked(bits)
+        if not most:
+            return spikes.new_zeros(self._size * self._stride)
         numbers = torch.full((most,), -1, dtype=torch.int32, device=self._device)
         numbers[: counts[self._rank]] = spikes.nonzero().flatten()
         lists = self._gathered(numbers.view(torch.uint8)).view(torch.int32)
@@ -238,7 +245,9 @@ class Exchange:
                 f"{_listed(missing)} did not answer in step {self.step}: killed, or busy for more than the timeout of "
                 f"{self.timeout:g} s"
             ) from error
-        raise ExchangeError(f"the exchange of step {self.step} has failed, and all ranks are there: {error}") from error
+        raise ExchangeError(
+            f"the exchange of step {self.step} has failed, and all ranks answer; they may have given this one up: {error}"
+        ) from error
 
 
 BITS = torch.tensor([1 << k for k in range(8)], dtype=torch.uint8)
@@ -298,8 +307,8 @@ def _store() -> Any:
 
 def _comes(store: Any, name: str, until: float) -> bool:
     """Whether somebody writes a name into the store before a moment."""
-    try:
-        store.wait([name], timedelta(seconds=max(until - time.monotonic(), 0.01)))
-    except dist.DistStoreError:
-        return False
+    while not store.check([name]):  # a wait ends in other errors in each kind of store
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
     return True

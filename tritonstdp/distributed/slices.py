@@ -83,8 +83,8 @@ class Shard:
         This rank's weights, as kernels have their values.
     part : Part
         Which of the group's weights and neurons are this rank's.
-    windows : tuple of Window
-        Which post neurons are each rank's.
+    bounds : tuple of tuple of int
+        From where to where the slice of each rank goes, in ``whole.units``.
     facts : dict of str
         What the ranks have to agree on, by what it is; see :class:`Exchange`.
 
@@ -102,9 +102,14 @@ class Shard:
     topology: Topology | None
     weights: Tensor = field(repr=False)
     part: Part = field(repr=False)
-    windows: tuple[Window, ...] = field(repr=False)
+    bounds: tuple[tuple[int, int], ...] = field(repr=False)
     facts: dict[str, str] = field(repr=False)
     _rule: Any = field(default=None, init=False, repr=False)
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """Which post neurons are each rank's."""
+        return tuple(self.whole.posts(*bounds) for bounds in self.bounds)
 
     @property
     def n_pre(self) -> int:
@@ -283,7 +288,7 @@ def shard(weights: Tensor | Maker, *, topology: Topology | None = None) -> Shard
     kind = f"{own.layout} {own.dtype}"
     facts = {"network": f"{whole} {kind} {size}", "rule": "", "seed": str(torch.initial_seed())}
     values = own if own_topology is None else own_topology.values(own)
-    return Shard(whole, own_topology, values, part, tuple(whole.posts(*each) for each in bounds), facts)
+    return Shard(whole, own_topology, values, part, tuple(bounds), facts)
 
 
 def _copied(weights: Tensor, whole: Topology, part: Part) -> tuple[Tensor, Topology | None]:

@@ -364,6 +364,10 @@ class Topology(_WeaklyReferable):
         """Which post neurons are those of the part of some of the ``units``."""
         return Window(self.post_shape, 0, start, stop)
 
+    def pres(self, start: int, stop: int) -> Window:
+        """Which pre neurons the part of some of the ``units`` sees."""
+        return Window(self.pre_shape, 0, 0, *self.pre_shape)
+
     def part(self, start: int, stop: int) -> Part:
         """The part of some of the ``units``, from one up to another.
 

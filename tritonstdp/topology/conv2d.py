@@ -86,7 +86,7 @@ class Conv2d(Patches):
         """The part of some output channels: all positions of each, as a change is a sum over these."""
         topology = replace(self, dst_shape=(stop - start, *self.dst_shape[1:])) if stop > start else None
         weights = Window(self.weights_shape, 0, start, stop)
-        return Part(topology, weights, Window(self.pre_shape, 0, 0, *self.pre_shape), self.posts(start, stop))
+        return Part(topology, weights, self.pres(start, stop), self.posts(start, stop))
 
     @property
     def synapses(self) -> int:

@@ -64,8 +64,8 @@ class Dense(Topology):
         return Dense(len(range(self.n_pre)[rows]), self.n_post)
 
     def part(self, start: int, stop: int) -> Part:
-        weights, every_pre = Window(self.weights_shape, 1, start, stop), Window(self.pre_shape, 0, 0, self.n_pre)
-        return Part(Dense(self.n_pre, stop - start), weights, every_pre, self.posts(start, stop))
+        weights = Window(self.weights_shape, 1, start, stop)
+        return Part(Dense(self.n_pre, stop - start), weights, self.pres(start, stop), self.posts(start, stop))
 
     def side_of(self, shape: Sequence[int]) -> str | None:
         kinds = {(self.n_post,): "post", (1, self.n_post): "post", (self.n_pre, 1): "pre"}

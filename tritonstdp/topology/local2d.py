@@ -59,15 +59,17 @@ class Local2d(Patches):
     def posts(self, start: int, stop: int) -> Window:
         return Window(self.dst_shape, 1, start, stop)
 
+    def pres(self, start: int, stop: int) -> Window:
+        top = start * self.stride[0] - self.padding[0]
+        rows = (stop - start - 1) * self.stride[0] + self.kernel_size[0] if stop > start else 0
+        return Window(self.src_shape, 1, top, top + rows)
+
     def part(self, start: int, stop: int) -> Part:
         """The part of some output rows; of the padding above and below the map, what it sees is pre neurons of its own.
 
         They are to be silent, and so nothing is brought by them.
         """
-        (c_out, _, out_width), (c_in, _, width) = self.dst_shape, self.src_shape
-        top = start * self.stride[0] - self.padding[0]
-        bottom = top + (stop - start - 1) * self.stride[0] + self.kernel_size[0] if stop > start else top
-        sizes = {"src_shape": (c_in, bottom - top, width), "dst_shape": (c_out, stop - start, out_width)}
-        topology = replace(self, **sizes, padding=(0, self.padding[1])) if stop > start else None
+        pre, post = self.pres(start, stop), self.posts(start, stop)
+        sizes = {"src_shape": pre.kept, "dst_shape": post.kept, "padding": (0, self.padding[1])}
         weights = Window((*self.dst_shape, self.weights_shape[2]), 1, start, stop)
-        return Part(topology, weights, Window(self.src_shape, 1, top, bottom), self.posts(start, stop))
+        return Part(replace(self, **sizes) if stop > start else None, weights, pre, post)

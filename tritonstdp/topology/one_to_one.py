@@ -49,6 +49,9 @@ class OneToOne(Topology):
     def uneven_example(cls) -> OneToOne:
         return cls(1201)
 
+    def pres(self, start: int, stop: int) -> Window:
+        return self.posts(start, stop)
+
     def part(self, start: int, stop: int) -> Part:
         own = self.posts(start, stop)
         return Part(OneToOne(stop - start), own, own, own)

@@ -428,7 +428,7 @@ class Sparse(Topology):
             starts = torch.nn.functional.pad(own.cumsum(0), (1, 0))[self.major_start]
             minor, weights = self.minor_of[own] - start, Picked(own.nonzero().flatten())
         topology = Sparse(self.n_pre, stop - start, self.post_is_major, starts, minor)
-        return Part(topology, weights, Window(self.pre_shape, 0, 0, self.n_pre), self.posts(start, stop))
+        return Part(topology, weights, self.pres(start, stop), self.posts(start, stop))
 
     def _are_values(self, weights: Any) -> bool:
         """Whether they are the values alone, in the stored order."""
