@@ -105,6 +105,7 @@ def run() -> None:
     import torch.distributed as dist
 
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     dist.init_process_group("gloo")
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[dist.get_rank() % len(cores)]})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tritonstdp.distributed.checkpoints import load, save
 from tritonstdp.distributed.exchange import Exchange, ExchangeError
+from tritonstdp.distributed.network import shard_network
 from tritonstdp.distributed.slices import Shard, shard
 
-__all__ = ["Exchange", "ExchangeError", "Shard", "load", "save", "shard"]
+__all__ = ["Exchange", "ExchangeError", "Shard", "load", "save", "shard", "shard_network"]

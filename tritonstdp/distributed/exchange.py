@@ -7,23 +7,22 @@ round, the numbers of those that fired, if that is shorter for all. Spikes that 
 
 from __future__ import annotations
 
-import math
 import time
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tritonstdp.distributed.slices import Shard, this_rank
-from tritonstdp.topology.parts import Window
+from tritonstdp.distributed.slices import this_rank
 
 __all__ = ["Exchange", "ExchangeError"]
 
@@ -46,6 +45,23 @@ class ExchangeError(RuntimeError):
     """Ranks that can't go on together; the message names which, and why."""
 
 
+class Owner(Protocol):
+    """What an exchange asks of whose neurons' spikes it carries; a :class:`Shard` is one."""
+
+    facts: dict[str, str]
+
+    @property
+    def n_post(self) -> int:
+        """How many neurons are this rank's."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where their spikes are."""
+
+    def neurons_of(self, rank: int) -> Tensor:
+        """The numbers of a rank's neurons."""
+
+
 class Exchange:
     """The spikes of neurons that are dealt out among ranks: a call a step, in which all take part.
 
@@ -55,7 +71,7 @@ class Exchange:
     Parameters
     ----------
     shard : Shard
-        Whose post neurons they are; on any rank of the same group.
+        Whose post neurons they are.
     *others : Shard
         Other groups that learn by the same steps: the ranks have to agree on them as well.
     dtype : torch.dtype
@@ -89,7 +105,7 @@ class Exchange:
     tensor([ True, False,  True])
     """
 
-    def __init__(self, shard: Shard, *others: Shard, dtype: torch.dtype = torch.bool, timeout: float = 300.0) -> None:
+    def __init__(self, shard: Owner, *others: Owner, dtype: torch.dtype = torch.bool, timeout: float = 300.0) -> None:
         if dtype is not torch.bool and not dtype.is_floating_point:
             raise TypeError(f"dtype is {dtype}: spikes are torch.bool or of a floating dtype")
         if not 0 < timeout < float("inf"):
@@ -97,14 +113,15 @@ class Exchange:
         self.shards, self.dtype, self.timeout = (shard, *others), dtype, timeout
         self.step = self.sent = 0
         self._rank, self._size = this_rank()
-        self._n_own, self._device = shard.n_post, shard.weights.device
+        self._n_own, self._device = shard.n_post, shard.device
+        neurons = [shard.neurons_of(rank) for rank in range(self._size)]
         # so many of each rank, the last ones for nobody, so that all messages are of one length
-        self._stride = -(-max(window.size for window in shard.windows) // 8) * 8
+        self._stride = -(-max(map(len, neurons)) // 8) * 8
         self._bytes = self._stride // 8 if dtype is torch.bool else self._stride * dtype.itemsize
         self._at_once = self._bytes if self._bytes <= AT_ONCE or dtype is not torch.bool else 0
         self._has_ended = False
         if self._size > 1:
-            self._place_of = _places(shard.windows, self._stride).to(self._device)
+            self._place_of = _places(neurons, self._stride).to(self._device)
             self._group = dist.new_group(timeout=timedelta(seconds=timeout))
             # alone, as messages have one length only if the ranks agree
             self._compare(self._gathered(self._header(0).to(self._device)))
@@ -115,14 +132,11 @@ class Exchange:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._has_ended or self._size == 1:
             return
-        said = FINISHED if error is None else f"{type(error).__name__}: {error}".encode()
-        try:
-            self._compare(self._gathered(self._message(0, None, said)), has_finished=True)
-        except ExchangeError:
-            if error is None:
-                raise
-            # what this rank has raised is what has to be known here
-        self._has_ended = True
+        if error is None:
+            self._compare(self._gathered(self._message(0, None, FINISHED)), has_finished=True)
+            self._has_ended = True
+        else:
+            self.give_up(error)
 
     def __call__(self, spikes: Tensor) -> Tensor:
         """Send the spikes of this rank's neurons, and get those of all.
@@ -148,6 +162,13 @@ class Exchange:
         padded = self._unpacked(gathered[:, HEADER.itemsize :]) if self._at_once else self._second_round(spikes, counts)
         self.step += 1
         return padded.index_select(0, self._place_of)
+
+    def give_up(self, error: BaseException) -> None:
+        """Tell the others, instead of this rank's next spikes, what it has raised."""
+        if not self._has_ended and self._size > 1:
+            with suppress(ExchangeError):  # what this rank has raised is what has to be known here
+                self._compare(self._gathered(self._message(0, None, f"{type(error).__name__}: {error}".encode())))
+        self._has_ended = True
 
     def meet(self) -> None:
         """Wait until all ranks are here: what each has done before, all know to be done."""
@@ -263,11 +284,11 @@ def _packed(spikes: Tensor, stride: int) -> Tensor:
     return ((padded.view(torch.int64) * _SHIFTED) >> 56).to(torch.uint8)
 
 
-def _places(windows: Sequence[Window], stride: int) -> Tensor:
+def _places(neurons: Sequence[Tensor], stride: int) -> Tensor:
     """Where each neuron's spike is among those of all ranks, of which each has so many places."""
-    places = torch.empty(math.prod(windows[0].shape), dtype=torch.int64)
-    for rank, window in enumerate(windows):
-        window.put(places, torch.arange(window.size) + rank * stride)
+    places = torch.empty(sum(map(len, neurons)), dtype=torch.int64)
+    for rank, numbers in enumerate(neurons):
+        places[numbers] = torch.arange(len(numbers)) + rank * stride
     return places
 
 

@@ -107,9 +107,9 @@ class Shard:
     _rule: Any = field(default=None, init=False, repr=False)
 
     @property
-    def windows(self) -> tuple[Window, ...]:
-        """Which post neurons are each rank's."""
-        return tuple(self.whole.posts(*bounds) for bounds in self.bounds)
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.weights.device
 
     @property
     def n_pre(self) -> int:
@@ -120,6 +120,10 @@ class Shard:
     def n_post(self) -> int:
         """How many post neurons are this rank's."""
         return self.part.post.size
+
+    def neurons_of(self, rank: int) -> Tensor:
+        """The numbers of a rank's post neurons, among those of the group, in the order in which the rank has them."""
+        return self.whole.posts(*self.bounds[rank]).of(torch.arange(*self.whole.post_shape)).reshape(-1)
 
     def pre(self, values: Tensor, padding: float = 0.0) -> Tensor:
         """What this rank's synapses see of a vector of all pre neurons.
