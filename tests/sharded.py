@@ -48,7 +48,7 @@ def on_ranks(size: int, folder: Path, work: Callable[..., Any], *arguments: Any,
         process.start()
         end.close()
     given = []
-    for process, (start, _) in zip(ranks, pipes, strict=True):
+    for start, _ in pipes:
         try:
             assert start.poll(seconds), "a rank is not done in time"
             given.append(pickle.loads(start.recv_bytes()))
@@ -156,5 +156,7 @@ def compared(groups: list[Group], steps: int, wholes: list[list[Tensor]]) -> lis
         cuts = (part.synapses, part.post, part.synapses)
         same = [torch.equal(own, cut(values)) for own, cut, values in zip(found, cuts, expected, strict=False)]
         if not all(same):
-            wrong.append(f"{group.rule} on {group.topology}: {dict(zip(('weights', 'currents', 'c'), same, strict=False))}")
+            wrong.append(
+                f"{group.rule} on {group.topology}: {dict(zip(('weights', 'currents', 'c'), same, strict=False))}"
+            )
     return wrong

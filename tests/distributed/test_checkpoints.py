@@ -41,7 +41,10 @@ def _read_back(topologies, folder):
     same = []
     for k, topology in enumerate(topologies):
         part, wanted = _states(topology)
-        expected, found = part.weights.clone(), {kind: {n: t.clone().zero_() for n, t in s.items()} for kind, s in wanted.items()}
+        expected, found = (
+            part.weights.clone(),
+            {kind: {n: t.clone().zero_() for n, t in s.items()} for kind, s in wanted.items()},
+        )
         part.weights.zero_()
         with Exchange(part, timeout=20) as exchange:
             load(folder / str(k), exchange, part, **found)
@@ -94,6 +97,6 @@ def test_a_checkpoint_of_another_group_is_refused_and_nothing_changed(tmp_path):
     other = shard((torch.rand(5, 7) > 0.5).float().to_sparse_csr())
     with pytest.raises(ValueError, match="between other neurons"):
         load(tmp_path, Exchange(other), other)
-    with pytest.raises(ValueError, match="holds no pre.x"):
+    with pytest.raises(ValueError, match=r"holds no pre\.x"):
         load(tmp_path, Exchange(part), part, pre={"x": torch.zeros(5)})
     assert torch.equal(part.weights, before)

@@ -52,7 +52,10 @@ def test_spikes_that_count_with_a_value_are_sent_as_values(tmp_path):
 
 
 def _in_rows(topology):
-    part, every = shard(torch.zeros(topology.weights_shape), topology=topology), torch.arange(topology.post_shape[0]) % 3 == 0
+    part, every = (
+        shard(torch.zeros(topology.weights_shape), topology=topology),
+        torch.arange(topology.post_shape[0]) % 3 == 0,
+    )
     with Exchange(part) as exchange:
         return bool(torch.equal(exchange(part.post(every).contiguous()), every))
 

@@ -47,7 +47,10 @@ def _synapses(network, src, dst, learning, of_axons, weights=None):
         behavior[20] = behaviors.SparseDendriticInput(backend="cpu")
     if not of_axons:
         behavior |= {50: behaviors.PreSpikeCatcher(), 51: behaviors.PostSpikeCatcher()}
-        behavior |= {52: behaviors.PreTrace(tau_s=9.0, backend="cpu"), 53: behaviors.PostTrace(tau_s=9.0, backend="cpu")}
+        behavior |= {
+            52: behaviors.PreTrace(tau_s=9.0, backend="cpu"),
+            53: behaviors.PostTrace(tau_s=9.0, backend="cpu"),
+        }
     group = SynapseGroup(network, src, dst, behavior=behavior)
     if weights is not None:
         group.weights = weights
@@ -96,4 +99,8 @@ def test_ranks_end_in_the_weights_of_one_process(of_axons, whole_inputs, size, t
 def test_a_rank_that_fails_in_a_step_is_named_by_all(tmp_path):
     others = on_ranks(2, tmp_path, _simulated, False, True, False, 17)
     assert isinstance(others[1], ValueError)
-    assert isinstance(others[0], ExchangeError) and "rank 1 has failed" in str(others[0]) and "a cell burst" in str(others[0])
+    assert (
+        isinstance(others[0], ExchangeError)
+        and "rank 1 has failed" in str(others[0])
+        and "a cell burst" in str(others[0])
+    )

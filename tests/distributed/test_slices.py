@@ -30,7 +30,9 @@ def test_two_ranks_end_in_the_bits_of_one_process_on_every_topology(tmp_path):
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 @pytest.mark.parametrize("topology", GROUPS)
 def test_ranks_end_in_the_bits_of_one_process_by_every_rule(topology, size, tmp_path):
-    groups = [Group(rule, GROUPS[topology], float_spikes=float_spikes) for rule in RULES for float_spikes in (False, True)]
+    groups = [
+        Group(rule, GROUPS[topology], float_spikes=float_spikes) for rule in RULES for float_spikes in (False, True)
+    ]
     groups += [Group("stdp", GROUPS[topology], dtype=dtype) for dtype in (torch.float64, torch.bfloat16)]
     wholes = alone(groups, 200)
     assert on_ranks(size, tmp_path, compared, groups, 200, wholes, seconds=600) == [[]] * size

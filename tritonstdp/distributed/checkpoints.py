@@ -123,8 +123,8 @@ def load(
     Raises
     ------
     ValueError
-        If the folder's checkpoint is of another group (topology, dtype, connectivity) or lacks one of the names; nothing
-        is changed then.
+        If the folder's checkpoint is of another group (topology, dtype, connectivity) or lacks one of the names;
+        nothing is changed then.
     FileNotFoundError
         If there is none.
     ImportError
@@ -153,12 +153,18 @@ def load(
 
 def _kinds(shard: Shard, synapses: State | None, pre: State | None, post: State | None) -> dict[str, dict[str, Tensor]]:
     """All that is kept, by its kind; each of the right shape."""
-    state = {"synapses": {"weights": shard.weights, **(synapses or {})}, "pre": dict(pre or {}), "post": dict(post or {})}
+    state = {
+        "synapses": {"weights": shard.weights, **(synapses or {})},
+        "pre": dict(pre or {}),
+        "post": dict(post or {}),
+    }
     shapes = {"synapses": tuple(shard.weights.shape), "pre": (shard.n_pre,), "post": (shard.n_post,)}
     for kind, tensors in state.items():
         for name, tensor in tensors.items():
             if tuple(tensor.shape) != shapes[kind]:
-                raise ValueError(f"{kind} {name!r} has shape {tuple(tensor.shape)}: this rank's part has {shapes[kind]}")
+                raise ValueError(
+                    f"{kind} {name!r} has shape {tuple(tensor.shape)}: this rank's part has {shapes[kind]}"
+                )
             if not tensor.is_contiguous():
                 raise ValueError(f"{kind} {name!r} is not contiguous: pass a tensor that is")
     return state
@@ -205,13 +211,18 @@ class _Piece:
         self.theirs: Selection | None = None
         if low < high and shard.topology is not None:
             topology = self._topology(type(shard.topology))
-            their_part, own_part = topology.part(low - first, high - first), shard.topology.part(low - start, high - start)
+            their_part, own_part = (
+                topology.part(low - first, high - first),
+                shard.topology.part(low - start, high - start),
+            )
             self.theirs, self.own = their_part.weights, own_part.weights
             self.is_alike = _are_alike(their_part.topology, own_part.topology)
 
     def _topology(self, kind: type[Topology]) -> Topology:
         said = json.loads(self.file.metadata()["topology"])
-        given = [self.file.get_tensor(f"topology.{k}") if f"topology.{k}" in self.names else v for k, v in enumerate(said)]
+        given = [
+            self.file.get_tensor(f"topology.{k}") if f"topology.{k}" in self.names else v for k, v in enumerate(said)
+        ]
         return kind(*given)
 
     def check(self, state: dict[str, dict[str, Tensor]]) -> None:
@@ -224,7 +235,9 @@ class _Piece:
             if kept != _DTYPES.get(own.dtype):
                 raise ValueError(f"{name} is {own.dtype}, and {kept} in {self.path}: use the same dtype")
         if self.theirs is not None and not self.is_alike:
-            raise ValueError(f"{self.path} has synapses between other neurons than this group: build it as when it was saved")
+            raise ValueError(
+                f"{self.path} has synapses between other neurons than this group: build it as when it was saved"
+            )
 
     def fill(self, synapses: dict[str, Tensor]) -> None:
         if self.theirs is None:

@@ -180,7 +180,9 @@ class Exchange:
             raise ExchangeError("the exchange has ended: make another one, on all ranks")
         if not isinstance(spikes, Tensor) or spikes.dtype is not self.dtype:
             what = spikes.dtype if isinstance(spikes, Tensor) else type(spikes).__name__
-            raise TypeError(f"spikes are {what}, and {self.dtype} is exchanged: pass dtype={what} to Exchange, on all ranks")
+            raise TypeError(
+                f"spikes are {what}, and {self.dtype} is exchanged: pass dtype={what} to Exchange, on all ranks"
+            )
         if tuple(spikes.shape) != (self._n_own,):
             raise ValueError(f"spikes have shape {tuple(spikes.shape)}: this rank has {(self._n_own,)} post neurons")
         if spikes.device != self._device:
@@ -260,14 +262,16 @@ class Exchange:
             store.set(names[self._rank], "here")
             missing = [rank for rank, name in enumerate(names) if not _comes(store, name, until)]
         except RuntimeError as lost:
-            raise ExchangeError(f"rank 0, where the ranks have met, is gone in step {self.step}: see what it said") from lost
+            raise ExchangeError(
+                f"rank 0, where the ranks have met, is gone in step {self.step}: see what it said"
+            ) from lost
         if missing:
             raise ExchangeError(
                 f"{_listed(missing)} did not answer in step {self.step}: killed, or busy for more than the timeout of "
                 f"{self.timeout:g} s"
             ) from error
         raise ExchangeError(
-            f"the exchange of step {self.step} has failed, and all ranks answer; they may have given this one up: {error}"
+            f"the exchange of step {self.step} has failed, and all ranks answer; they may have given this one up"
         ) from error
 
 

@@ -71,7 +71,7 @@ def shard_network(network: Any, *, whole: Collection[Any] = (), timeout: float =
     seen = {group: _Everyone(group) for group in slices}
     for synapse in network.SynapseGroups:
         _cut(synapse, slices)
-    for group, own in slices.items():
+    for own in slices.values():
         own.take()
     for synapse in network.SynapseGroups:
         if synapse.src in seen:
@@ -202,7 +202,8 @@ class _Owner:
     def __init__(self, network: Any, groups: list[Any]) -> None:
         self.sizes, self.n_post = [group.size.whole for group in groups], sum(int(group.size) for group in groups)
         self.device = torch.device(network.device)
-        kinds = [f"{type(parent).__name__} {key} {type(b).__name__}" for key, parent, b in _behaviors(network)]
+        behaviors = network.sorted_behavior_execution_list
+        kinds = [f"{type(parent).__name__} {key} {type(behavior).__name__}" for key, parent, behavior in behaviors]
         said = f"{self.sizes} {network.def_dtype} {this_rank()[1]}"
         self.facts = {"network": said, "rule": " ".join(kinds), "seed": str(torch.initial_seed())}
 
@@ -211,10 +212,6 @@ class _Owner:
         bounds = [bounds_of(size, this_rank()[1])[rank] for size in self.sizes]
         offsets = [sum(self.sizes[:k]) for k in range(len(self.sizes))]
         return torch.cat([torch.arange(*each) + offset for each, offset in zip(bounds, offsets, strict=True)])
-
-
-def _behaviors(network: Any) -> list[tuple[Any, Any, Any]]:
-    return list(network.sorted_behavior_execution_list)
 
 
 def _watched(call: Callable[..., Any], exchange: SpikeExchange, *given: Any, **options: Any) -> Any:
@@ -239,6 +236,8 @@ REFUSED = frozenset((
     torch.Tensor.bernoulli_, torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.exponential_,
     torch.Tensor.random_,
 ))  # fmt: skip
+AT_A_TIME = 16
+"""Rows; torch draws normal numbers in sixteens, so that so many rows are drawn alike alone and among others."""
 
 
 class _Draws(TorchFunctionMode):
@@ -251,36 +250,29 @@ class _Draws(TorchFunctionMode):
                 f"{func.__name__} would draw other numbers on other numbers of ranks: draw by vector('rand') of the "
                 "neurons, or torch.rand(neurons.size)"
             )
-        if func not in DRAWS:
-            return func(*args, **kwargs)
-        at = next((k for k, size in enumerate(_sizes(args, kwargs)) if isinstance(size, _Size)), None)
-        if at is None:
-            return func(*args, **kwargs)
-        return _drawn(func, args, kwargs, at)
+        if func in DRAWS:
+            others, sizes = _parted(args, kwargs)
+            at = next((k for k, size in enumerate(sizes) if isinstance(size, _Size)), None)
+            if at is not None:
+                options = {name: value for name, value in kwargs.items() if name != "size"}
+                return _drawn(partial(func, *others, **options), sizes, at)
+        return func(*args, **kwargs)
 
 
-def _sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """The sizes that a factory of tensors is given, in whichever way."""
-    given = [kwargs["size"]] if "size" in kwargs else [each for each in args if isinstance(each, (int, tuple, list))]
-    return tuple(size for each in given for size in (each if isinstance(each, (tuple, list)) else (each,)))
+def _parted(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """What a draw is given beside the sizes, and these, in whichever way they are given."""
+    if "size" in kwargs:
+        size = kwargs["size"]
+        return args, tuple(size) if isinstance(size, (tuple, list)) else (size,)
+    at = next((k for k, each in enumerate(args) if isinstance(each, (_Size, tuple, list))), len(args))
+    return args[:at], tuple(args[at]) if at < len(args) and isinstance(args[at], (tuple, list)) else args[at:]
 
 
-def _drawn(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], at: int) -> Tensor:
+def _drawn(draw: Callable[..., Tensor], sizes: tuple[Any, ...], at: int) -> Tensor:
     """Draw for all neurons, some rows at a time, and keep this rank's."""
-    sizes = _sizes(args, kwargs)
-    others = tuple(each for each in args if not isinstance(each, (int, tuple, list)))
-    kwargs = {name: value for name, value in kwargs.items() if name != "size"}
-    own = sizes[at]
-    every = tuple(each.whole if isinstance(each, _Size) else int(each) for each in sizes)
-    rows = every[0] if at == 0 else AT_A_TIME
-    starts = range(0, max(every[0] - AT_A_TIME + 1, 1), rows) if rows < every[0] else (0,)
-    ends = (*starts[1:], every[0])
-    drawn = [func(*others, size=(end - start, *every[1:]), **kwargs) for start, end in ()]
-    for start, end in zip(starts, ends, strict=True):
-        piece = func(*others, size=(end - start, *every[1:]), **kwargs)
-        drawn.append(piece.narrow(at, own.start, int(own)).clone())
-    return torch.cat(drawn)
-
-
-AT_A_TIME = 16
-"""Rows; torch draws normal numbers in sixteens, so that so many rows are drawn alike alone and among others."""
+    own, (rows, *others) = sizes[at], [getattr(size, "whole", size) for size in sizes]
+    if at == 0:
+        return draw(size=(rows, *others)).narrow(0, own.start, own).clone()
+    starts = [*range(0, rows - AT_A_TIME + 1, AT_A_TIME)] or [0]  # the last ones with those that are left
+    counts = [stop - start for start, stop in zip(starts, [*starts[1:], rows], strict=True)]
+    return torch.cat([draw(size=(count, *others)).narrow(at, own.start, own).clone() for count in counts])

@@ -14,8 +14,8 @@ from tritonstdp.functional import PerNeuron, topology_of, update_
 from tritonstdp.normalization import into_posts, scale_
 from tritonstdp.propagation import propagate_
 from tritonstdp.rules import Rule, resolve_rule
-from tritonstdp.topology import Topology, check_weights
-from tritonstdp.topology.parts import Part, Window
+from tritonstdp.topology import Part, Topology, check_weights
+from tritonstdp.topology.parts import Window
 
 __all__ = ["Shard", "bounds_of", "shard", "this_rank"]
 
@@ -208,7 +208,7 @@ class Shard:
 
 
 AS_ONE = 256
-"""Columns that torch adds up in one order, whatever the processor; what is left of a matrix's, it adds up in another."""
+"""So many columns torch adds up in one order, whatever the processor; what is left of a matrix's, in another."""
 
 
 def _column_sums(own: Tensor, start: int, n: int) -> Tensor:
@@ -282,15 +282,19 @@ def shard(weights: Tensor | Maker, *, topology: Topology | None = None) -> Shard
     torch.Size([3, 4])
     """
     rank, size = this_rank()
-    makes = not isinstance(weights, Tensor) and callable(weights)
-    if makes and not isinstance(topology, Topology):
+    if isinstance(weights, Tensor) or not callable(weights):
+        whole = topology_of(weights, topology)
+    elif isinstance(topology, Topology):
+        whole = topology
+    else:
         raise TypeError(f"topology is {topology!r}: a function makes the weights, so pass the topology of the group")
-    whole = topology if makes else topology_of(weights, topology)
     bounds = bounds_of(whole.units, size)
     part = whole.part(*bounds[rank])
-    own, own_topology = _made(weights, part, bounds[rank]) if makes else _copied(weights, whole, part)
-    kind = f"{own.layout} {own.dtype}"
-    facts = {"network": f"{whole} {kind} {size}", "rule": "", "seed": str(torch.initial_seed())}
+    if isinstance(weights, Tensor):
+        own, own_topology = _copied(weights, whole, part)
+    else:
+        own, own_topology = _made(weights, part, bounds[rank])
+    facts = {"network": f"{whole} {own.layout} {own.dtype} {size}", "rule": "", "seed": str(torch.initial_seed())}
     values = own if own_topology is None else own_topology.values(own)
     return Shard(whole, own_topology, values, part, tuple(bounds), facts)
 
@@ -299,7 +303,8 @@ def _copied(weights: Tensor, whole: Topology, part: Part) -> tuple[Tensor, Topol
     values = whole.values(weights)
     if tuple(values.shape) != whole.weights_shape:
         raise ValueError(f"weights have shape {tuple(values.shape)}; {whole.name} needs {whole.weights_shape}")
-    return part.weights.of(values).reshape(_shape_of(part)).clone(memory_format=torch.contiguous_format), part.topology
+    own = part.weights.of(values).reshape(_shape_of(part))
+    return own.clone(memory_format=torch.contiguous_format), part.topology
 
 
 def _made(make: Maker, part: Part, bounds: tuple[int, int]) -> tuple[Tensor, Topology | None]:

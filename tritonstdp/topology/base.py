@@ -11,9 +11,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from tritonstdp.topology.parts import Part, Window
+from tritonstdp.topology.parts import Selection, Window
 
-__all__ = ["DTYPES", "WEIGHT_DTYPES", "Examples", "Needs", "Topology", "check_weights"]
+__all__ = ["DTYPES", "WEIGHT_DTYPES", "Examples", "Needs", "Part", "Topology", "check_weights"]
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16")}
 """The dtypes that weights may have, by name."""
@@ -423,3 +423,20 @@ class Topology(_WeaklyReferable):
     def layout(self, values: Tensor) -> str:
         """How the values lie in memory, as far as kernels are specialised on it."""
         return "contiguous" if values.is_contiguous() else "strided"
+
+
+class Part(NamedTuple):
+    """Some post neurons of a group, and all that leads into them.
+
+    Attributes
+    ----------
+    topology : Topology or None
+        How the part's synapses lie; None where it has no post neuron, and its kind of topology can't be empty.
+    weights, pre, post : Selection
+        Which weights, as a kernel has their values, which pre and which post neurons are the part's.
+    """
+
+    topology: Topology | None
+    weights: Selection
+    pre: Window
+    post: Window

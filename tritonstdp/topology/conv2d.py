@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
-from tritonstdp.topology.base import Examples
-from tritonstdp.topology.parts import Part, Window
+from tritonstdp.topology.base import Examples, Part
+from tritonstdp.topology.parts import Window
 from tritonstdp.topology.patches import Patches
 
 __all__ = ["Conv2d"]

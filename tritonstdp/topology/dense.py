@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from tritonstdp.topology.base import Examples, Topology, checked_size
-from tritonstdp.topology.parts import Part, Window
+from tritonstdp.topology.base import Examples, Part, Topology, checked_size
+from tritonstdp.topology.parts import Window
 
 __all__ = ["Dense"]
 

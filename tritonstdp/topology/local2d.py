@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from tritonstdp.topology.base import Examples
-from tritonstdp.topology.parts import Part, Window
+from tritonstdp.topology.base import Examples, Part
+from tritonstdp.topology.parts import Window
 from tritonstdp.topology.patches import Patches
 
 __all__ = ["Local2d"]
@@ -70,6 +70,6 @@ class Local2d(Patches):
         They are to be silent, and so nothing is brought by them.
         """
         pre, post = self.pres(start, stop), self.posts(start, stop)
-        sizes = {"src_shape": pre.kept, "dst_shape": post.kept, "padding": (0, self.padding[1])}
+        sizes: dict[str, Any] = {"src_shape": pre.kept, "dst_shape": post.kept, "padding": (0, self.padding[1])}
         weights = Window((*self.dst_shape, self.weights_shape[2]), 1, start, stop)
         return Part(replace(self, **sizes) if stop > start else None, weights, pre, post)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tritonstdp.topology.base import Examples, Topology, checked_size
-from tritonstdp.topology.parts import Part, Window
+from tritonstdp.topology.base import Examples, Part, Topology, checked_size
+from tritonstdp.topology.parts import Window
 
 __all__ = ["OneToOne"]
 

@@ -1,17 +1,13 @@
-"""How a group is cut into parts that learn by themselves: some post neurons each, with all that leads into them."""
+"""Which values of a group are those of a part that learns by itself: some post neurons, and what leads into them."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from tritonstdp.topology.base import Topology
-
-__all__ = ["Part", "Picked", "Selection", "Window"]
+__all__ = ["Picked", "Selection", "Window"]
 
 
 class Selection(Protocol):
@@ -36,6 +32,7 @@ class Window(NamedTuple):
 
     Examples
     --------
+    >>> import torch
     >>> Window((2, 3), 1, 2, 4).of(torch.arange(6))
     tensor([[2, 0],
             [5, 0]])
@@ -104,38 +101,22 @@ class Picked(NamedTuple):
 
     Attributes
     ----------
-    index : Tensor
+    places : Tensor
         Where they are.
 
     Examples
     --------
+    >>> import torch
     >>> Picked(torch.tensor([0, 2])).of(torch.tensor([5.0, 6.0, 7.0]))
     tensor([5., 7.])
     """
 
-    index: Tensor
+    places: Tensor
 
     def of(self, values: Tensor, padding: float = 0.0) -> Tensor:
         """The values."""
-        return values[self.index]
+        return values[self.places]
 
     def put(self, values: Tensor, part: Tensor) -> None:
         """Write them."""
-        values[self.index] = part
-
-
-class Part(NamedTuple):
-    """Some post neurons of a group, and all that leads into them.
-
-    Attributes
-    ----------
-    topology : Topology or None
-        How the part's synapses lie; None where it has no post neuron, and its kind of topology can't be empty.
-    weights, pre, post : Selection
-        Which weights, as a kernel has their values, which pre and which post neurons are the part's.
-    """
-
-    topology: Topology | None
-    weights: Selection
-    pre: Window
-    post: Window
+        values[self.places] = part

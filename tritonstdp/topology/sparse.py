@@ -13,8 +13,17 @@ import torch
 from torch import Tensor
 
 from tritonstdp.kernels.memory import address
-from tritonstdp.topology.base import MOST_NEURONS, WEIGHT_DTYPES, Examples, Needs, Topology, check_weights, checked_size
-from tritonstdp.topology.parts import Part, Picked, Selection, Window
+from tritonstdp.topology.base import (
+    MOST_NEURONS,
+    WEIGHT_DTYPES,
+    Examples,
+    Needs,
+    Part,
+    Topology,
+    check_weights,
+    checked_size,
+)
+from tritonstdp.topology.parts import Picked, Selection, Window
 
 __all__ = ["Sparse"]
 
