@@ -77,9 +77,9 @@ def _step(part, exchange, **changed):
 def _with_a_fault(fault):
     rank, distributed.exchange.MARGIN = dist.get_rank(), MARGIN
     torch.manual_seed(rank if fault == "seed" and rank == 1 else 0)
-    part = _part(6 + (fault == "network" and rank == 1))
+    part, odd_kind = _part(6 + (fault == "network" and rank == 1)), fault == "dtype" and rank == 1
     began = time.monotonic()
-    with Exchange(part, timeout=TIMEOUT) as exchange:
+    with Exchange(part, dtype=torch.float64 if odd_kind else torch.bool, timeout=TIMEOUT) as exchange:
         try:
             for step in range(4):
                 odd = rank == 1 and step == 2
@@ -91,6 +91,8 @@ def _with_a_fault(fault):
                     raise KeyError("no such neuron")
                 if fault == "finishes" and odd:
                     return "finished"
+                if fault == "meets" and odd:
+                    exchange.meet()
                 changed = {"a_plus": ts.per_post(torch.ones(part.n_post))} if fault == "rule" and odd else {}
                 _step(part, exchange, **changed)
         except ExchangeError:
@@ -105,6 +107,8 @@ SAID = {
     "rule": r"disagree on the rule \(ranks 0 and 2; rank 1\): call update_",
     "seed": r"disagree on the seed \(ranks 0 and 2; rank 1\): call torch.manual_seed",
     "network": r"disagree on the network \(ranks 0 and 2; rank 1\): give all",
+    "dtype": r"disagree on the network \(ranks 0 and 2; rank 1\): give all",
+    "meets": r"rank 1 saves, loads or meets in step 2, and the others go on",
     "killed": r"rank 1 did not answer in step 2: killed",
     "hangs": r"rank 1 did not answer in step 2: .*busy for more than the timeout of 2 s",
 }
@@ -117,7 +121,7 @@ def test_the_others_end_with_an_error_that_names_the_rank(fault, tmp_path):
         assert isinstance(error, ExchangeError) and re.search(SAID[fault], str(error)), error
     if fault == "raises":
         assert isinstance(odd, KeyError)
-    if fault in ("rule", "seed", "network"):
+    if fault in ("rule", "seed", "network", "dtype", "meets"):
         assert str(odd) == str(first)
 
 

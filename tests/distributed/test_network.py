@@ -104,3 +104,34 @@ def test_a_rank_that_fails_in_a_step_is_named_by_all(tmp_path):
         and "rank 1 has failed" in str(others[0])
         and "a cell burst" in str(others[0])
     )
+
+
+class Jitter(Behavior):
+    def forward(self, neurons):
+        neurons.v = torch.rand_like(neurons.v)
+
+
+def _with_jitter():
+    network, _, cells, _ = _network(False)
+    cells.add_behavior(29, Jitter(), initialize=False)
+    shard_network(network, timeout=20)
+    network.initialize(info=False)
+    network.simulate_iteration()
+
+
+def test_draws_that_would_depend_on_the_number_of_ranks_are_refused(tmp_path):
+    for error in on_ranks(2, tmp_path, _with_jitter):
+        assert isinstance(error, ValueError) and "rand_like would draw other numbers" in str(error)
+
+
+def test_what_can_t_be_dealt_out_is_refused():
+    network, _, _, groups = _network(False)
+    groups[0].weights = torch.rand(4, 3, 3, 3)
+    with pytest.raises(ValueError, match=r"shape \(4, 3, 3, 3\): a network is dealt out where they are \(33, 37\)"):
+        shard_network(network)
+    with pytest.raises(ValueError, match="mode SxD"):
+        shard_network(Network(synapse_mode="DxS"))
+    network, *_ = _network(False)
+    network.initialize(info=False)
+    with pytest.raises(ValueError, match="initialized already"):
+        shard_network(network)

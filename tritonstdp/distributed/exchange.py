@@ -37,6 +37,9 @@ AT_ONCE = 2**16
 
 FINISHED = b"it has finished"
 
+MEETS = -1
+"""The count of a rank that exchanges no spikes, but waits for the others between steps."""
+
 MARGIN = 5.0
 """Seconds by which ranks may differ in when they find out that one is missing."""
 
@@ -155,7 +158,7 @@ class Exchange:
         if self._size == 1:
             self.step += 1
             return spikes.clone()
-        count = int(spikes.count_nonzero()) if not self._at_once else self._n_own
+        count = 0 if self._at_once else int(spikes.count_nonzero())
         gathered = self._gathered(self._message(count, spikes if self._at_once else None))
         counts = self._compare(gathered)
         self.sent = gathered.shape[1]
@@ -173,7 +176,7 @@ class Exchange:
     def meet(self) -> None:
         """Wait until all ranks are here: what each has done before, all know to be done."""
         if self._size > 1:
-            self._compare(self._gathered(self._message(0, None)))
+            self._compare(self._gathered(self._message(MEETS, None)))
 
     def _check(self, spikes: Tensor) -> None:
         if self._has_ended:
@@ -197,7 +200,7 @@ class Exchange:
         return message
 
     def _header(self, count: int, end: bytes = b"") -> Tensor:
-        facts = (_digest(*(shard.facts[fact] for shard in self.shards)) for fact in FACTS)
+        facts = (_digest(str(self.dtype), *(shard.facts[fact] for shard in self.shards)) for fact in FACTS)
         return torch.from_numpy(np.array([(self.step, count, *facts, end)], HEADER).view(np.uint8))
 
     def _gathered(self, message: Tensor) -> Tensor:
@@ -227,6 +230,9 @@ class Exchange:
         for fact in ("step", *FACTS):
             if (headers[fact] != headers[fact][0]).any():
                 return _said_of(fact, headers[fact])
+        meets = headers["count"] == MEETS
+        if meets.any() and not meets.all():
+            return f"{_listed(np.flatnonzero(meets))} saves, loads or meets in step {self.step}, and the others go on"
         finished = headers["end"] == FINISHED
         if not finished.all() and (finished.any() or has_finished):
             return f"{_listed(np.flatnonzero(finished))} finished after {self.step} steps, and the others go on"
@@ -313,7 +319,7 @@ def _said_of(fact: str, values: Any) -> str:
 
 REMEDIES = {
     "step": "call the exchange as often on all of them",
-    "network": "give all of them groups of the same topology and dtype",
+    "network": "give all of them groups and spikes of the same topologies and dtypes",
     "rule": "call update_ on all of them with the same rule and bounds, and the same kinds of arguments",
     "seed": "call torch.manual_seed with one seed on all of them, before shard()",
 }

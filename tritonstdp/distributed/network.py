@@ -44,7 +44,8 @@ def shard_network(network: Any, *, whole: Collection[Any] = (), timeout: float =
     Raises
     ------
     ValueError
-        If the network is initialized, or its weights are neither dense nor sparse.
+        If the network is initialized, its synapses join parts of groups, or its weights are neither dense nor sparse,
+        or of PymoNNtorch's mode DxS.
     ExchangeError
         In a step, on all ranks, as :class:`Exchange`.
 
@@ -67,9 +68,14 @@ def shard_network(network: Any, *, whole: Collection[Any] = (), timeout: float =
     """
     if network.Structures and network.sub_structures:
         raise ValueError("the network is initialized already: call shard_network before network.initialize()")
+    if not network.transposed_synapse_matrix_mode:
+        raise ValueError("the network has weights (n_post, n_pre): make it in PymoNNtorch's mode SxD")
     slices = {group: _Slice(group) for group in network.NeuronGroups if group not in whole}
     seen = {group: _Everyone(group) for group in slices}
     for synapse in network.SynapseGroups:
+        for neurons in (synapse.src, synapse.dst):
+            if neurons not in slices and neurons.BaseNeuronGroup in slices:
+                raise ValueError(f"{synapse.tag} is of a part of {neurons.BaseNeuronGroup.tag}: connect whole groups")
         _cut(synapse, slices)
     for own in slices.values():
         own.take()
