@@ -2,8 +2,9 @@
 
 ``python -m benchmarks.scaling [N ...]`` steps a dense recurrent group of N neurons (propagation, both traces, stdp with
 soft bounds, the exchange) in turns: all of it on one process, half of its post neurons on one process, and all on both.
-Everything is timed within one start of both processes, so that whatever else the machine does meets all alike; of a
-way's turns, the fastest ones are those that it disturbed least.
+Everything is timed within one start of both processes, so that whatever else the machine does meets all alike; figures
+are lower quartiles, of the steps that it disturbed least. The processor time of what computes, the longer one
+of both processes, is that of cores that nobody else uses, less the waits of an exchange.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-RATE, TURNS, STEPS, PATTERNS = 0.02, 20, 10, 16
+RATE, TURNS, STEPS, PATTERNS = 0.02, 24, 10, 16
 """Spikes a neuron a step; how often each way has its turn, and of how many steps; spikes that are drawn in advance."""
 
 
@@ -61,20 +62,27 @@ def measure(n: int) -> None:
             half = whole[:, : part.n_post].contiguous()
             ways["whole"] = stepping(whole, spikes, spikes, torch.Tensor.clone)
             ways["half"] = stepping(half, spikes, own, torch.Tensor.clone)
-        ways["exchange"] = lambda k: _timed(exchange, own[k])[0]
-        found = {name: [] for name in ("whole", "half", "both", "exchange")}
+        ways["exchange"] = lambda k: _timed(exchange, own[k])
+        found: dict[str, list[float]] = {name: [] for name in ("whole", "half", "both", "exchange")}
+        busy: dict[str, list[float]] = {name: [] for name in found}
         waits: list[float] = []
         for turn in range(TURNS + 1):
-            for name, turns in found.items():
+            for name in found:
                 exchange.meet()
-                if name not in ways:
-                    continue
-                seconds, exchanged = _timed(lambda way: [way(k) for k in range(STEPS)], ways[name])
-                if turn:  # the first one compiles
-                    turns.append(seconds / STEPS)
-                    waits += [sum(exchanged) / seconds] if name == "both" else []
+                for k in range(STEPS if name in ways else 0):
+                    before = time.thread_time()
+                    seconds, exchanged = _timed(ways[name], k)
+                    if turn:  # the first one compiles
+                        found[name].append(seconds)
+                        busy[name].append(time.thread_time() - before)
+                        waits += [exchanged / seconds] if name == "both" else []
+        of_all: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(of_all, {name: usual(each) for name, each in busy.items() if each})
         if dist.get_rank() == 0:
-            say(n, {name: 1e3 * fast(turns) for name, turns in found.items()}, fast(waits), exchange.sent, part.n_post)
+            longest = {name: 1e3 * max(each.get(name, 0.0) for each in of_all) for name in busy}
+            say(n, {name: 1e3 * usual(each) for name, each in found.items()}, longest)
+            print(f"  {usual(waits):.1%} of the clock in exchanges, the wait for the other rank included")
+            print(f"  {exchange.sent} bytes sent a rank a step (n / 8 + 64 = {part.n_post / 8 + 64:.0f})", flush=True)
 
 
 def stepping(weights: Any, spikes: list[Any], own: list[Any], exchange: Callable[[Any], Any]) -> Callable[[int], float]:
@@ -99,27 +107,26 @@ def stepping(weights: Any, spikes: list[Any], own: list[Any], exchange: Callable
     return step
 
 
-def _timed(call: Callable[[Any], Any], *given: Any) -> tuple[float, Any]:
+def _timed(call: Callable[[Any], Any], given: Any) -> tuple[float, Any]:
     began = time.perf_counter()
-    done = call(*given)
+    done = call(given)
     return time.perf_counter() - began, done
 
 
-def fast(turns: list[float]) -> float:
+def usual(seconds: list[float]) -> float:
     """The lower quartile."""
-    return sorted(turns)[len(turns) // 4]
+    return sorted(seconds)[len(seconds) // 4]
 
 
-def say(n: int, ms: dict[str, float], share: float, sent: int, n_post: int) -> None:
-    """Print what was found."""
-    print(
-        f"{n} neurons, {n * n:.1e} synapses: {ms['whole']:.2f} ms a step on one process, {ms['both']:.2f} on two",
-        f"strong scaling {ms['whole'] / ms['both']:.2f}x",
-        f"weak scaling {ms['half'] / ms['both']:.0%}: half of the neurons take {ms['half']:.2f} ms on one process",
-        f"exchange {ms['exchange']:.3f} ms, {ms['exchange'] / ms['both']:.1%} of a step; {share:.1%} with waits",
-        f"{sent} bytes sent a rank a step (n / 8 + 64 = {n_post / 8 + 64:.0f})",
-        sep="\n  ", flush=True,
-    )  # fmt: skip
+def say(n: int, clock: dict[str, float], busy: dict[str, float]) -> None:
+    """Print what was found, in ms a step."""
+    print(f"{n} neurons, {n * n:.1e} synapses")
+    for name, ms in (("clock", clock), ("processor", busy)):
+        strong, weak, share = ms["whole"] / ms["both"], ms["half"] / ms["both"], ms["exchange"] / ms["both"]
+        print(
+            f"  {name}: {ms['whole']:.2f} ms a step on one process, {ms['both']:.2f} on two ({strong:.2f}x); half "
+            f"of them on one {ms['half']:.2f} (weak scaling {weak:.0%}); exchange {ms['exchange']:.3f} ({share:.1%})"
+        )
 
 
 if __name__ == "__main__":

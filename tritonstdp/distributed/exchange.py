@@ -257,7 +257,8 @@ class Exchange:
     def _unpacked(self, payloads: Tensor) -> Tensor:
         if self.dtype is not torch.bool:
             return payloads.contiguous().view(-1).view(self.dtype)
-        return (payloads.unsqueeze(-1) & BITS.to(payloads.device)).view(-1) != 0
+        eight = payloads.to(torch.int64) * _EVERYWHERE & _ITS_BIT
+        return eight.view(-1).view(torch.uint8) != 0
 
     def _call_the_roll(self, began: float, error: Exception) -> None:
         """Say which ranks are missing: all others write that they are there to where all have met at first."""
@@ -281,9 +282,10 @@ class Exchange:
         ) from error
 
 
-BITS = torch.tensor([1 << k for k in range(8)], dtype=torch.uint8)
 _SHIFTED = 0x0102040810204080
 """Times eight bytes of 0 or 1, read as one number, it has them as the bits of its highest byte."""
+_EVERYWHERE, _ITS_BIT = 0x0101010101010101, 0x8040201008040201 - 2**64
+"""Times one byte, the first has it in all eight, of each of which the other leaves one bit."""
 
 
 def _packed(spikes: Tensor, stride: int) -> Tensor:
