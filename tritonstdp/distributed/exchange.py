@@ -136,7 +136,7 @@ class Exchange:
         if self._has_ended or self._size == 1:
             return
         if error is None:
-            self._compare(self._gathered(self._message(0, None, FINISHED)), has_finished=True)
+            self._compare(self._gathered(self._message(0, None, FINISHED)))
             self._has_ended = True
         else:
             self.give_up(error)
@@ -201,7 +201,8 @@ class Exchange:
 
     def _header(self, count: int, end: bytes = b"") -> Tensor:
         facts = (_digest(str(self.dtype), *(shard.facts[fact] for shard in self.shards)) for fact in FACTS)
-        return torch.from_numpy(np.array([(self.step, count, *facts, end)], HEADER).view(np.uint8))
+        self._said = np.array([(self.step, count, *facts, end)], HEADER).view(np.uint8)
+        return torch.from_numpy(self._said)
 
     def _gathered(self, message: Tensor) -> Tensor:
         """The messages of all ranks, a row each."""
@@ -214,16 +215,16 @@ class Exchange:
             self._call_the_roll(began, error)
         return gathered
 
-    def _compare(self, gathered: Tensor, has_finished: bool = False) -> Any:
+    def _compare(self, gathered: Tensor) -> Any:
         """How many neurons fired on each rank, once it is sure that all are in the same step of the same network."""
-        headers = np.ascontiguousarray(gathered[:, : HEADER.itemsize].cpu().numpy()).view(HEADER)[:, 0]
-        said = self._difference(headers, has_finished)
-        if said:
+        raw = gathered[:, : HEADER.itemsize].cpu().numpy()
+        headers = np.ascontiguousarray(raw).view(HEADER)[:, 0]
+        if (raw != self._said).any() and (difference := self._difference(headers)):
             self._has_ended = True
-            raise ExchangeError(said)
+            raise ExchangeError(difference)
         return headers["count"]
 
-    def _difference(self, headers: Any, has_finished: bool) -> str:
+    def _difference(self, headers: Any) -> str:
         for rank in np.flatnonzero((headers["end"] != b"") & (headers["end"] != FINISHED)):
             reason = headers["end"][rank].decode(errors="replace")
             return f"rank {rank} has failed in step {headers['step'][rank]}: {reason}"
@@ -234,7 +235,7 @@ class Exchange:
         if meets.any() and not meets.all():
             return f"{_listed(np.flatnonzero(meets))} saves, loads or meets in step {self.step}, and the others go on"
         finished = headers["end"] == FINISHED
-        if not finished.all() and (finished.any() or has_finished):
+        if finished.any() and not finished.all():
             return f"{_listed(np.flatnonzero(finished))} finished after {self.step} steps, and the others go on"
         return ""
 
