@@ -66,7 +66,7 @@ def test_other_ranks_go_on_with_what_some_have_written(writers, readers, tmp_pat
 def _killed_while_writing(folder, when):
     sys.modules[Exchange.__module__].MARGIN = 1.0
     part, states = _states(Dense(5, 7))
-    with Exchange(part, timeout=1.0) as exchange:
+    with Exchange(part, timeout=3.0) as exchange:
         save(folder / "0", exchange, part, **states)
         part.weights.fill_(9)
         if dist.get_rank() == 0:

@@ -78,15 +78,15 @@ def _with_a_fault(fault):
     rank, distributed.exchange.MARGIN = dist.get_rank(), MARGIN
     torch.manual_seed(rank if fault == "seed" and rank == 1 else 0)
     part, odd_kind = _part(6 + (fault == "network" and rank == 1)), fault == "dtype" and rank == 1
-    began = time.monotonic()
-    with Exchange(part, dtype=torch.float64 if odd_kind else torch.bool, timeout=TIMEOUT) as exchange:
+    began, timeout = time.monotonic(), TIMEOUT if fault in ("killed", "hangs") else 60
+    with Exchange(part, dtype=torch.float64 if odd_kind else torch.bool, timeout=timeout) as exchange:
         try:
             for step in range(4):
                 odd = rank == 1 and step == 2
                 if fault == "killed" and odd:
                     os.kill(os.getpid(), signal.SIGKILL)
                 if fault == "hangs" and odd:
-                    time.sleep(TIMEOUT + 4)
+                    time.sleep(TIMEOUT + MARGIN + 1.5)
                 if fault == "raises" and odd:
                     raise KeyError("no such neuron")
                 if fault == "finishes" and odd:
