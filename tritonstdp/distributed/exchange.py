@@ -267,6 +267,7 @@ class Exchange:
         store = _store()
         names = [f"tritonstdp/{self._group.group_name}/{self.step}/{rank}" for rank in range(self._size)]
         try:
+            store.set_timeout(timedelta(seconds=self.timeout + MARGIN))  # should its own process hang as well
             store.set(names[self._rank], "here")
             missing = [rank for rank, name in enumerate(names) if not _comes(store, name, until)]
         except RuntimeError as lost:
