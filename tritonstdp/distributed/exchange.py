@@ -10,10 +10,11 @@ from __future__ import annotations
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
+from threading import Thread
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -96,7 +97,7 @@ class Exchange:
     ExchangeError
         Here and at every call, on all ranks, if one was killed, hangs, has raised or finished, or differs in the
         number of steps, the groups (topologies, dtypes), the rule and how its arguments are given, or torch's seed;
-        ``timeout`` and 5 seconds after the call at the latest.
+        ``timeout`` and 6 seconds after the call at the latest.
     ValueError, TypeError
         If ``spikes`` do not fit.
 
@@ -264,16 +265,12 @@ class Exchange:
     def _call_the_roll(self, began: float, error: Exception) -> None:
         """Say which ranks are missing: all others write that they are there to where all have met at first."""
         until = began + self.timeout + MARGIN
-        store = _store()
         names = [f"tritonstdp/{self._group.group_name}/{self.step}/{rank}" for rank in range(self._size)]
-        try:
-            store.set_timeout(timedelta(seconds=self.timeout + MARGIN))  # should its own process hang as well
-            store.set(names[self._rank], "here")
-            missing = [rank for rank, name in enumerate(names) if not _comes(store, name, until)]
-        except RuntimeError as lost:
+        missing: list[int] | None = _answered(partial(_missing, names, self._rank, until), until + 1)
+        if missing is None:
             raise ExchangeError(
-                f"rank 0, where the ranks have met, is gone in step {self.step}: see what it said"
-            ) from lost
+                f"rank 0, where the ranks have met, is gone or hangs in step {self.step}: see what it said"
+            ) from error
         if missing:
             raise ExchangeError(
                 f"{_listed(missing)} did not answer in step {self.step}: killed, or busy for more than the timeout of "
@@ -334,16 +331,33 @@ def _listed(ranks: Any) -> str:
     return f"rank {names[0]}" if len(names) == 1 else f"ranks {', '.join(names[:-1])} and {names[-1]}"
 
 
-def _store() -> Any:
+def _missing(names: Sequence[str], own: int, until: float) -> list[int]:
+    """The ranks that do not write their names into the store before a moment."""
     from torch.distributed.distributed_c10d import _get_default_store  # which has no public name
 
-    return _get_default_store()
+    store = _get_default_store()
+    store.set(names[own], "here")
+    return [rank for rank, name in enumerate(names) if not _comes(store, name, until)]
 
 
 def _comes(store: Any, name: str, until: float) -> bool:
-    """Whether somebody writes a name into the store before a moment."""
     while not store.check([name]):  # a wait ends in other errors in each kind of store
         if time.monotonic() > until:
             return False
         time.sleep(0.05)
     return True
+
+
+def _answered(ask: Callable[[], Any], until: float) -> Any:
+    """What a question to the store is answered before a moment; None where the store is gone, or hangs."""
+    answers: list[Any] = []
+
+    def listen() -> None:
+        with suppress(RuntimeError):
+            answers.append(ask())
+
+    # by itself, as no timeout ends what waits for a store whose process hangs
+    thread = Thread(target=listen, daemon=True)
+    thread.start()
+    thread.join(max(until - time.monotonic(), 0.0))
+    return answers[0] if answers else None
