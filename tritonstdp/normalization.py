@@ -58,6 +58,14 @@ def normalize_(weights: Tensor, target: Any = 1.0, *, measure: str = "sum", topo
         from tritonstdp.operators import in_graph  # and with it all of torch's compiler
 
         return in_graph(normalize_, {"weights": weights}, target=target, measure=measure, topology=topology)
+    return scale_(weights, target, measure, topology, into_posts)
+
+
+Sums = Callable[[Topology, Tensor], tuple[Tensor, Tensor | None]]
+
+
+def scale_(weights: Tensor, target: Any, measure: str, topology: Topology | None, into_posts: Sums) -> Tensor:
+    """What :func:`normalize_` does, with the sums over what leads into each post neuron by a function."""
     if measure not in MEASURES:
         raise ValueError(f"measure is {measure!r}: use one of {', '.join(MEASURES)}")
     topology = topology_of(weights, topology)
@@ -66,7 +74,7 @@ def normalize_(weights: Tensor, target: Any = 1.0, *, measure: str = "sum", topo
     _check(topology, weights, values)
     with torch.no_grad(), in_torch(values, None):
         compute = values.float() if values.dtype in HALF else values
-        totals, of_each = _into_posts(topology, MEASURES[measure](compute))
+        totals, of_each = into_posts(topology, MEASURES[measure](compute))
         wanted = _target_like(target, totals)
         if measure == "norm":
             totals.sqrt_()
@@ -87,7 +95,7 @@ def _check(topology: Topology, weights: Tensor, values: Tensor) -> None:
         address("weights", values)
 
 
-def _into_posts(topology: Topology, of_weights: Tensor) -> tuple[Tensor, Tensor | None]:
+def into_posts(topology: Topology, of_weights: Tensor) -> tuple[Tensor, Tensor | None]:
     """The sums over the weights into each post neuron, in a shape that broadcasts to them; or else whose each is."""
     if topology.incoming is not None:
         # a sum over no axis would be one over all

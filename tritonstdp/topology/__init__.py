@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from tritonstdp.topology.base import DTYPES, WEIGHT_DTYPES, Examples, Needs, Topology, check_weights
+from tritonstdp.topology.base import DTYPES, WEIGHT_DTYPES, Examples, Needs, Part, Topology, check_weights
 from tritonstdp.topology.conv2d import Conv2d
 from tritonstdp.topology.dense import Dense
 from tritonstdp.topology.local2d import Local2d
@@ -24,6 +24,7 @@ __all__ = [
     "Local2d",
     "Needs",
     "OneToOne",
+    "Part",
     "Sparse",
     "Topology",
     "check_weights",

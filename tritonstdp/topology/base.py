@@ -11,7 +11,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["DTYPES", "WEIGHT_DTYPES", "Examples", "Needs", "Topology", "check_weights"]
+from tritonstdp.topology.parts import Selection, Window
+
+__all__ = ["DTYPES", "WEIGHT_DTYPES", "Examples", "Needs", "Part", "Topology", "check_weights"]
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16")}
 """The dtypes that weights may have, by name."""
@@ -346,6 +348,53 @@ class Topology(_WeaklyReferable):
         """The topology of ``weights[rows]``, to which all post neurons belong and these rows of the pre neurons."""
         return None
 
+    @property
+    def units(self) -> int:
+        """Into how many parts the post neurons can be cut, each of which learns without the others.
+
+        Examples
+        --------
+        >>> from tritonstdp import Conv2d, Dense
+        >>> Dense(3, 5).units, Conv2d((1, 8, 8), (4, 6, 6), 3).units
+        (5, 4)
+        """
+        return self.post_shape[0]
+
+    def posts(self, start: int, stop: int) -> Window:
+        """Which post neurons are those of the part of some of the ``units``."""
+        return Window(self.post_shape, 0, start, stop)
+
+    def pres(self, start: int, stop: int) -> Window:
+        """Which pre neurons the part of some of the ``units`` sees."""
+        return Window(self.pre_shape, 0, 0, *self.pre_shape)
+
+    def part(self, start: int, stop: int) -> Part:
+        """The part of some of the ``units``, from one up to another.
+
+        Parameters
+        ----------
+        start, stop : int
+            From 0 to ``units``; ``stop`` is not below ``start``.
+
+        Returns
+        -------
+        Part
+            Its topology, and which weights and neurons of this one are its.
+
+        Raises
+        ------
+        ValueError
+            If the topology does not say how it is cut.
+
+        Examples
+        --------
+        >>> from tritonstdp import Dense
+        >>> part = Dense(3, 5).part(2, 4)
+        >>> part.topology, part.post.of(torch.arange(5))
+        (Dense(n_pre=3, n_post=2), tensor([2, 3]))
+        """
+        raise ValueError(f"{self.name} does not say how it is cut into parts: its class needs part(start, stop)")
+
     def entries_read(self, pre_spike: Tensor, post_spike: Tensor) -> dict[str, Tensor]:
         """Which entries of the topology's own tensors a step can't do without, by their names: True at each."""
         return {}
@@ -374,3 +423,20 @@ class Topology(_WeaklyReferable):
     def layout(self, values: Tensor) -> str:
         """How the values lie in memory, as far as kernels are specialised on it."""
         return "contiguous" if values.is_contiguous() else "strided"
+
+
+class Part(NamedTuple):
+    """Some post neurons of a group, and all that leads into them.
+
+    Attributes
+    ----------
+    topology : Topology or None
+        How the part's synapses lie; None where it has no post neuron, and its kind of topology can't be empty.
+    weights, pre, post : Selection
+        Which weights, as a kernel has their values, which pre and which post neurons are the part's.
+    """
+
+    topology: Topology | None
+    weights: Selection
+    pre: Window
+    post: Window

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
-from tritonstdp.topology.base import Examples
+from tritonstdp.topology.base import Examples, Part
+from tritonstdp.topology.parts import Window
 from tritonstdp.topology.patches import Patches
 
 __all__ = ["Conv2d"]
@@ -73,6 +74,19 @@ class Conv2d(Patches):
 
     def _shape_of_weights(self) -> tuple[int, ...]:
         return (self.dst_shape[0], self.src_shape[0], *self.kernel_size)
+
+    @property
+    def units(self) -> int:
+        return self.dst_shape[0]
+
+    def posts(self, start: int, stop: int) -> Window:
+        return Window(self.dst_shape, 0, start, stop)
+
+    def part(self, start: int, stop: int) -> Part:
+        """The part of some output channels: all positions of each, as a change is a sum over these."""
+        topology = replace(self, dst_shape=(stop - start, *self.dst_shape[1:])) if stop > start else None
+        weights = Window(self.weights_shape, 0, start, stop)
+        return Part(topology, weights, self.pres(start, stop), self.posts(start, stop))
 
     @property
     def synapses(self) -> int:

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from tritonstdp.topology.base import Examples, Topology, checked_size
+from tritonstdp.topology.base import Examples, Part, Topology, checked_size
+from tritonstdp.topology.parts import Window
 
 __all__ = ["Dense"]
 
@@ -61,6 +62,10 @@ class Dense(Topology):
 
     def rows(self, rows: slice) -> Dense:
         return Dense(len(range(self.n_pre)[rows]), self.n_post)
+
+    def part(self, start: int, stop: int) -> Part:
+        weights = Window(self.weights_shape, 1, start, stop)
+        return Part(Dense(self.n_pre, stop - start), weights, self.pres(start, stop), self.posts(start, stop))
 
     def side_of(self, shape: Sequence[int]) -> str | None:
         kinds = {(self.n_post,): "post", (1, self.n_post): "post", (self.n_pre, 1): "pre"}

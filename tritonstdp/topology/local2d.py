@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
-from tritonstdp.topology.base import Examples
+from tritonstdp.topology.base import Examples, Part
+from tritonstdp.topology.parts import Window
 from tritonstdp.topology.patches import Patches
 
 __all__ = ["Local2d"]
@@ -50,3 +51,25 @@ class Local2d(Patches):
 
     def side_of(self, shape: Sequence[int]) -> str | None:
         return "post" if tuple(shape) == (*self.weights_shape[:2], 1) else None
+
+    @property
+    def units(self) -> int:
+        return self.dst_shape[1]
+
+    def posts(self, start: int, stop: int) -> Window:
+        return Window(self.dst_shape, 1, start, stop)
+
+    def pres(self, start: int, stop: int) -> Window:
+        top = start * self.stride[0] - self.padding[0]
+        rows = (stop - start - 1) * self.stride[0] + self.kernel_size[0] if stop > start else 0
+        return Window(self.src_shape, 1, top, top + rows)
+
+    def part(self, start: int, stop: int) -> Part:
+        """The part of some output rows; of the padding above and below the map, what it sees is pre neurons of its own.
+
+        They are to be silent, and so nothing is brought by them.
+        """
+        pre, post = self.pres(start, stop), self.posts(start, stop)
+        sizes: dict[str, Any] = {"src_shape": pre.kept, "dst_shape": post.kept, "padding": (0, self.padding[1])}
+        weights = Window((*self.dst_shape, self.weights_shape[2]), 1, start, stop)
+        return Part(replace(self, **sizes) if stop > start else None, weights, pre, post)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tritonstdp.topology.base import Examples, Topology, checked_size
+from tritonstdp.topology.base import Examples, Part, Topology, checked_size
+from tritonstdp.topology.parts import Window
 
 __all__ = ["OneToOne"]
 
@@ -47,6 +48,13 @@ class OneToOne(Topology):
     @classmethod
     def uneven_example(cls) -> OneToOne:
         return cls(1201)
+
+    def pres(self, start: int, stop: int) -> Window:
+        return self.posts(start, stop)
+
+    def part(self, start: int, stop: int) -> Part:
+        own = self.posts(start, stop)
+        return Part(OneToOne(stop - start), own, own, own)
 
     def side_of(self, shape: Sequence[int]) -> str | None:
         return "post" if tuple(shape) == self.post_shape else None

@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 from tritonstdp.kernels.memory import address
-from tritonstdp.topology.base import MOST_NEURONS, WEIGHT_DTYPES, Examples, Needs, Topology, check_weights, checked_size
+from tritonstdp.topology.base import (
+    MOST_NEURONS,
+    WEIGHT_DTYPES,
+    Examples,
+    Needs,
+    Part,
+    Topology,
+    check_weights,
+    checked_size,
+)
+from tritonstdp.topology.parts import Picked, Selection, Window
 
 __all__ = ["Sparse"]
 
@@ -414,6 +424,20 @@ class Sparse(Topology):
                 self.major_start, self.minor_of.long(), values, shape,
                 layout=layout, device=values.device, check_invariants=False,
             )  # fmt: skip
+
+    def part(self, start: int, stop: int) -> Part:
+        weights: Selection
+        if self.post_is_major:
+            starts = self.major_start[start : stop + 1]
+            first, end = int(starts[0]), int(starts[-1])
+            starts, minor = starts - first, self.minor_of[first:end]
+            weights = Window(self.weights_shape, 0, first, end)
+        else:
+            own = (self.minor_of >= start) & (self.minor_of < stop)
+            starts = torch.nn.functional.pad(own.cumsum(0), (1, 0))[self.major_start]
+            minor, weights = self.minor_of[own] - start, Picked(own.nonzero().flatten())
+        topology = Sparse(self.n_pre, stop - start, self.post_is_major, starts, minor)
+        return Part(topology, weights, self.pres(start, stop), self.posts(start, stop))
 
     def _are_values(self, weights: Any) -> bool:
         """Whether they are the values alone, in the stored order."""
