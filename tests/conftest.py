@@ -74,6 +74,7 @@ LONGER = {
     ),
     "behaviors/test_sparse_groups.py": r"SparseRSTDP-triton|SparseiSTDP-triton",
     "commands/test_tune.py": r"ranked_and_marked_as_an_estimate",
+    "distributed/test_slices.py": r"two_ranks",
     "kernels/test_bounds.py": (
         r"(istdp|(conv2d|local2d|one_to_one|sparse)-rstdp|tagged|weighted|sparse-trip|dense-(rs|tr))"
         r"|(one_to_one|local2d|csr).*propagation|propagation.*csr"
@@ -130,6 +131,7 @@ SWEPT = {
     "kernels/test_non_finite.py": r"_modulated|istdp|weighted|alone|triplet",
     "kernels/test_gpu_batches.py": r"rules_of_all_kinds|either_layout",
     "test_guides.py": r"tuning",
+    "distributed/test_slices.py": r"every_rule",
 }
 """Of the longer ones those that are much like others: ``-m sweep`` runs them."""
 
