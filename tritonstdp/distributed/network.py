@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from tritonstdp.distributed.exchange import Exchange, ExchangeError
 from tritonstdp.distributed.slices import bounds_of, shard, this_rank
 
-__all__ = ["SpikeExchange", "shard_network"]
+__all__ = ["shard_network"]
 
 KEPT_OF_SPIKES = ("SpikeTrace", "NeuronAxon")
 """Behaviors of neurons that read spikes alone, and that synapses read: each rank has them of all pre neurons."""

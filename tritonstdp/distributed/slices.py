@@ -17,7 +17,7 @@ from tritonstdp.rules import Rule, resolve_rule
 from tritonstdp.topology import Part, Topology, check_weights
 from tritonstdp.topology.parts import Window
 
-__all__ = ["Shard", "bounds_of", "shard", "this_rank"]
+__all__ = ["Shard", "shard"]
 
 
 def this_rank() -> tuple[int, int]:
