@@ -37,7 +37,7 @@ def on_ranks(size: int, folder: Path, work: Callable[..., Any], *arguments: Any,
         How long all may take together.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sharded"])
+    context.set_forkserver_preload(["tritonstdp.distributed", "tritonstdp.measurement"])  # once for all processes
     pipes = [context.Pipe(duplex=False) for _ in range(size)]
     meeting = f"file://{folder / 'meeting'}"
     ranks = [
@@ -62,6 +62,7 @@ def on_ranks(size: int, folder: Path, work: Callable[..., Any], *arguments: Any,
 
 def _run(rank: int, size: int, meeting: str, end: Any, pickled: bytes) -> None:
     torch.set_num_threads(1)
+    torch.manual_seed(0)  # each process draws another one by itself
     work, arguments = pickle.loads(pickled)  # by itself, as multiprocessing shares tensors' memory
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
     try:

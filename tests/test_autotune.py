@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import time
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -767,18 +768,17 @@ def test_a_registered_space_must_name_fields_of_the_default():
 
 @pytest.mark.parametrize("rate", [0.01, 0.1])
 def test_the_cost_models_dense_work_is_what_spikes_leave_to_do(rate):
-    topology, config = Dense(512, 384), dense_gpu.Config(blocks=2)
+    topology, config = Dense(512, 384), dense_gpu.Config(blocks=2, full_from=2.0)
     cut = dense_gpu.cut_of(config, 4, 512, 384, (384, 1), (384, 1))
     generator = torch.Generator().manual_seed(0)
-    items, sectors = [], []
+    items, fetches = [], []
     for _ in range(200):
         s, q = torch.rand(512, generator=generator) < rate, torch.rand(384, generator=generator) < rate
-        busy = int(q.view(-1, 8).any(1).sum())
-        items.append(int(s.sum()) * cut.row_parts + busy * cut.column_parts)
-        sectors.append(int(s.sum()) * 384 // 8 + int((~s).sum()) * busy)
+        items.append(int(s.sum()) * cut.row_parts + math.ceil(int(q.sum()) / 32) * cut.column_parts)
+        fetches.append(int(s.sum()) * 384 // 16 + int((~s).sum()) * int(q.view(-1, 16).any(1).sum()))
     _listing, work = dense_work(topology, config, rate, 4, False)
     assert work.programs == pytest.approx(min(config.programs, sum(items) / 200), rel=0.1)
-    assert work.programs * work.nbytes == pytest.approx(64 * sum(sectors) / 200, rel=0.1)
+    assert work.programs * work.nbytes == pytest.approx(128 * sum(fetches) / 200, rel=0.1)
 
 
 @pytest.mark.parametrize("name", sorted(TOPOLOGIES))
