@@ -50,7 +50,7 @@ MOST_BLOCKS = 4
 """Which these are enough for."""
 USUAL_PROCESSORS = 132
 """Of an H100: where no GPU is."""
-interpreted_processors = 4
+interpreted_processors = 2
 """In Triton's interpreter, which runs one program after the other."""
 FEWEST_LISTED = 2**20
 """In a smaller group, a pass over all synapses takes less time than to list who spiked, on an H200 at 2 %."""

@@ -34,4 +34,5 @@ def test_a_step_is_estimated_below_a_pass_over_all_synapses(topology, microsecon
     whole = estimated_pass(GPUS["sm_90"], topology, 4, modulated=False)
     for seconds, most in zip(found.seconds, microseconds, strict=True):
         assert 1e6 * seconds <= most
-        assert seconds < whole
+        # where it is a pass as well, who spiked is listed before
+        assert seconds < whole + 3e-6
