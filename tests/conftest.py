@@ -130,12 +130,15 @@ SWEPT = {
     "kernels/test_gpu_proofs.py": r"_modulated|alone|weighted|test_a_variant|istdp|oja|tagged",
     "kernels/test_non_finite.py": r"_modulated|istdp|weighted|alone|triplet|tagged",
     "kernels/test_gpu_batches.py": r"rules_of_all_kinds|either_layout",
-    "test_guides.py": r"tuning",
+    "test_guides.py": r"tuning|gpu-reports",
     "distributed/test_slices.py": r"every_rule",
-    "behaviors/test_parity.py": r"interpreted.*(iSTDP|Sparse)",
+    "behaviors/test_parity.py": r"interpreted",
     "test_modules.py": r"every_command",
+    "kernels/test_conv2d.py": r"compiled_loops_agree",
+    "kernels/test_dense_and_one_to_one.py": r"one_to_one_loop",
+    "test_contributing.py": r"bench --module",
     "test_options.py": r"compiled_loops.*(one_to_one|local2d)",
-    "test_verification.py": r"topology_is_checked.*(dense|local2d)",
+    "test_verification.py": r"topology_is_checked.*(dense|local2d|sparse)",
 }
 """Of the longer ones those that are much like others: ``-m sweep`` runs them."""
 
