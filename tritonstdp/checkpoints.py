@@ -93,7 +93,7 @@ def save(network: Any, path: str | Path) -> None:
     >>> cells.v, network.iteration
     (tensor([1., 1., 1.]), 7)
     """
-    safetensors, device = _safetensors(), torch.device(network.device)
+    safetensors, device = safetensors_module(), torch.device(network.device)
     packing = _Packing()
     objects = [packing.object(k, label, owner) for k, (label, owner) in enumerate(_labelled(network))]
     packing.share_out()
@@ -150,7 +150,8 @@ def load(network: Any, path: str | Path) -> None:
     loading.fill()
 
 
-def _safetensors() -> Any:
+def safetensors_module() -> Any:
+    """The library that reads and writes the files, or an error that says how to get it."""
     try:
         import safetensors.torch
     except ImportError:
@@ -160,7 +161,7 @@ def _safetensors() -> Any:
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header of a file, and its pieces as bytes."""
-    safetensors = _safetensors()
+    safetensors = safetensors_module()
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("tritonstdp", "null"))

@@ -10,13 +10,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tritonstdp.checkpoints import safetensors_module
 from tritonstdp.distributed.exchange import Exchange
 from tritonstdp.distributed.slices import Shard, this_rank
 from tritonstdp.storage import replace_whole
@@ -178,7 +178,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, shard: Shard, state: dict[str, dict[str, Tensor]]) -> None:
-    tensors = {f"{kind}.{name}": tensor for kind in ("pre", "post") for name, tensor in state[kind].items()}
+    tensors = dict(_named({kind: state[kind] for kind in ("pre", "post")}))
     said: list[Any] = []
     if shard.topology is not None:
         whole = shard.topology.part(0, shard.topology.units).weights
@@ -187,7 +187,7 @@ def _write(path: Path, shard: Shard, state: dict[str, dict[str, Tensor]]) -> Non
             tensors[f"synapses.{name}"] = tensor.reshape(whole.shape) if isinstance(whole, Window) else tensor
         said, own = _said_of(shard.topology)
         tensors |= own
-    _safetensors().torch.save_file(tensors, path, {"topology": json.dumps(said)})
+    safetensors_module().torch.save_file(tensors, path, {"topology": json.dumps(said)})
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
@@ -204,7 +204,7 @@ class _Piece:
 
     def __init__(self, stack: ExitStack, path: Path, bounds: tuple[int, int], shard: Shard) -> None:
         self.path, self.bounds, self.shard = path, bounds, shard
-        self.file = stack.enter_context(_safetensors().safe_open(path, framework="pt"))
+        self.file = stack.enter_context(safetensors_module().safe_open(path, framework="pt"))
         self.names = set(self.file.keys())
         (start, stop), (first, last) = shard.bounds[this_rank()[0]], bounds
         low, high = max(start, first), min(stop, last)
@@ -226,7 +226,7 @@ class _Piece:
         return kind(*given)
 
     def check(self, state: dict[str, dict[str, Tensor]]) -> None:
-        for name, own in chain.from_iterable(_named(kind, tensors) for kind, tensors in state.items()):
+        for name, own in _named(state):
             if name.startswith("synapses.") and self.theirs is None:
                 continue
             if name not in self.names:
@@ -253,8 +253,10 @@ class _Piece:
         return read
 
 
-def _named(kind: str, tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    return ((f"{kind}.{name}", tensor) for name, tensor in tensors.items())
+def _named(state: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor by its name in a file."""
+    for kind, tensors in state.items():
+        yield from ((f"{kind}.{name}", tensor) for name, tensor in tensors.items())
 
 
 def _are_alike(theirs: Topology | None, own: Topology | None) -> bool:
@@ -276,12 +278,3 @@ _DTYPES = {
     torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64", torch.bool: "BOOL",
     torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8",
 }  # fmt: skip
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors
-        import safetensors.torch
-    except ImportError:
-        raise ImportError("checkpoints need safetensors: pip install 'tritonstdp[save]'") from None
-    return safetensors

@@ -75,13 +75,6 @@ class Conv2d(Patches):
     def _shape_of_weights(self) -> tuple[int, ...]:
         return (self.dst_shape[0], self.src_shape[0], *self.kernel_size)
 
-    @property
-    def units(self) -> int:
-        return self.dst_shape[0]
-
-    def posts(self, start: int, stop: int) -> Window:
-        return Window(self.dst_shape, 0, start, stop)
-
     def part(self, start: int, stop: int) -> Part:
         """The part of some output channels: all positions of each, as a change is a sum over these."""
         topology = replace(self, dst_shape=(stop - start, *self.dst_shape[1:])) if stop > start else None

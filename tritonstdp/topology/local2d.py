@@ -38,6 +38,7 @@ class Local2d(Patches):
     """
 
     name: ClassVar[str] = "local2d"
+    cut_axis: ClassVar[int] = 1
     incoming: ClassVar[tuple[int, ...] | None] = (2,)
     examples: ClassVar[Examples] = Examples(
         compiled=(16, 6, 6, 16, 3),
@@ -51,13 +52,6 @@ class Local2d(Patches):
 
     def side_of(self, shape: Sequence[int]) -> str | None:
         return "post" if tuple(shape) == (*self.weights_shape[:2], 1) else None
-
-    @property
-    def units(self) -> int:
-        return self.dst_shape[1]
-
-    def posts(self, start: int, stop: int) -> Window:
-        return Window(self.dst_shape, 1, start, stop)
 
     def pres(self, start: int, stop: int) -> Window:
         top = start * self.stride[0] - self.padding[0]

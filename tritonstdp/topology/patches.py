@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tritonstdp.topology.base import Topology, as_int
+from tritonstdp.topology.parts import Window
 
 __all__ = ["Patches"]
 
@@ -42,6 +43,8 @@ class Patches(Topology):
     """The geometry that convolutional and local connections share."""
 
     sizes: ClassVar[str] = "C_INxHEIGHTxWIDTHxC_OUTxKERNEL"
+    cut_axis: ClassVar[int] = 0
+    """Of ``dst_shape``: along which the post neurons are cut into parts."""
     src_shape: tuple[int, int, int]
     dst_shape: tuple[int, int, int]
     kernel_size: tuple[int, int]
@@ -66,6 +69,13 @@ class Patches(Topology):
             )
         self._refuse_beyond("pre neurons with padding", c_in, *padded)
         self._set_shapes(self._shape_of_weights(), math.prod(self.src_shape), math.prod(self.dst_shape))
+
+    @property
+    def units(self) -> int:
+        return self.dst_shape[self.cut_axis]
+
+    def posts(self, start: int, stop: int) -> Window:
+        return Window(self.dst_shape, self.cut_axis, start, stop)
 
     @classmethod
     def example(cls) -> Patches:
