@@ -51,6 +51,46 @@ def test_spikes_that_count_with_a_value_are_sent_as_values(tmp_path):
         assert all(each <= 4 * (own + 8) + 60 for each in sent)
 
 
+def _while_under_way(n, at_once):
+    distributed.exchange.AT_ONCE = at_once
+    part, draws, given = _part(n), torch.Generator().manual_seed(0), []
+    with Exchange(part) as exchange:
+        for _ in range(3):
+            every = torch.rand(n, generator=draws) < 0.1
+            own = part.post(every).clone()
+            exchange.send(own)
+            own.fill_(True)  # as a loop may that keeps its spikes in one tensor
+            with pytest.raises(ValueError, match="call receive"):
+                exchange.send(own)
+            with pytest.raises(ValueError, match="call receive"):
+                exchange.meet()
+            given.append(torch.equal(exchange.receive(), every))
+        with pytest.raises(ValueError, match="call send"):
+            exchange.receive()
+        exchange.send(own)
+    return given
+
+
+@pytest.mark.parametrize("at_once", [2**16, 0])
+def test_spikes_are_those_that_were_sent_whatever_is_done_while_they_are_under_way(at_once, tmp_path):
+    assert on_ranks(3, tmp_path, _while_under_way, 41, at_once) == [[True] * 3] * 3
+
+
+def test_one_process_sends_to_itself():
+    with Exchange(_part(2)) as exchange:
+        exchange.send(torch.tensor([True, False]))
+        assert exchange.receive().tolist() == [True, False] and exchange.step == 1
+
+
+@pytest.mark.parametrize("n", [8, 24, 4000])
+def test_spikes_are_packed_alike_on_hosts_and_devices(n):
+    packing, spikes = distributed.exchange, torch.rand(n) < 0.3
+    bits = packing._packed(spikes, n)
+    assert torch.equal(bits, packing._packed_on_device(spikes))
+    assert torch.equal(packing._unpacked(bits[None], torch.bool), spikes)
+    assert torch.equal(packing._unpacked_on_device(bits[None]), spikes)
+
+
 def _in_rows(topology):
     part, every = (
         shard(torch.zeros(topology.weights_shape), topology=topology),
