@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import numba
@@ -10,7 +12,7 @@ from numba import types
 
 from tritonstdp.kernels import loops
 from tritonstdp.kernels.formula_cpu import synapse_functions
-from tritonstdp.kernels.protocol import Case
+from tritonstdp.kernels.protocol import Case, PlacedStep, Step, placed
 from tritonstdp.source import define
 
 ANY = "sum"
@@ -127,6 +129,19 @@ def changes_of(case: Case, bound_first: bool, post_is_first: bool = False) -> Ch
             w[k], _ = new_of(w[k], real(0), dw, first, second, state)
 
     return Changes(change_of, new_of, move)
+
+
+def step(case: Case, place: Callable[..., Any], build_plain: Callable[[Case], Any]) -> Step:
+    """The step of a batch that ``place`` places; a batch of one sample is a plain step, and takes that one's time."""
+
+    @cache
+    def plain() -> Any:
+        return build_plain(case._replace(reduction=""))
+
+    def place_any(*arguments: Any) -> Any:
+        return placed(plain(), *arguments) if len(arguments[3][0]) == 1 else place(*arguments)
+
+    return PlacedStep(place_any)
 
 
 def divisor_of(case: Case, pre: Any) -> float:

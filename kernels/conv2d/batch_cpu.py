@@ -13,12 +13,13 @@ from numba import types
 
 from tritonstdp.kernels import batches, loops
 from tritonstdp.kernels.batches import Config
+from tritonstdp.kernels.conv2d import cpu
 from tritonstdp.kernels.conv2d.cpu import changer, mover
 from tritonstdp.kernels.conv2d.events import adder
 from tritonstdp.kernels.conv2d.sides import sides_of, tap_of
 from tritonstdp.kernels.formula_cpu import synapse_functions
 from tritonstdp.kernels.object_cache import recipe_of
-from tritonstdp.kernels.protocol import Case, PlacedStep, Step
+from tritonstdp.kernels.protocol import Case, Step
 
 DEFAULT = Config()
 SPACE: dict[str, tuple[float, ...]] = {}
@@ -35,7 +36,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             float(topology.weight_divisor), len(pre[0]), batches.divisor_of(case, pre),
         )  # fmt: skip
 
-    return PlacedStep(place)
+    return batches.step(case, place, cpu.build)
 
 
 def _compile(case: Case) -> Any:

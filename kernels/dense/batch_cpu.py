@@ -17,7 +17,7 @@ from tritonstdp.kernels import batches, loops, threads
 from tritonstdp.kernels.batches import Config
 from tritonstdp.kernels.dense import cpu
 from tritonstdp.kernels.object_cache import recipe_of
-from tritonstdp.kernels.protocol import Case, PlacedStep, Step
+from tritonstdp.kernels.protocol import Case, Step
 
 DEFAULT = Config()
 SPACE: dict[str, tuple[float, ...]] = {}
@@ -35,7 +35,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             batches.divisor_of(case, pre),
         )  # fmt: skip
 
-    return PlacedStep(place)
+    return batches.step(case, place, cpu.build)
 
 
 @loops.while_used

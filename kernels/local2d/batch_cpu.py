@@ -19,7 +19,7 @@ from tritonstdp.kernels.batches import Config
 from tritonstdp.kernels.local2d import cpu
 from tritonstdp.kernels.local2d.events import event_noter, rows_lister
 from tritonstdp.kernels.object_cache import recipe_of
-from tritonstdp.kernels.protocol import Case, PlacedStep, Step
+from tritonstdp.kernels.protocol import Case, Step
 
 DEFAULT = Config()
 SPACE: dict[str, tuple[float, ...]] = {}
@@ -38,7 +38,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
             *topology.padding, samples, batches.divisor_of(case, pre),
         )  # fmt: skip
 
-    return PlacedStep(place)
+    return batches.step(case, place, cpu.build)
 
 
 @loops.while_used

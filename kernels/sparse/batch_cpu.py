@@ -21,7 +21,7 @@ from tritonstdp.kernels import batches, loops, threads
 from tritonstdp.kernels.batches import Config
 from tritonstdp.kernels.memory import Kept, kept_with
 from tritonstdp.kernels.object_cache import recipe_of
-from tritonstdp.kernels.protocol import Case, PlacedStep, Step
+from tritonstdp.kernels.protocol import Case, Step
 from tritonstdp.kernels.sparse import cpu
 
 DEFAULT = Config()
@@ -54,7 +54,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         plan, divisor = cpu.addresses_of(topology), batches.divisor_of(case, pre)
         return step
 
-    return PlacedStep(place)
+    return batches.step(case, place, cpu.build)
 
 
 class _Spiking(NamedTuple):
