@@ -7,16 +7,12 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numba
-import numpy as np
 from numba import types
 
 from tritonstdp.kernels import loops
 from tritonstdp.kernels.formula_cpu import synapse_functions
 from tritonstdp.kernels.protocol import Case, PlacedStep, Step, placed
 from tritonstdp.source import define
-
-ANY = "sum"
-"""The reduction for which loops are compiled: a mean is a sum that they divide."""
 
 
 class Config(NamedTuple):
@@ -85,9 +81,9 @@ class Changes(NamedTuple):
     change : callable
         ``change(w, first, second, first_spiked, second_spiked, state)``: by what a sample changes it, given the signals
         of both neurons, those of the first side first, and where one has spiked. ``state`` is
-        ``(numbers, w_min, w_max)``.
+        ``(numbers, w_min, w_max, samples)``.
     moved : callable
-        ``moved(w, c, dw, first, second, state)``: the new weight and eligibility after a change.
+        ``moved(w, c, dw, first, second, state)``: the new weight and eligibility after the sum of all samples' changes.
     move : callable
         ``move(w, c, k, m, dw, first, second, state)``: write them at a place of the weights, and of the eligibility.
     """
@@ -100,7 +96,7 @@ class Changes(NamedTuple):
 def changes_of(case: Case, bound_first: bool, post_is_first: bool = False) -> Changes:
     """Compile them for a case; raises ``CannotCompileError`` where numba can't."""
     formula = synapse_functions(case, bound_first)
-    delta, moved = formula.delta, formula.moved
+    delta, moved, share = formula.delta, formula.moved, sharing(case)
 
     @loops.njit_part
     def change(w, pre, post, pre_spiked, post_spiked, state):  # type: ignore[no-untyped-def]
@@ -112,7 +108,7 @@ def changes_of(case: Case, bound_first: bool, post_is_first: bool = False) -> Ch
 
     @loops.njit_part
     def moved_by(w, c, dw, pre, post, state):  # type: ignore[no-untyped-def]
-        return moved(w, dw, c, pre, post, state[0], state[1], state[2])
+        return moved(w, share(dw, state[3]), c, pre, post, state[0], state[1], state[2])
 
     @loops.njit_part
     def moved_by_of_post(w, c, dw, post, pre, state):  # type: ignore[no-untyped-def]
@@ -144,12 +140,17 @@ def step(case: Case, place: Callable[..., Any], build_plain: Callable[[Case], An
     return PlacedStep(place_any)
 
 
-def divisor_of(case: Case, pre: Any) -> float:
-    """What the sum of a batch's changes is divided by."""
-    return float(len(pre[0])) if case.reduction == "mean" else 1.0
+def sharing(case: Case) -> Any:
+    """``share(dw, samples)``, compiled: what a batch makes of the sum of its samples' changes."""
+    real, is_mean = loops.REAL[case.dtype], case.reduction == "mean"
+
+    @loops.njit_part
+    def share(dw, samples):  # type: ignore[no-untyped-def]
+        return dw / real(samples) if is_mean else dw
+
+    return share
 
 
 def scalars(case: Case) -> tuple[Any, ...]:
-    """The numba types of the number of samples, the divisor, and ``numbers, w_min, w_max``."""
-    real = numba.from_dtype(np.dtype(loops.REAL[case.dtype]))
-    return types.int64, real, *loops.scalars(case)
+    """The numba types of the number of samples, and of ``numbers, w_min, w_max``."""
+    return types.int64, *loops.scalars(case)

@@ -27,13 +27,13 @@ SPACE: dict[str, tuple[float, ...]] = {}
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
-    run, address_of = _compile(case._replace(reduction=batches.ANY)), loops.address_of
+    run, address_of = _compile(case), loops.address_of
 
     def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
         return loops.placed_step(
             5, run, weights.data_ptr(), 0 if c is None else c.data_ptr(), tuple(map(address_of, pre)),
             tuple(map(address_of, post)), topology.src_shape, topology.dst_shape, topology.padding,
-            float(topology.weight_divisor), len(pre[0]), batches.divisor_of(case, pre),
+            float(topology.weight_divisor), len(pre[0]),
         )  # fmt: skip
 
     return batches.step(case, place, cpu.build)
@@ -44,7 +44,7 @@ def _compile(case: Case) -> Any:
     of_post, of_pre = sides_of(case, formula)
     add_up_post, add_up_pre = adder(case, of_post), adder(case, of_pre)
     change = changer(formula, tap_of(case, of_post), tap_of(case, of_pre))
-    move = mover(case, formula)
+    move, share = mover(case, formula), batches.sharing(case)
     pre_side, post_side = batches.samples_of(case)
     pres, posts = pre_side.of, post_side.of
     real, pointer, modulated = loops.REAL[case.dtype], loops.as_pointer, case.modulated
@@ -59,7 +59,7 @@ def _compile(case: Case) -> Any:
 
     def loop(
         w_address, c_address, pre_addresses, post_addresses, pre_shape, post_shape, padding, positions, samples,
-        divisor, numbers, w_min, w_max,
+        numbers, w_min, w_max,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         n_pre, n_post = pre_shape[0] * pre_shape[1] * pre_shape[2], post_shape[0] * post_shape[1] * post_shape[2]
         n = post_shape[0] * pre_shape[0] * kh * kw
@@ -73,7 +73,7 @@ def _compile(case: Case) -> Any:
             for row in range(n // kw):
                 add_row(dw, w, row, potentiations, depressions, positions, state)
         for k in range(n):
-            move(w, c, k, dw[k] / divisor, state)
+            move(w, c, k, share(dw[k], samples), state)
 
     sides = pre_side.signals.addresses, post_side.signals.addresses
     shape, number = types.UniTuple(types.int64, 3), numba.from_dtype(np.dtype(real))

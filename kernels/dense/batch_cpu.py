@@ -25,14 +25,13 @@ SPACE: dict[str, tuple[float, ...]] = {}
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
-    loop_for = threads.by_work(partial(_compile, case._replace(reduction=batches.ANY)), cpu.DEFAULT.parallel_work)
+    loop_for = threads.by_work(partial(_compile, case), cpu.DEFAULT.parallel_work)
     pre_is_major = case.layout != "post"
 
     def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
         where, samples = cpu.where_all_lies(topology, weights, c, pre, post, pre_is_major), len(pre[0])
         return loops.placed_step(
             5, loop_for(weights.numel() * samples), *where, cpu.DEFAULT.rows_per_task, samples,
-            batches.divisor_of(case, pre),
         )  # fmt: skip
 
     return batches.step(case, place, cpu.build)
@@ -72,24 +71,24 @@ def _compile(case: Case, parallel: bool) -> Any:
             dw[j] += change(w[k], here, there, False, True, state)
 
     @loops.njit_part
-    def move_row(dw, w, c, stride, c_stride, here, minor, divisor, state):  # type: ignore[no-untyped-def]
+    def move_row(dw, w, c, stride, c_stride, here, minor, state):  # type: ignore[no-untyped-def]
         for j in range(len(dw)):
             k, m = (j, j) if unit_stride else (j * stride, j * c_stride)
-            move(w, c, k, m, dw[j] / divisor, here, minor_at(real(0), minor, j), state)
+            move(w, c, k, m, dw[j], here, minor_at(real(0), minor, j), state)
             dw[j] = 0
 
     @loops.njit_part
-    def move_touched(dw, w, c, stride, ahead, here, minor, touched, divisor, state):  # type: ignore[no-untyped-def]
+    def move_touched(dw, w, c, stride, ahead, here, minor, touched, state):  # type: ignore[no-untyped-def]
         for e in range(len(touched)):
             j = touched[e]
             k = j if unit_stride else j * np.uint64(stride)
             prefetch(ahead + np.int64(k) * itemsize)
-            move(w, c, k, k, dw[j] / divisor, here, minor_at(real(0), minor, j), state)
+            move(w, c, k, k, dw[j], here, minor_at(real(0), minor, j), state)
             dw[j] = 0
 
     def loop(
         w_address, w_major_stride, w_minor_stride, c_address, c_major_stride, c_minor_stride,
-        major_addresses, n_major, minor_addresses, n_minor, rows_per_task, samples, divisor, numbers, w_min, w_max,
+        major_addresses, n_major, minor_addresses, n_minor, rows_per_task, samples, numbers, w_min, w_max,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         w = carray(pointer(w_address), extent(n_major, w_major_stride, n_minor, w_minor_stride), real)
         c_extent = extent(n_major, c_major_stride, n_minor, c_minor_stride) if modulated else 0
@@ -114,7 +113,7 @@ def _compile(case: Case, parallel: bool) -> Any:
 
         rows = rows_per_task if parallel else max(n_major, 1)
         for task in tasks((n_major + rows - 1) // rows):
-            dw, state = np.zeros(n_minor, real), (numbers, w_min, w_max)
+            dw, state = np.zeros(n_minor, real), (numbers, w_min, w_max, samples)
             for i in range(task * rows, min(task * rows + rows, n_major)):
                 row = w[i * w_major_stride : i * w_major_stride + row_extent]
                 c_row = c[i * c_major_stride : i * c_major_stride + c_row_extent]
@@ -142,11 +141,11 @@ def _compile(case: Case, parallel: bool) -> Any:
                 silent = major_at(real(0), majors(major_addresses, 0, n_major), i)
                 if modulated or spiked:
                     move_row(
-                        dw, row, c_row, w_minor_stride, c_minor_stride, silent, first_minor, divisor, state
+                        dw, row, c_row, w_minor_stride, c_minor_stride, silent, first_minor, state
                     )  # fmt: skip
                 else:
                     ahead = w_address + min(i + prefetch_rows, n_major - 1) * w_major_stride * itemsize
-                    move_touched(dw, row, c_row, w_minor_stride, ahead, silent, first_minor, touched, divisor, state)
+                    move_touched(dw, row, c_row, w_minor_stride, ahead, silent, first_minor, touched, state)
 
     n, strides = types.int64, [types.int64] * 6
     sides = major_side.signals.addresses, n, minor_side.signals.addresses, n

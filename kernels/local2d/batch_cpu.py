@@ -27,7 +27,7 @@ SPACE: dict[str, tuple[float, ...]] = {}
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
-    loop_for = threads.by_work(partial(_compile, case._replace(reduction=batches.ANY)), cpu.DEFAULT.parallel_work)
+    loop_for = threads.by_work(partial(_compile, case), cpu.DEFAULT.parallel_work)
     address_of = loops.address_of
 
     def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
@@ -35,7 +35,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         return loops.placed_step(
             5, loop_for(weights.numel() * samples), weights.data_ptr(), 0 if c is None else c.data_ptr(),
             tuple(map(address_of, pre)), tuple(map(address_of, post)), *topology.src_shape, *topology.dst_shape,
-            *topology.padding, samples, batches.divisor_of(case, pre),
+            *topology.padding, samples,
         )  # fmt: skip
 
     return batches.step(case, place, cpu.build)
@@ -70,7 +70,7 @@ def _compile(case: Case, parallel: bool) -> Any:
         return change(old, here, there, True, False, state), here, there
 
     @loops.njit_part
-    def visit_alone(w, ahead, events, start, end, first, sides, divisor, state):  # type: ignore[no-untyped-def]
+    def visit_alone(w, ahead, events, start, end, first, sides, state):  # type: ignore[no-untyped-def]
         """Synapses that see a spike in one sample; what lies as far from ``ahead`` is visited next, and fetched."""
         synapses, positions, neurons, samples_of = events
         for e in range(np.uint64(start), np.uint64(end)):
@@ -78,10 +78,10 @@ def _compile(case: Case, parallel: bool) -> Any:
             prefetch(ahead + np.int64(k) * itemsize)
             event, old = (positions[e], neurons[e], samples_of[e]), w[k]
             changed, here, there = change_by(old, event, first, sides, state)
-            w[k], _ = moved(old, real(0), (real(0) + changed) / divisor, here, there, state)
+            w[k], _ = moved(old, real(0), real(0) + changed, here, there, state)
 
     @loops.njit_part
-    def visit_shared(dw, w, events, start, end, last_of, first, sides, divisor, state):  # type: ignore[no-untyped-def]
+    def visit_shared(dw, w, events, start, end, last_of, first, sides, state):  # type: ignore[no-untyped-def]
         """Synapses that see spikes in several samples: they move with the last, which is chosen, not branched to."""
         synapses, positions, neurons, samples_of = events
         for e in range(np.uint64(start), np.uint64(end)):
@@ -89,7 +89,7 @@ def _compile(case: Case, parallel: bool) -> Any:
             old, tap, is_last = w[k], k - v * np.uint32(len(dw)), last_of[i] == b
             changed, here, there = change_by(old, (v, i, b), first, sides, state)
             total = dw[tap] + changed
-            new, _ = moved(old, real(0), total / divisor, here, there, state)
+            new, _ = moved(old, real(0), total, here, there, state)
             w[k] = choose(is_last, new, old)
             dw[tap] = choose(is_last, real(0), total)
 
@@ -122,13 +122,13 @@ def _compile(case: Case, parallel: bool) -> Any:
             dw[k] += change(w[k], pre_at(spike, patch, k), there, spike != 0, True, state)
 
     @loops.njit_part
-    def move_synapse(dw, w, c, k, here, there, divisor, state):  # type: ignore[no-untyped-def]
-        move(w, c, k, k, dw[k] / divisor, here, there, state)
+    def move_synapse(dw, w, c, k, here, there, state):  # type: ignore[no-untyped-def]
+        move(w, c, k, k, dw[k], here, there, state)
         dw[k] = 0
 
     def loop(
         w_address, c_address, pre_addresses, post_addresses, c_in, height, width, c_out, out_height, out_width,
-        pad_h, pad_w, samples, divisor, numbers, w_min, w_max,
+        pad_h, pad_w, samples, numbers, w_min, w_max,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         n_pre, n_post, taps = c_in * height * width, c_out * out_height * out_width, c_in * kh * kw
         weights = carray(pointer(w_address), n_post * taps, real)
@@ -159,7 +159,7 @@ def _compile(case: Case, parallel: bool) -> Any:
             start[1, 0] = n_most
             visited = np.empty(out_width + at_once + 1, np.int64)
             patch, dw = np.zeros((n_signals, taps), real), np.zeros(taps, real)
-            state, sides = (numbers, w_min, w_max), (pre_addresses, n_pre, post_addresses, n_post, samples)
+            state, sides = (numbers, w_min, w_max, samples), (pre_addresses, n_pre, post_addresses, n_post, samples)
             for u in range(part * out_height // n_parts, (part + 1) * out_height // n_parts):
                 for b in range(samples):
                     note_at_positions(
@@ -194,8 +194,8 @@ def _compile(case: Case, parallel: bool) -> Any:
                         if not modulated:
                             silent, end = done * samples, v * samples
                             alone, shared = (start[0, silent], start[0, end]), (start[1, silent], start[1, end])
-                            visit_alone(w_row, next_channel, events, *alone, first, sides, divisor, state)
-                            visit_shared(dw, w_row, events, *shared, last_of, first, sides, divisor, state)
+                            visit_alone(w_row, next_channel, events, *alone, first, sides, state)
+                            visit_shared(dw, w_row, events, *shared, last_of, first, sides, state)
                             done = v + 1
                         if at == n_visited:
                             break
@@ -220,7 +220,7 @@ def _compile(case: Case, parallel: bool) -> Any:
                             see_traces(patch, pre, u, v, height, width, pad_h, pad_w)
                         at_position = post_at(real(0), post, first + v)
                         for k in range(taps):
-                            move_synapse(dw, w, c, k, pre_at(real(0), patch, k), at_position, divisor, state)
+                            move_synapse(dw, w, c, k, pre_at(real(0), patch, k), at_position, state)
 
     addresses = types.int64, types.int64, pre_signals.addresses, post_signals.addresses
     arguments = *addresses, *[types.int64] * 8, *batches.scalars(case)

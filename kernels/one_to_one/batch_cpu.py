@@ -7,7 +7,6 @@ changes are added up as vectors of neighbours, and all move with the last sample
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numba
@@ -35,14 +34,13 @@ SPACE: dict[str, tuple[float, ...]] = {}
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
-    divisor_of, address_of = partial(batches.divisor_of, case), loops.address_of
-    run = _compile(case._replace(reduction=batches.ANY))
+    run, address_of = _compile(case), loops.address_of
 
     def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
         eligibility = (0, 0) if c is None else (c.data_ptr(), c.stride(0))
         return loops.placed_step(
             5, run, weights.data_ptr(), weights.stride(0), *eligibility, tuple(map(address_of, pre)),
-            tuple(map(address_of, post)), topology.n, len(pre[0]), divisor_of(pre),
+            tuple(map(address_of, post)), topology.n, len(pre[0]),
         )  # fmt: skip
 
     return batches.step(case, place, cpu.build)
@@ -87,12 +85,12 @@ def _compile(case: Case) -> Any:
             add(dw, w, w_stride, k, pre, post, state)
 
     @loops.njit_part
-    def move_with_last(dw, any_touches, w, c, w_stride, c_stride, pre, post, divisor, state):  # type: ignore[no-untyped-def]
+    def move_with_last(dw, any_touches, w, c, w_stride, c_stride, pre, post, state):  # type: ignore[no-untyped-def]
         for k in range(len(dw)):
             at, c_at = (k, k) if unit_stride else (k * w_stride, k * c_stride)
             old, here, there = w[at], pre_at(real(0), pre, k), post_at(real(0), post, k)
             changed, touched = change_by(old, k, pre, post, state)
-            total = (dw[k] + changed) / divisor
+            total = dw[k] + changed
             if modulated:
                 w[at], c[c_at] = moved(old, c[c_at], total, here, there, state)
             else:
@@ -108,7 +106,7 @@ def _compile(case: Case) -> Any:
         return count
 
     @loops.njit_part
-    def visit_alone(w, w_stride, pre, post, words, shared, events, divisor, state):  # type: ignore[no-untyped-def]
+    def visit_alone(w, w_stride, pre, post, words, shared, events, state):  # type: ignore[no-untyped-def]
         """Synapses that one sample alone touches."""
         for k in range(len(words)):
             words[k] &= ~shared[k]
@@ -118,10 +116,10 @@ def _compile(case: Case) -> Any:
             s, q, old = real(pre[0][k]), real(post[0][k]), w[at]
             here, there = pre_at(s, pre, k), post_at(q, post, k)
             changed = change(old, here, there, s != 0, q != 0, state)
-            w[at], _ = moved(old, real(0), (real(0) + changed) / divisor, here, there, state)
+            w[at], _ = moved(old, real(0), real(0) + changed, here, there, state)
 
     @loops.njit_part
-    def visit_shared(w, c, w_stride, first, sides, shared, events, divisor, state):  # type: ignore[no-untyped-def]
+    def visit_shared(w, c, w_stride, first, sides, shared, events, state):  # type: ignore[no-untyped-def]
         """Synapses that several samples touch."""
         pre, n, post, samples = sides
         for e in range(list_block(shared, events)):
@@ -135,15 +133,15 @@ def _compile(case: Case) -> Any:
                     total += change(w[at], here, there, s != 0, q != 0, state)
             here = pre_among(real(0), pre, samples, np.uint64(n), np.uint64(0), i)
             there = post_among(real(0), post, samples, np.uint64(n), np.uint64(0), i)
-            move(w, c, at, at, total / divisor, here, there, state)
+            move(w, c, at, at, total, here, there, state)
 
     def loop(
-        w_address, w_stride, c_address, c_stride, pre_addresses, post_addresses, n, samples, divisor,
+        w_address, w_stride, c_address, c_stride, pre_addresses, post_addresses, n, samples,
         numbers, w_min, w_max,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         weights = carray(pointer(w_address), extent(n, w_stride, 1, 0), real)
         eligibility = carray(pointer(c_address), extent(n, c_stride, 1, 0) if modulated else 0, real)
-        state, sides = (numbers, w_min, w_max), (pre_addresses, n, post_addresses, samples)
+        state, sides = (numbers, w_min, w_max, samples), (pre_addresses, n, post_addresses, samples)
         # which synapses a sample touches, several do, and any does
         noted = np.empty((min(samples, MOST_SAMPLES) + 2, SPAN // word), np.uint64)
         words = np.empty(per_block, np.uint64)
@@ -171,8 +169,8 @@ def _compile(case: Case) -> Any:
                     for b in range(samples):
                         pre = pre_part(pres(pre_addresses, b, n), first, end)
                         post = post_part(posts(post_addresses, b, n), first, end)
-                        visit_alone(w, w_stride, pre, post, noted[b, :n_words], shared, events, divisor, state)
-                    visit_shared(w, c, w_stride, first, sides, shared[:n_words], events, divisor, state)
+                        visit_alone(w, w_stride, pre, post, noted[b, :n_words], shared, events, state)
+                    visit_shared(w, c, w_stride, first, sides, shared[:n_words], events, state)
                     continue
 
             dw, any_touches = changes[: end - first], touches[: end - first]
@@ -187,7 +185,7 @@ def _compile(case: Case) -> Any:
                     )  # fmt: skip
             pre = pre_part(pres(pre_addresses, samples - 1, n), first, end)
             post = post_part(posts(post_addresses, samples - 1, n), first, end)
-            move_with_last(dw, any_touches, w, c, w_stride, c_stride, pre, post, divisor, state)
+            move_with_last(dw, any_touches, w, c, w_stride, c_stride, pre, post, state)
 
     sides = pre_side.signals.addresses, post_side.signals.addresses
     return loops.entry(loop, recipe_of(case), *[types.int64] * 4, *sides, types.int64, *batches.scalars(case))

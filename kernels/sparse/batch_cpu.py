@@ -31,7 +31,7 @@ _SUMS: Kept = WeakKeyDictionary()
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Compile the step for one case; raises ``CannotCompileError`` where numba can't."""
-    loop_for = threads.by_work(partial(_compile, case._replace(reduction=batches.ANY)), cpu.DEFAULT.parallel_work)
+    loop_for = threads.by_work(partial(_compile, case), cpu.DEFAULT.parallel_work)
     post_is_major, _ = case.kernel_key
     address_of, tasks = loops.address_of, cpu.DEFAULT.tasks
 
@@ -48,10 +48,10 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
             run(
                 w_address, 0 if c is None else c.data_ptr(), sums.data_ptr(), nnz, *plan, *major, *minor, tasks,
-                samples, divisor, numbers, w_min, w_max,
+                samples, numbers, w_min, w_max,
             )  # fmt: skip
 
-        plan, divisor = cpu.addresses_of(topology), batches.divisor_of(case, pre)
+        plan = cpu.addresses_of(topology)
         return step
 
     return batches.step(case, place, cpu.build)
@@ -131,7 +131,7 @@ def _compile(case: Case, parallel: bool) -> Any:
     @loops.njit_part
     def visit_minor(
         w, sums, dw, coming, by_minor, major_by_minor, i, of_i, major_any, major, n_major, minor, n_minor,
-        w_address, sums_address, divisor, state,
+        w_address, sums_address, state,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         """The synapses of a minor neuron, in those samples in which it spiked and the major neuron did not."""
         last = len(of_i) - 1
@@ -158,23 +158,23 @@ def _compile(case: Case, parallel: bool) -> Any:
             if modulated:
                 sums[m] = total
                 continue
-            new, _ = moved(old, real(0), total / divisor, here, there, state)
+            new, _ = moved(old, real(0), total, here, there, state)
             # chosen, not branched to: a branch could not be foretold
             check(w, m, 1)
             written = sums_address if major_any[j] else w_address
             carray(pointer(written + np.int64(m) * itemsize), 1, real)[0] = total if major_any[j] else new
 
     @loops.njit_part
-    def move_row(w, c, sums, minor_of, j, major, n_major, minor, n_minor, divisor, state):  # type: ignore[no-untyped-def]
+    def move_row(w, c, sums, minor_of, j, major, n_major, minor, n_minor, state):  # type: ignore[no-untyped-def]
         """The synapses of a major neuron that is silent in all samples."""
         silent, first_minor = major_at(real(0), majors(major, 0, n_major), j), minors(minor, 0, n_minor)
         for k in range(len(w)):
             there = minor_at(real(0), first_minor, minor_of[k])
-            move(w, c, k, k, sums[k] / divisor, silent, there, state)
+            move(w, c, k, k, sums[k], silent, there, state)
             sums[k] = 0
 
     @loops.njit_part
-    def visit_major(w, c, sums, gathered, minor_of, j, of_j, major, n_major, minor, n_minor, divisor, state):  # type: ignore[no-untyped-def]
+    def visit_major(w, c, sums, gathered, minor_of, j, of_j, major, n_major, minor, n_minor, state):  # type: ignore[no-untyped-def]
         """The synapses of a major neuron, in those samples in which it spiked; then they move."""
         last = len(of_j) - 1
         for e in range(last + 1):
@@ -193,12 +193,12 @@ def _compile(case: Case, parallel: bool) -> Any:
                         sums_part[k] = total
                     else:
                         # the last sample with the move, which spares a pass where there is but one
-                        move(w_part, c_part, k, k, total / divisor, here, there, state)
+                        move(w_part, c_part, k, k, total, here, there, state)
                         sums_part[k] = 0
 
     def loop(
         w_address, c_address, sums_address, nnz, major_start_address, minor_of_address, minor_start_address,
-        by_minor_address, major_by_minor_address, major, n_major, minor, n_minor, tasks, samples, divisor,
+        by_minor_address, major_by_minor_address, major, n_major, minor, n_minor, tasks, samples,
         numbers, w_min, w_max,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
         w, sums = carray(pointer(w_address), nnz, real), carray(pointer(sums_address), nnz, real)
@@ -217,7 +217,7 @@ def _compile(case: Case, parallel: bool) -> Any:
         most_parts = tasks if parallel else 1
         n_parts = min(len(fired_minors), most_parts)
         for part in parts(n_parts):
-            n_active, state = len(fired_minors), (numbers, w_min, w_max)
+            n_active, state = len(fired_minors), (numbers, w_min, w_max, samples)
             dw = np.empty(longest, real)
             end = (part + 1) * n_active // n_parts
             for e in range(part * n_active // n_parts, end):
@@ -235,13 +235,13 @@ def _compile(case: Case, parallel: bool) -> Any:
                 visit_minor(
                     w, sums, dw, by_minor[begin:stop], by_minor[first:last], major_by_minor[first:last], i,
                     of_minors[of_minor_start[e] : of_minor_start[e + 1]], major_any, major, n_major,
-                    minor, n_minor, w_address, sums_address, divisor, state,
+                    minor, n_minor, w_address, sums_address, state,
                 )  # fmt: skip
 
         n_rows = n_major if modulated else len(fired_majors)
         row_parts = max(1, min(n_rows, most_parts))
         for part in parts(row_parts):
-            end, state = (part + 1) * n_rows // row_parts, (numbers, w_min, w_max)
+            end, state = (part + 1) * n_rows // row_parts, (numbers, w_min, w_max, samples)
             begin, gathered = part * n_rows // row_parts, np.empty((n_signals, at_once), real)
             at = np.searchsorted(fired_majors, np.uint32(begin)) if modulated else begin
             for e in range(begin, end):
@@ -256,13 +256,13 @@ def _compile(case: Case, parallel: bool) -> Any:
                 if at == len(fired_majors) or fired_majors[at] != j:
                     move_row(
                         w[first:last], c[first:last], sums[first:last], minor_of[first:last], j, major, n_major,
-                        minor, n_minor, divisor, state,
+                        minor, n_minor, state,
                     )  # fmt: skip
                     continue
                 visit_major(
                     w[first:last], c[first:last], sums[first:last], gathered, minor_of[first:last], j,
                     of_majors[of_major_start[at] : of_major_start[at + 1]], major, n_major, minor, n_minor,
-                    divisor, state,
+                    state,
                 )  # fmt: skip
                 at += 1
 
