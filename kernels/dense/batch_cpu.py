@@ -51,7 +51,7 @@ def _compile(case: Case, parallel: bool) -> Any:
     list_row, at_once = loops.row_lister(case.dtype, bool_spikes), loops.AT_ONCE
     (_, majors, major_at, major_among), (_, minors, minor_at, minor_among) = major_side, minor_side
     prefetch, fetch_lines, itemsize = loops.prefetch, loops.fetch_lines, case.dtype.itemsize
-    prefetch_rows, cached_bytes = cpu.PREFETCH_ROWS, cpu.DEFAULT.cached_bytes
+    prefetch_rows, cached_bytes, chunk = cpu.PREFETCH_ROWS, cpu.DEFAULT.cached_bytes, cpu.CHUNK
 
     @loops.njit_part
     def add_row(dw, w, stride, here, minor, spikes, state):  # type: ignore[no-untyped-def]
@@ -60,22 +60,30 @@ def _compile(case: Case, parallel: bool) -> Any:
             dw[j] += change(w[k], here, minor_at(spikes[j], minor, j), True, spikes[j] != 0, state)
 
     @loops.njit_part
-    def add_events(dw, w, stride, major, i, n_major, minor, spikes, events, of_event, state):  # type: ignore[no-untyped-def]
+    def add_events(dw, w, stride, major, i, n_major, minor, spikes, events, starts, first, end, state):  # type: ignore[no-untyped-def]
         samples, n_minor = spikes.shape
-        for e in range(len(events)):
-            j, b = np.uint64(events[e]), np.uint64(of_event[e])
-            k = j if unit_stride else j * np.uint64(stride)
-            spike = real(1) if bool_spikes else spikes[b, j]
+        for b in range(np.uint64(first), np.uint64(end)):
             here = major_among(real(0), major, samples, np.uint64(n_major), b, np.uint64(i))
-            there = minor_among(spike, minor, samples, np.uint64(n_minor), b, j)
-            dw[j] += change(w[k], here, there, False, True, state)
+            for e in range(np.uint64(starts[b]), np.uint64(starts[b + np.uint64(1)])):
+                j = np.uint64(events[e])
+                k = j if unit_stride else j * np.uint64(stride)
+                spike = real(1) if bool_spikes else spikes[b, j]
+                there = minor_among(spike, minor, samples, np.uint64(n_minor), b, j)
+                dw[j] += change(w[k], here, there, False, True, state)
 
     @loops.njit_part
-    def move_row(dw, w, c, stride, c_stride, here, minor, state):  # type: ignore[no-untyped-def]
-        for j in range(len(dw)):
-            k, m = (j, j) if unit_stride else (j * stride, j * c_stride)
-            move(w, c, k, m, dw[j], here, minor_at(real(0), minor, j), state)
-            dw[j] = 0
+    def move_row(dw, w, c, stride, c_stride, fetched, ahead, c_ahead, here, minor, state):  # type: ignore[no-untyped-def]
+        end, n = 0, len(dw)
+        while end < n:
+            first, end = end, n
+            if fetched:
+                end = min(first + chunk, n)
+                fetch_lines(ahead + first * itemsize, ahead + end * itemsize)
+                fetch_lines(c_ahead + first * itemsize, c_ahead + end * itemsize)
+            for j in range(np.uint64(first), np.uint64(end)):
+                k, m = (j, j) if unit_stride else (j * np.uint64(stride), j * np.uint64(c_stride))
+                move(w, c, k, m, dw[j], here, minor_at(real(0), minor, j), state)
+                dw[j] = 0
 
     @loops.njit_part
     def move_touched(dw, w, c, stride, ahead, here, minor, touched, state):  # type: ignore[no-untyped-def]
@@ -97,13 +105,11 @@ def _compile(case: Case, parallel: bool) -> Any:
 
         spikes, any_spike = np.empty((samples, n_minor), real), np.zeros(n_minor, np.bool_)
         events, starts = np.empty(samples * n_minor + at_once, np.uint32), np.zeros(samples + 1, np.int64)
-        of_event = np.empty(samples * n_minor, np.uint32)
         for b in range(samples):
             spike = minors(minor_addresses, b, n_minor)[0]
             for j in range(n_minor):
                 spikes[b, j] = spike[j]
             starts[b + 1] = list_row(spike, 0, n_minor, events, starts[b])
-            of_event[starts[b] : starts[b + 1]] = b
         n_events = starts[samples]
         for e in range(n_events):
             any_spike[events[e]] = True
@@ -118,33 +124,31 @@ def _compile(case: Case, parallel: bool) -> Any:
                 row = w[i * w_major_stride : i * w_major_stride + row_extent]
                 c_row = c[i * c_major_stride : i * c_major_stride + c_row_extent]
                 done, spiked = 0, False
-                if fetched:
-                    ahead = w_address + min(i + 1, n_major - 1) * w_major_stride * itemsize
-                    fetch_lines(ahead, ahead + row_extent * itemsize)
-                    ahead = c_address + min(i + 1, n_major - 1) * c_major_stride * itemsize
-                    fetch_lines(ahead, ahead + c_row_extent * itemsize)
                 for b in range(samples):
                     major = majors(major_addresses, b, n_major)
                     if major[0][i] == 0:
                         continue
                     add_events(
                         dw, row, w_minor_stride, major_addresses, i, n_major, minor_addresses, spikes,
-                        events[done : starts[b]], of_event[done : starts[b]], state,
+                        events, starts, done, b, state,
                     )  # fmt: skip
                     minor = minors(minor_addresses, b, n_minor)
                     add_row(dw, row, w_minor_stride, major_at(real(major[0][i]), major, i), minor, spikes[b], state)
-                    done, spiked = starts[b + 1], True
+                    done, spiked = b + 1, True
                 add_events(
                     dw, row, w_minor_stride, major_addresses, i, n_major, minor_addresses, spikes,
-                    events[done:n_events], of_event[done:n_events], state,
+                    events, starts, done, samples, state,
                 )  # fmt: skip
                 silent = major_at(real(0), majors(major_addresses, 0, n_major), i)
+                later = min(i + prefetch_rows, n_major - 1)
+                ahead = w_address + later * w_major_stride * itemsize
                 if modulated or spiked:
+                    c_ahead = c_address + later * c_major_stride * itemsize
                     move_row(
-                        dw, row, c_row, w_minor_stride, c_minor_stride, silent, first_minor, state
+                        dw, row, c_row, w_minor_stride, c_minor_stride, fetched, ahead, c_ahead, silent, first_minor,
+                        state,
                     )  # fmt: skip
                 else:
-                    ahead = w_address + min(i + prefetch_rows, n_major - 1) * w_major_stride * itemsize
                     move_touched(dw, row, c_row, w_minor_stride, ahead, silent, first_minor, touched, state)
 
     n, strides = types.int64, [types.int64] * 6
