@@ -1,7 +1,8 @@
 """Batches over dense connections on a CPU: row by row of the weights, sample by sample.
 
 What the samples change of a row adds up in a row of changes, which stays in the first cache, in the samples' order: the
-bits are the reference's. Then the row moves.
+bits are the reference's. Then the row moves. In a row that is silent in all samples, synapses that see the spike of one
+sample alone move at once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from tritonstdp.kernels.protocol import Case, Step
 
 DEFAULT = Config()
 SPACE: dict[str, tuple[float, ...]] = {}
+WHOLE_ROWS_FROM = 0.2
+"""Fraction of spiking minor neurons above which silent rows are added up whole, as vectors of neighbours."""
 
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
@@ -42,37 +45,68 @@ def _compile(case: Case, parallel: bool) -> Any:
     pre, post = batches.samples_of(case)
     post_is_major = case.layout == "post"
     major_side, minor_side = (post, pre) if post_is_major else (pre, post)
-    change, _, move = batches.changes_of(case, False, post_is_major)
+    change, moved, move = batches.changes_of(case, False, post_is_major)
     real, modulated, bool_spikes = loops.REAL[case.dtype], case.modulated, case.bool_spikes
     unit_stride = case.layout != "strided"
-    pointer, extent = loops.as_pointer, loops.extent
+    pointer, extent, choose = loops.as_pointer, loops.extent, loops.choose
     carray: Any = numba.carray
     tasks = numba.prange if parallel else range
     list_row, at_once = loops.row_lister(case.dtype, bool_spikes), loops.AT_ONCE
     (_, majors, major_at, major_among), (_, minors, minor_at, minor_among) = major_side, minor_side
+    whole_rows_from = WHOLE_ROWS_FROM
     prefetch, fetch_lines, itemsize = loops.prefetch, loops.fetch_lines, case.dtype.itemsize
     prefetch_rows, cached_bytes, chunk = cpu.PREFETCH_ROWS, cpu.DEFAULT.cached_bytes, cpu.CHUNK
 
     @loops.njit_part
-    def add_row(dw, w, stride, here, minor, spikes, state):  # type: ignore[no-untyped-def]
+    def select(events, seen_by, alone):  # type: ignore[no-untyped-def]
+        """The spikes of minor neurons that spike in one sample alone, or those of the others."""
+        minors_of, starts = events
+        chosen, starts_of_chosen, count = np.empty(len(minors_of), np.uint32), np.zeros(len(starts), np.int64), 0
+        for b in range(len(starts) - 1):
+            for e in range(starts[b], starts[b + 1]):
+                chosen[count] = minors_of[e]
+                count += (seen_by[minors_of[e]] == 1) == alone
+            starts_of_chosen[b + 1] = count
+        return chosen, starts_of_chosen
+
+    @loops.njit_part
+    def add_row(dw, w, stride, here, fired, minor, spikes, state):  # type: ignore[no-untyped-def]
         for j in range(len(dw)):
-            k = j if unit_stride else j * stride
-            dw[j] += change(w[k], here, minor_at(spikes[j], minor, j), True, spikes[j] != 0, state)
+            k, spiked = j if unit_stride else j * stride, spikes[j] != 0
+            changed = change(w[k], here, minor_at(spikes[j], minor, j), fired, spiked, state)
+            dw[j] += choose(fired | spiked, changed, real(0))
 
     @loops.njit_part
-    def add_events(dw, w, stride, major, i, n_major, minor, spikes, events, starts, first, end, state):  # type: ignore[no-untyped-def]
-        samples, n_minor = spikes.shape
-        for b in range(np.uint64(first), np.uint64(end)):
-            here = major_among(real(0), major, samples, np.uint64(n_major), b, np.uint64(i))
+    def change_by(old, here, minor, n_minor, spikes, b, j, state):  # type: ignore[no-untyped-def]
+        """What a minor neuron's spike changes in a sample whose major neuron is silent, and the minor one's signals."""
+        spike = real(1) if bool_spikes else spikes[b, j]
+        there = minor_among(spike, minor, np.uint64(len(spikes)), np.uint64(n_minor), b, j)
+        return change(old, here, there, False, True, state), there
+
+    @loops.njit_part
+    def add_events(dw, w, stride, here, minor, spikes, events, b, state):  # type: ignore[no-untyped-def]
+        minors_of, starts = events
+        for e in range(np.uint64(starts[b]), np.uint64(starts[b + 1])):
+            j = np.uint64(minors_of[e])
+            k = j if unit_stride else j * np.uint64(stride)
+            changed, _ = change_by(w[k], here, minor, len(dw), spikes, np.uint64(b), j, state)
+            dw[j] += changed
+
+    @loops.njit_part
+    def visit_alone(w, stride, ahead, major, i, n_major, minor, n_minor, spikes, events, state):  # type: ignore[no-untyped-def]
+        minors_of, starts = events
+        for b in range(np.uint64(len(spikes))):
+            here = major_among(real(0), major, np.uint64(len(spikes)), np.uint64(n_major), b, np.uint64(i))
             for e in range(np.uint64(starts[b]), np.uint64(starts[b + np.uint64(1)])):
-                j = np.uint64(events[e])
+                j = np.uint64(minors_of[e])
                 k = j if unit_stride else j * np.uint64(stride)
-                spike = real(1) if bool_spikes else spikes[b, j]
-                there = minor_among(spike, minor, samples, np.uint64(n_minor), b, j)
-                dw[j] += change(w[k], here, there, False, True, state)
+                prefetch(ahead + np.int64(k) * itemsize)
+                old = w[k]
+                changed, there = change_by(old, here, minor, n_minor, spikes, b, j, state)
+                w[k], _ = moved(old, real(0), real(0) + changed, here, there, state)
 
     @loops.njit_part
-    def move_row(dw, w, c, stride, c_stride, fetched, ahead, c_ahead, here, minor, state):  # type: ignore[no-untyped-def]
+    def move_row(dw, w, c, stride, c_stride, fetched, ahead, c_ahead, here, minor, seen_by, whole, state):  # type: ignore[no-untyped-def]
         end, n = 0, len(dw)
         while end < n:
             first, end = end, n
@@ -82,7 +116,12 @@ def _compile(case: Case, parallel: bool) -> Any:
                 fetch_lines(c_ahead + first * itemsize, c_ahead + end * itemsize)
             for j in range(np.uint64(first), np.uint64(end)):
                 k, m = (j, j) if unit_stride else (j * np.uint64(stride), j * np.uint64(c_stride))
-                move(w, c, k, m, dw[j], here, minor_at(real(0), minor, j), state)
+                old, there = w[k], minor_at(real(0), minor, j)
+                if modulated:
+                    w[k], c[m] = moved(old, c[m], dw[j], here, there, state)
+                else:
+                    new, _ = moved(old, real(0), dw[j], here, there, state)
+                    w[k] = choose(whole | (seen_by[j] != 0), new, old)
                 dw[j] = 0
 
     @loops.njit_part
@@ -103,17 +142,22 @@ def _compile(case: Case, parallel: bool) -> Any:
         c = carray(pointer(c_address), c_extent, real)
         row_extent, c_row_extent = (n_minor - 1) * w_minor_stride + 1, (n_minor - 1) * c_minor_stride + 1
 
-        spikes, any_spike = np.empty((samples, n_minor), real), np.zeros(n_minor, np.bool_)
+        spikes, seen_by = np.empty((samples, n_minor), real), np.zeros(n_minor, np.uint32)
         events, starts = np.empty(samples * n_minor + at_once, np.uint32), np.zeros(samples + 1, np.int64)
         for b in range(samples):
             spike = minors(minor_addresses, b, n_minor)[0]
             for j in range(n_minor):
                 spikes[b, j] = spike[j]
+                seen_by[j] += spike[j] != 0
             starts[b + 1] = list_row(spike, 0, n_minor, events, starts[b])
-        n_events = starts[samples]
-        for e in range(n_events):
-            any_spike[events[e]] = True
-        touched = np.flatnonzero(any_spike)
+        every = (events, starts)
+        alone, shared = select(every, seen_by, True), select(every, seen_by, False)
+        touched, is_busy = np.flatnonzero(seen_by > 1), starts[samples] > whole_rows_from * samples * n_minor
+        spiked = np.full(n_major, modulated)
+        for b in range(samples):
+            spike = majors(major_addresses, b, n_major)[0]
+            for i in range(n_major):
+                spiked[i] |= spike[i] != 0
         fetched = modulated and unit_stride and n_major * n_minor * itemsize > cached_bytes
         first_minor = minors(minor_addresses, 0, n_minor)
 
@@ -123,33 +167,39 @@ def _compile(case: Case, parallel: bool) -> Any:
             for i in range(task * rows, min(task * rows + rows, n_major)):
                 row = w[i * w_major_stride : i * w_major_stride + row_extent]
                 c_row = c[i * c_major_stride : i * c_major_stride + c_row_extent]
-                done, spiked = 0, False
-                for b in range(samples):
-                    major = majors(major_addresses, b, n_major)
-                    if major[0][i] == 0:
-                        continue
-                    add_events(
-                        dw, row, w_minor_stride, major_addresses, i, n_major, minor_addresses, spikes,
-                        events, starts, done, b, state,
-                    )  # fmt: skip
-                    minor = minors(minor_addresses, b, n_minor)
-                    add_row(dw, row, w_minor_stride, major_at(real(major[0][i]), major, i), minor, spikes[b], state)
-                    done, spiked = b + 1, True
-                add_events(
-                    dw, row, w_minor_stride, major_addresses, i, n_major, minor_addresses, spikes,
-                    events, starts, done, samples, state,
-                )  # fmt: skip
-                silent = major_at(real(0), majors(major_addresses, 0, n_major), i)
                 later = min(i + prefetch_rows, n_major - 1)
                 ahead = w_address + later * w_major_stride * itemsize
-                if modulated or spiked:
-                    c_ahead = c_address + later * c_major_stride * itemsize
+                silent = major_at(real(0), majors(major_addresses, 0, n_major), i)
+                if not spiked[i] and not is_busy:
+                    visit_alone(
+                        row, w_minor_stride, ahead, major_addresses, i, n_major, minor_addresses, n_minor, spikes,
+                        alone, state,
+                    )  # fmt: skip
+                    for b in range(samples):
+                        here = major_at(real(0), majors(major_addresses, b, n_major), i)
+                        add_events(dw, row, w_minor_stride, here, minor_addresses, spikes, shared, b, state)
+                    move_touched(dw, row, c_row, w_minor_stride, ahead, silent, first_minor, touched, state)
+                    continue
+                for b in range(samples):
+                    major, minor = majors(major_addresses, b, n_major), minors(minor_addresses, b, n_minor)
+                    here = major_at(real(major[0][i]), major, i)
+                    if here[0] != 0:
+                        add_row(dw, row, w_minor_stride, here, True, minor, spikes[b], state)
+                    elif is_busy:
+                        add_row(dw, row, w_minor_stride, here, False, minor, spikes[b], state)
+                    else:
+                        add_events(dw, row, w_minor_stride, here, minor_addresses, spikes, every, b, state)
+                c_ahead = c_address + later * c_major_stride * itemsize
+                if spiked[i]:
                     move_row(
                         dw, row, c_row, w_minor_stride, c_minor_stride, fetched, ahead, c_ahead, silent, first_minor,
-                        state,
+                        seen_by, True, state,
                     )  # fmt: skip
                 else:
-                    move_touched(dw, row, c_row, w_minor_stride, ahead, silent, first_minor, touched, state)
+                    move_row(
+                        dw, row, c_row, w_minor_stride, c_minor_stride, fetched, ahead, c_ahead, silent, first_minor,
+                        seen_by, False, state,
+                    )  # fmt: skip
 
     n, strides = types.int64, [types.int64] * 6
     sides = major_side.signals.addresses, n, minor_side.signals.addresses, n
