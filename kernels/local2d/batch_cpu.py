@@ -201,20 +201,24 @@ def _compile(case: Case, parallel: bool) -> Any:
                             break
                         begin, end = v * taps, (v + 1) * taps
                         w, c = w_row[begin:end], c_row[begin:end]
+                        here, done_samples = v * samples, 0
                         for b in range(samples):
-                            pre, post = pres(pre_addresses, b, n_pre), posts(post_addresses, b, n_post)
+                            post = posts(post_addresses, b, n_post)
                             spike = real(post[0][first + v])
-                            if spike != 0:
-                                patch[0] = 0
-                            for kind in range(n_kinds):
-                                seen_by = start[kind, v * samples + b], start[kind, v * samples + b + 1]
-                                if spike != 0:
-                                    see_spikes(patch, pre, events, *seen_by, begin)
-                                else:
-                                    add_events(dw, w, events, *seen_by, begin, first, sides, state)
-                            if spike != 0:
-                                see_traces(patch, pre, u, v, height, width, pad_h, pad_w)
-                                add_patch(dw, w, patch, post_at(spike, post, first + v), state)
+                            if spike == 0:
+                                continue
+                            pre = pres(pre_addresses, b, n_pre)
+                            patch[0] = 0
+                            for of_kind in start:
+                                run = of_kind[here + done_samples], of_kind[here + b]
+                                add_events(dw, w, events, *run, begin, first, sides, state)
+                                see_spikes(patch, pre, events, of_kind[here + b], of_kind[here + b + 1], begin)
+                            see_traces(patch, pre, u, v, height, width, pad_h, pad_w)
+                            add_patch(dw, w, patch, post_at(spike, post, first + v), state)
+                            done_samples = b + 1
+                        for of_kind in start:
+                            run = of_kind[here + done_samples], of_kind[here + samples]
+                            add_events(dw, w, events, *run, begin, first, sides, state)
                         pre, post = pres(pre_addresses, 0, n_pre), posts(post_addresses, 0, n_post)
                         if not pre_alike:
                             see_traces(patch, pre, u, v, height, width, pad_h, pad_w)

@@ -108,8 +108,7 @@ def _compile(case: Case) -> Any:
     @loops.njit_part
     def visit_alone(w, w_stride, pre, post, words, shared, events, state):  # type: ignore[no-untyped-def]
         """Synapses that one sample alone touches."""
-        for k in range(len(words)):
-            words[k] &= ~shared[k]
+        words &= ~shared
         for e in range(list_block(words, events)):
             k = np.int64(events[e])
             at = k if unit_stride else k * w_stride
@@ -165,12 +164,12 @@ def _compile(case: Case) -> Any:
                     if not few:
                         break
                 if few:
-                    n_words = blocks * per_block
+                    shared = shared[: blocks * per_block]
                     for b in range(samples):
                         pre = pre_part(pres(pre_addresses, b, n), first, end)
                         post = post_part(posts(post_addresses, b, n), first, end)
-                        visit_alone(w, w_stride, pre, post, noted[b, :n_words], shared, events, state)
-                    visit_shared(w, c, w_stride, first, sides, shared[:n_words], events, state)
+                        visit_alone(w, w_stride, pre, post, noted[b, : len(shared)], shared, events, state)
+                    visit_shared(w, c, w_stride, first, sides, shared, events, state)
                     continue
 
             dw, any_touches = changes[: end - first], touches[: end - first]
