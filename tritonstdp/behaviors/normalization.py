@@ -51,4 +51,6 @@ class WeightNormalization(Behavior):
         if self.every > 1 and synapse.network.iteration % self.every:
             return
         weights = groups.weights_of(synapse)
+        if groups.has_no_synapse(weights):
+            return
         normalize_(weights, self.norm, measure=self.measure, topology=groups.any_topology(self, synapse, weights))
