@@ -190,10 +190,21 @@ def _facts(label: str, owner: Any) -> str:
     return f"{label} ({type(owner).__name__}{size})"
 
 
+def torch_states(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's own generators, of the CPU and of a CUDA device, by their names in a file."""
+    of_cpu = {"random.torch": torch.get_rng_state()}
+    return of_cpu | ({"random.cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_torch_states(data: dict[str, Tensor], device: torch.device | None) -> None:
+    """Set torch's own generators; without a device, only find out whether that can be done."""
+    (torch.default_generator if device else torch.Generator()).set_state(data["random.torch"].clone())
+    if device and device.type == "cuda" and "random.cuda" in data:
+        torch.cuda.set_rng_state(data["random.cuda"].clone(), device)
+
+
 def _random_states(device: torch.device) -> dict[str, Tensor]:
-    states = {"random.torch": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["random.cuda"] = torch.cuda.get_rng_state(device)
+    states = torch_states(device)
     of_numpy = [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()]
     for name, state in (("random.python", random.getstate()), ("random.numpy", of_numpy)):
         states[name] = torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8)
@@ -206,9 +217,7 @@ def _set_random_states(data: dict[str, Tensor], device: torch.device | None) -> 
     of_numpy = tuple(json.loads(bytes(data["random.numpy"].numpy())))
     (random if device else random.Random()).setstate((version, tuple(keys), gauss))
     (np.random if device else np.random.RandomState()).set_state(of_numpy)
-    (torch.default_generator if device else torch.Generator()).set_state(data["random.torch"].clone())
-    if device and device.type == "cuda" and "random.cuda" in data:
-        torch.cuda.set_rng_state(data["random.cuda"].clone(), device)
+    set_torch_states(data, device)
 
 
 class _Packing:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tritonstdp.checkpoints import safetensors_module
+from tritonstdp.checkpoints import safetensors_module, set_torch_states, torch_states
 from tritonstdp.distributed.exchange import Exchange
 from tritonstdp.distributed.slices import Shard, this_rank
 from tritonstdp.storage import replace_whole
@@ -25,7 +25,7 @@ from tritonstdp.topology.parts import Selection, Window
 
 __all__ = ["load", "save"]
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "checkpoint.json"
 State = Mapping[str, Tensor]
 
@@ -41,7 +41,8 @@ def save(
 ) -> None:
     """Write a shard of each rank to a folder that all see; a call of all ranks, between two steps.
 
-    Whenever a rank is killed meanwhile, the checkpoint that was there before is still whole.
+    With it goes the state of torch's own generators, by which a run that is resumed draws the same numbers. Whenever a
+    rank is killed meanwhile, the checkpoint that was there before is still whole.
 
     Parameters
     ----------
@@ -109,6 +110,8 @@ def load(
 ) -> None:
     """Fill a shard of each rank, however many there are, with what :func:`save` has written; a call of all ranks.
 
+    torch's own generators go on from where they were; ranks draw alike, so that one state serves all of them.
+
     Parameters
     ----------
     folder : str or Path
@@ -147,6 +150,7 @@ def load(
         for kind, window_of in (("pre", shard.whole.pres), ("post", shard.whole.posts)):
             for name, own in state[kind].items():
                 _gather(pieces, f"{kind}.{name}", own, window_of, shard)
+        set_torch_states(pieces[0].random_states(), shard.device)
     exchange.step = manifest["step"]
     exchange.meet()
 
@@ -178,7 +182,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, shard: Shard, state: dict[str, dict[str, Tensor]]) -> None:
-    tensors = dict(_named({kind: state[kind] for kind in ("pre", "post")}))
+    tensors = dict(_named({kind: state[kind] for kind in ("pre", "post")})) | torch_states(shard.device)
     said: list[Any] = []
     if shard.topology is not None:
         whole = shard.topology.part(0, shard.topology.units).weights
@@ -224,6 +228,9 @@ class _Piece:
             self.file.get_tensor(f"topology.{k}") if f"topology.{k}" in self.names else v for k, v in enumerate(said)
         ]
         return kind(*given)
+
+    def random_states(self) -> dict[str, Tensor]:
+        return {name: self.file.get_tensor(name) for name in self.names if name.startswith("random.")}
 
     def check(self, state: dict[str, dict[str, Tensor]]) -> None:
         for name, own in _named(state):
