@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
 from pymonntorch import Behavior, Network, NeuronDimension, NeuronGroup, SynapseGroup
 
 from sharded import on_ranks
-from tritonstdp import behaviors
-from tritonstdp.distributed import shard_network
+from tritonstdp import behaviors, load, save
+from tritonstdp.distributed import ExchangeError, shard_network
 
 BACKEND = {"backend": "cpu"}  # in Triton's interpreter, as tests have it, a plain process would take a GPU's kernels
 RULE = {"a_plus": 0.02, "a_minus": 0.02, "positive_bound": "soft_bound", **BACKEND}
@@ -116,9 +117,7 @@ def test_a_slice_has_the_shape_of_its_channels(tmp_path):
 
 
 def _shapes():
-    network, (_, relay, maps), (conv, local, _, into_relay, _) = _network(of_axons=False)
-    shard_network(network, timeout=20)
-    network.initialize(info=False)
+    _, (_, relay, maps), (conv, local, _, into_relay, _) = _ready(of_axons=False)
     assert len(maps.z) == maps.size and conv.dst_shape[0] == maps.depth == local.kernel_shape[0]
     shapes = conv.dst_shape, tuple(conv.weights.shape), tuple(local.weights.shape), maps.size, conv.src_shape
     return (*shapes, relay.size, into_relay.pre_spike.numel())
@@ -200,3 +199,60 @@ def test_what_is_kept_whole_has_to_be_a_group_of_the_network():
     network = Network()
     with pytest.raises(ValueError, match="whole holds 'cells': give neuron groups of the network"):
         shard_network(network, whole=["cells"])
+
+
+def _resumed(folder, of_axons, kind):
+    network, cells, groups = _ready(of_axons, kind)
+    network.simulate_iterations(20, measure_block_time=False)
+    for _ in range(2):
+        save(network, folder)
+    network.simulate_iterations(20, measure_block_time=False)
+    again, other_cells, other_groups = _ready(of_axons, kind)
+    again.simulate_iterations(3, measure_block_time=False)
+    load(again, folder)
+    again.simulate_iterations(20, measure_block_time=False)
+    pairs = zip((*cells, *groups), (*other_cells, *other_groups), strict=True)
+    return all(torch.equal(*(each.v if hasattr(each, "v") else each.weights for each in pair)) for pair in pairs)
+
+
+def _ready(of_axons, kind=torch.bool):
+    network, cells, groups = _network(of_axons, kind)
+    shard_network(network, timeout=20)
+    network.initialize(info=False)
+    return network, cells, groups
+
+
+@pytest.mark.parametrize(("of_axons", "kind"), [(True, torch.bool), (False, torch.float32)])
+def test_ranks_go_on_with_what_as_many_have_saved(of_axons, kind, tmp_path):
+    assert on_ranks(2, tmp_path, _resumed, tmp_path / "saved", of_axons, kind) == [True, True]
+    names = sorted(path.name for path in (tmp_path / "saved").iterdir())
+    assert names == ["1-rank-0-of-2.safetensors", "1-rank-1-of-2.safetensors", "checkpoint.json"]
+    network, cells, _ = _ready(of_axons, kind)
+    before = cells[0].v.clone()
+    with pytest.raises(ValueError, match=r"is of 2 ranks, and image .* Load it on as many ranks as have saved it"):
+        load(network, tmp_path / "saved")
+    assert torch.equal(cells[0].v, before)
+    with pytest.raises(ValueError, match="is a folder, as ranks write it: deal the network out by shard_network"):
+        plain = _network(of_axons, kind)[0]
+        plain.initialize(info=False)
+        load(plain, tmp_path / "saved")
+
+
+def _one_can_t_write(folder):
+    network, *_ = _ready(of_axons=False)
+    if dist.get_rank() == 1:
+        network.image_note = torch.complex(torch.ones(3), torch.ones(3)).conj()
+    save(network, folder)
+
+
+def test_all_ranks_get_to_know_that_one_can_t_save(tmp_path):
+    others = on_ranks(2, tmp_path, _one_can_t_write, tmp_path / "saved")
+    assert isinstance(others[1], TypeError) and isinstance(others[0], ExchangeError)
+    assert "rank 1 has failed" in str(others[0]) and "image_note is" in str(others[0])
+
+
+def test_a_network_that_is_dealt_out_is_saved_once_it_is_initialized(tmp_path):
+    network, *_ = _network(of_axons=False)
+    shard_network(network)
+    with pytest.raises(ValueError, match=r"call network\.initialize\(\) before you save"):
+        save(network, tmp_path / "saved")

@@ -8,8 +8,10 @@ neurons, it is those of the slice.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from pymonntorch import Behavior, NeuronGroup
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from tritonstdp.distributed.checkpoints import manifest_of, write_all
 from tritonstdp.distributed.exchange import Exchange, ExchangeError
 from tritonstdp.distributed.groups import Cut, Size, Slice
 from tritonstdp.distributed.slices import this_rank
@@ -136,6 +139,8 @@ class SpikeExchange(Behavior):
     ----------
     exchanges : dict of torch.dtype to Exchange
         What carries the spikes of each dtype.
+    state_owners : list
+        What each rank keeps of all neurons; a checkpoint holds it as well.
     """
 
     def __init__(self, slices: list[Slice], everyone: list[_Everyone], timeout: float) -> None:
@@ -154,6 +159,7 @@ class SpikeExchange(Behavior):
         self._share()
         for each in self.everyone:
             each.begin()
+        self.state_owners = [owner for each in self.everyone for owner in (each, *each.keepers)]
 
     def forward(self, network: Any) -> None:
         self._share()
@@ -165,10 +171,42 @@ class SpikeExchange(Behavior):
         for exchange in self.exchanges.values():
             exchange.meet()
 
-    def give_up(self, error: BaseException) -> None:
-        """Tell the other ranks, which wait for the first of what this one sends, what it has raised."""
-        for exchange in [*self.exchanges.values()][:1]:
-            exchange.give_up(error)
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Tell the other ranks, which wait for the first of what this one sends, what it raises."""
+        try:
+            yield
+        except ExchangeError:
+            raise
+        except BaseException as error:
+            for exchange in [*self.exchanges.values()][:1]:
+                exchange.give_up(error)
+            raise
+
+    def save_of_ranks(self, folder: Path, write: Callable[[Path], None]) -> None:
+        """Have each rank write its slice of the network; a call of all."""
+        if not self.exchanges:
+            raise ValueError("the network is not initialized: call network.initialize() before you save")
+        with self.telling():
+            bounds = [*zip(*(own.bounds for own in self.slices), strict=True)]
+            write_all(folder, next(iter(self.exchanges.values())), self._said, bounds, write)
+
+    def load_of_ranks(self, folder: Path, read: Callable[[Path, Callable[[], None]], None]) -> None:
+        """Have each rank read its slice of the network, once all have found that they can; a call of all."""
+        with self.telling():
+            manifest = manifest_of(folder)
+            if manifest["network"] != self._said:
+                raise ValueError(
+                    f"{folder} is of {len(manifest['files'])} ranks, and {manifest['network']}: here, {this_rank()[1]} "
+                    f"have {self._said}. Load it on as many ranks as have saved it, by the script that did"
+                )
+            read(folder / manifest["files"][this_rank()[0]]["name"], self.meet)
+            self.meet()
+
+    @property
+    def _said(self) -> str:
+        """Where the slices of all ranks lie."""
+        return ", ".join(f"{own.group.tag} {own.bounds}" for own in self.slices)
 
     def _share(self) -> None:
         for own, dtype in zip(self.slices, self._dtypes, strict=True):
@@ -219,12 +257,12 @@ class _Everyone(_Pre):
     def begin(self) -> None:
         """Keep of all neurons what the group keeps of its spikes."""
         of_group = sorted(self.group.behavior.items())
-        self._keepers = [copy.copy(b) for _, b in of_group if type(b).__name__ in KEPT_OF_SPIKES]
-        for keeper in self._keepers:
+        self.keepers = [copy.copy(b) for _, b in of_group if type(b).__name__ in KEPT_OF_SPIKES]
+        for keeper in self.keepers:
             keeper.initialize(self)
 
     def go_on(self) -> None:
-        for keeper in self._keepers:
+        for keeper in self.keepers:
             keeper.forward(self)
 
 
@@ -270,17 +308,11 @@ class _Owner:
 
 def _watched(call: Callable[..., Any], exchange: SpikeExchange, *given: Any, **options: Any) -> Any:
     """Do what a network does: with random numbers as of one process, and if this rank fails, the others get to know."""
-    try:
-        with _Draws():
-            done = call(*given, **options)
+    with exchange.telling(), _Draws():
+        done = call(*given, **options)
         if call.__name__ == "simulate_iterations":
             exchange.meet()
-        return done
-    except ExchangeError:
-        raise
-    except BaseException as error:
-        exchange.give_up(error)
-        raise
+    return done
 
 
 DRAWS = frozenset((torch.rand, torch.randn, torch.normal, torch.randint))
