@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 import torch.distributed as dist
+from behaviors.test_conex_network import arguments_of, connection, population
 from pymonntorch import Behavior, Network, NeuronDimension, NeuronGroup, SynapseGroup
 
 from sharded import on_ranks
+from support import import_conex
 from tritonstdp import behaviors, load, save
 from tritonstdp.distributed import ExchangeError, shard_network
 
@@ -63,7 +67,9 @@ def _network(of_axons, kind=torch.bool, channels=3):
 
     def synapses(prefix, src, dst, rule, init, **geometry):
         dendrite = getattr(behaviors, f"{prefix}DendriticInput")(**geometry, **BACKEND)
-        behavior = {5: init, 20: dendrite, 60: getattr(behaviors, prefix + rule)(**RULE)}
+        norm = 0.25 if prefix == "One2One" else 2.0
+        normalization = behaviors.WeightNormalization(norm=norm, every=25)
+        behavior = {5: init, 15: normalization, 20: dendrite, 60: getattr(behaviors, prefix + rule)(**RULE)}
         if not of_axons:
             behavior |= {key: make() for key, make in caught.items()}
             behavior |= {key: make(tau_s=9.0, **BACKEND) for key, make in traced.items()}
@@ -256,3 +262,46 @@ def test_a_network_that_is_dealt_out_is_saved_once_it_is_initialized(tmp_path):
     shard_network(network)
     with pytest.raises(ValueError, match=r"call network\.initialize\(\) before you save"):
         save(network, tmp_path / "saved")
+
+
+def _of_conex(is_dealt_out, are_ours):
+    """A network of CoNeX's behaviors, with delays; learning and dendritic inputs ours, or its own as well."""
+    conex = import_conex()
+    of, backend = (behaviors, BACKEND) if are_ours else (conex, {})
+    random.seed(3)
+    torch.manual_seed(3)
+    dopamine = [conex.Payoff(initial_payoff=0.05), conex.Dopamine(tau_dopamine=4.0, initial_dopamine_concentration=0.4)]
+    network = conex.Neocortex(dt=1, behavior=conex.prioritize_behaviors(dopamine))
+    image, features, relay = (
+        population(conex, network, NeuronDimension(depth=depth, height=size, width=size))
+        for depth, size in ((2, 6), (3, 4), (48, 1))
+    )
+    kernel = {"weight_shape": (3, 2, 3, 3), "kernel_shape": (3, 2, 3, 3)}
+    local = {"weight_shape": (3, 16, 18), "kernel_shape": (3, 4, 4, 2, 3, 3)}
+    plan = [
+        ("Simple", "STDP", image, relay, {}),
+        ("Simple", "iSTDP", relay, features, {}),
+        ("One2One", "RSTDP", features, relay, {"weight_shape": (48,)}),
+        ("Conv2d", "STDP", image, features, kernel),
+        ("Local2d", "RSTDP", image, features, local),
+    ]
+    groups = []
+    for prefix, rule, src, dst, shapes in plan:
+        dendrite = getattr(of, f"{prefix}DendriticInput")(**backend)
+        learning = getattr(of, prefix + rule)(**arguments_of(rule), **backend)
+        weights = {"mode": "rand", "scale": 0.5, **shapes}
+        groups.append(connection(conex, network, src, dst, weights, dendrite, learning, conex.DelayInitializer(mode=2)))
+    if is_dealt_out:
+        shard_network(network, timeout=20)
+    network.initialize(info=False)
+    network.simulate_iterations(60, measure_block_time=False)
+    return [group.weights for group in groups]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("are_ours", [True, False])
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_network_of_conex_is_dealt_out_by_one_line(size, are_ours, tmp_path):
+    parts = on_ranks(size, tmp_path, _of_conex, True, are_ours)
+    for one, *many in zip(_of_conex(False, are_ours), *parts, strict=True):
+        assert torch.equal(torch.cat(many, int(one.dim() == 2)), one)

@@ -7,7 +7,7 @@ from typing import Any
 from pymonntorch import Behavior
 
 from tritonstdp.behaviors import synapse as groups
-from tritonstdp.normalization import normalize_
+from tritonstdp.normalization import into_posts, scale_
 
 __all__ = ["WeightNormalization"]
 
@@ -53,4 +53,6 @@ class WeightNormalization(Behavior):
         weights = groups.weights_of(synapse)
         if groups.has_no_synapse(weights):
             return
-        normalize_(weights, self.norm, measure=self.measure, topology=groups.any_topology(self, synapse, weights))
+        # a slice of a group adds up in the order of the whole one
+        of_slice = groups.attribute_of(synapse.dst, "into_posts", into_posts)
+        scale_(weights, self.norm, self.measure, groups.any_topology(self, synapse, weights), of_slice)

@@ -7,12 +7,13 @@ for all that leads into it: channels lie next to each other in both kinds of wei
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tritonstdp.distributed.slices import bounds_of, this_rank
+from tritonstdp.distributed.slices import bounds_of, sums_of_slice, this_rank
 from tritonstdp.functional import topology_of
 
 __all__ = ["Cut", "Size", "Slice"]
@@ -78,6 +79,7 @@ class Slice:
         self.group.size = self.size
         if self.depth is not None and hasattr(self.group, "depth"):
             self.group.depth = self.depth
+        self.group.into_posts = partial(sums_of_slice, start=self.size.start, n=self.size.whole)
 
 
 class Cut:
