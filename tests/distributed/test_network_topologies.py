@@ -63,7 +63,8 @@ def _network(of_axons, kind=torch.bool, channels=3):
     def cells(tag, *shape):
         size = NeuronDimension(**dict(zip(("depth", "height", "width"), shape, strict=True)))
         axon = {31: behaviors.SpikeTrace(tau_s=9.0, **BACKEND), 32: behaviors.NeuronAxon(max_delay=2)}
-        return NeuronGroup(size, network, behavior={30: Cells(kind), **(axon if of_axons else {})}, tag=tag)
+        of_group = torch.bool if tag == "maps" else kind  # so that there are two kinds where one is not bool
+        return NeuronGroup(size, network, behavior={30: Cells(of_group), **(axon if of_axons else {})}, tag=tag)
 
     def synapses(prefix, src, dst, rule, init, **geometry):
         dendrite = getattr(behaviors, f"{prefix}DendriticInput")(**geometry, **BACKEND)

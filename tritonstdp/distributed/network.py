@@ -64,6 +64,9 @@ def shard_network(network: Any, *, whole: Collection[Any] = (), timeout: float =
     matrix some rows at a time; weights that a behavior sets for all neurons in ``initialize`` are cut as well. What
     draws for a tensor that is there, as ``torch.rand_like``, is refused.
 
+    :func:`tritonstdp.save` and :func:`tritonstdp.load`, called by all ranks with a folder that all see, write a file a
+    rank, and go on from it on as many ranks.
+
     What kind of weights will lead into a group is told by those that are set, or else by the names of the synapses'
     behaviors, which begin with Conv2d, Local2d or One2One, and by ``depth``, as ``NeuronDimension`` gives it.
 
@@ -94,8 +97,6 @@ def shard_network(network: Any, *, whole: Collection[Any] = (), timeout: float =
             _show(synapse, _Partners(synapse.src, cut.own.size))
         for name, value in parts[synapse].items():
             setattr(synapse, name, value)
-    for behavior in {behavior for synapse in cuts for behavior in synapse.behavior.values()}:
-        behavior.initialize = partial(_initialized, behavior.initialize, cuts)
     for own in slices.values():
         own.take()
     exchange = SpikeExchange([*slices.values()], [*everyone.values()], timeout)
@@ -103,6 +104,7 @@ def shard_network(network: Any, *, whole: Collection[Any] = (), timeout: float =
     network.add_behavior(last + 0.5, exchange, initialize=False)
     for name in ("initialize", "simulate_iteration", "simulate_iterations"):
         setattr(network, name, partial(_watched, getattr(network, name), exchange))
+    network.initialize = partial(_initialized, network.initialize, cuts)
 
 
 def _check(network: Any, whole: Collection[Any]) -> None:
@@ -125,8 +127,19 @@ def _show(synapse: Any, pre: Any) -> None:
     synapse.__dict__["src"] = pre
 
 
-def _initialized(initialize: Callable[[Any], None], cuts: dict[Any, Cut], synapse: Any) -> None:
-    """Initialize a behavior of a synapse group, which may set weights and shapes for all post neurons."""
+def _initialized(initialize: Callable[..., None], cuts: dict[Any, Cut], *given: Any, **options: Any) -> None:
+    """Initialize a network whose behaviors may set weights and shapes of synapses for all post neurons."""
+    behaviors = {behavior for synapse in cuts for behavior in synapse.behavior.values()}
+    for behavior in behaviors:
+        behavior.initialize = partial(_cut_after, behavior.initialize, cuts)
+    try:
+        initialize(*given, **options)
+    finally:
+        for behavior in behaviors:
+            del behavior.initialize  # the class's is there again
+
+
+def _cut_after(initialize: Callable[[Any], None], cuts: dict[Any, Cut], synapse: Any) -> None:
     initialize(synapse)
     if synapse in cuts:
         cuts[synapse].make()
