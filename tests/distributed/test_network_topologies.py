@@ -163,6 +163,13 @@ def test_channels_that_nobody_has_told_of_are_refused():
         shard_network(network)
 
 
+def test_a_network_is_dealt_out_once():
+    network, *_ = _network(of_axons=False)
+    shard_network(network)
+    with pytest.raises(ValueError, match="dealt out already: call shard_network once"):
+        shard_network(network)
+
+
 def test_one_to_one_connections_of_unequal_groups_are_refused():
     network = Network()
     groups = NeuronGroup(3, network), NeuronGroup(4, network)
@@ -183,6 +190,28 @@ def test_weights_of_a_kind_that_nobody_has_told_of_are_refused_when_they_are_set
     shard_network(network)
     with pytest.raises(ValueError, match=r"shape \(4, 1, 1, 1\).*whose names begin with One2One, Local2d or Conv2d"):
         network.initialize(info=False)
+
+
+class Scattered(Behavior):
+    """Draws the places of sparse weights as CoNeX's WeightInitializer does."""
+
+    def initialize(self, synapse):
+        n_pre, n_post = synapse.matrix_dim()
+        places = torch.tensor(random.sample(range(n_pre * n_post), n_pre * n_post // 2))
+        synapse.weights = torch.zeros(n_pre * n_post).index_fill(0, places, 1.0).view(n_pre, n_post)
+
+
+def _with_scattered():
+    network = Network()
+    cells = NeuronGroup(4, network)
+    SynapseGroup(network, cells, cells, behavior={5: Scattered()}, tag="scattered")
+    shard_network(network)
+    network.initialize(info=False)
+
+
+def test_weights_that_python_draws_for_a_slice_are_refused(tmp_path):
+    for error in on_ranks(2, tmp_path, _with_scattered):
+        assert isinstance(error, ValueError) and "weights of scattered are drawn by Python's random" in str(error)
 
 
 class Changing(Behavior):
@@ -239,6 +268,9 @@ def test_ranks_go_on_with_what_as_many_have_saved(of_axons, kind, tmp_path):
     with pytest.raises(ValueError, match=r"is of 2 ranks, and image .* Load it on as many ranks as have saved it"):
         load(network, tmp_path / "saved")
     assert torch.equal(cells[0].v, before)
+    one = tmp_path / "saved" / names[0]
+    with pytest.raises(ValueError, match="is of a network that is not dealt out: give a folder"):
+        load(network, one)
     with pytest.raises(ValueError, match="is a folder, as ranks write it: deal the network out by shard_network"):
         plain = _network(of_axons, kind)[0]
         plain.initialize(info=False)

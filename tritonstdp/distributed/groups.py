@@ -107,10 +107,12 @@ class Cut:
                 "many of both"
             )
 
-    def make(self) -> None:
-        """Leave the group its part of what is set on it for all post neurons; it may be called again."""
-        for name, value in self.parts().items():
+    def make(self) -> bool:
+        """Leave the group its part of what is set on it for all post neurons, and say whether its weights were."""
+        parts = self.parts()
+        for name, value in parts.items():
             setattr(self.synapse, name, value)
+        return "weights" in parts
 
     def parts(self) -> dict[str, Any]:
         """What is set on the group for all post neurons, as it is for this rank's.

@@ -8,6 +8,7 @@ neurons, it is those of the slice.
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -50,7 +51,7 @@ def shard_network(network: Any, *, whole: Collection[Any] = (), timeout: float =
     Raises
     ------
     ValueError
-        If the network is initialized, its synapses join parts of groups, its weights are of PymoNNtorch's mode DxS, or
+        If the network is initialized or dealt out already, its synapses join parts of groups, its weights are of PymoNNtorch's mode DxS, or
         they do not fit: neither dense, sparse, one-to-one, nor of a convolution or local connection into channels of
         which it is known how many there are; nothing is changed then.
     ExchangeError
@@ -110,6 +111,8 @@ def shard_network(network: Any, *, whole: Collection[Any] = (), timeout: float =
 def _check(network: Any, whole: Collection[Any]) -> None:
     if network.Structures and network.sub_structures:
         raise ValueError("the network is initialized already: call shard_network before network.initialize()")
+    if any(isinstance(behavior, SpikeExchange) for behavior in network.behavior.values()):
+        raise ValueError("the network is dealt out already: call shard_network once")
     if not network.transposed_synapse_matrix_mode:
         raise ValueError("the network has weights (n_post, n_pre): make it in PymoNNtorch's mode SxD")
     for group in whole:
@@ -140,9 +143,18 @@ def _initialized(initialize: Callable[..., None], cuts: dict[Any, Cut], *given: 
 
 
 def _cut_after(initialize: Callable[[Any], None], cuts: dict[Any, Cut], synapse: Any) -> None:
+    weights, drawn = getattr(synapse, "weights", None), random.getstate()
     initialize(synapse)
-    if synapse in cuts:
-        cuts[synapse].make()
+    if synapse not in cuts:
+        return
+    was_whole = cuts[synapse].make()
+    is_drawn = getattr(synapse, "weights", None) is not weights and random.getstate() != drawn
+    if is_drawn and not was_whole and cuts[synapse].own.size != cuts[synapse].own.size.whole:
+        raise ValueError(
+            f"the weights of {synapse.tag} are drawn by Python's random for this rank's neurons alone, as CoNeX's "
+            "WeightInitializer draws sparse ones, and would be others on other numbers of ranks: set synapse.weights "
+            "before shard_network, or have a behavior set those of all neurons (weights=)"
+        )
 
 
 class SpikeExchange(Behavior):
@@ -201,12 +213,16 @@ class SpikeExchange(Behavior):
         if not self.exchanges:
             raise ValueError("the network is not initialized: call network.initialize() before you save")
         with self.telling():
-            bounds = [*zip(*(own.bounds for own in self.slices), strict=True)]
+            bounds = [[own.bounds[rank] for own in self.slices] for rank in range(this_rank()[1])]
             write_all(folder, next(iter(self.exchanges.values())), self._said, bounds, write)
 
     def load_of_ranks(self, folder: Path, read: Callable[[Path, Callable[[], None]], None]) -> None:
         """Have each rank read its slice of the network, once all have found that they can; a call of all."""
         with self.telling():
+            if folder.is_file():
+                raise ValueError(
+                    f"{folder} is of a network that is not dealt out: give a folder that ranks have written"
+                )
             manifest = manifest_of(folder)
             if manifest["network"] != self._said:
                 raise ValueError(
