@@ -51,9 +51,13 @@ def shard_network(network: Any, *, whole: Collection[Any] = (), timeout: float =
     Raises
     ------
     ValueError
-        If the network is initialized or dealt out already, its synapses join parts of groups, its weights are of PymoNNtorch's mode DxS, or
-        they do not fit: neither dense, sparse, one-to-one, nor of a convolution or local connection into channels of
-        which it is known how many there are; nothing is changed then.
+        If the network is initialized or dealt out already, ``whole`` holds anything but its groups, its synapses join
+        parts of groups, its weights are of PymoNNtorch's mode DxS, or they do not fit: neither dense, sparse nor
+        one-to-one, nor of a convolution or local connection into channels whose number is known; nothing is changed
+        then. At ``initialize``, if a behavior sets weights of a kind that was not known, or draws them by Python's
+        ``random`` for the slice.
+    TypeError
+        In a step, if the spikes of a group have another dtype than after ``initialize``.
     ExchangeError
         In a step, on all ranks, as :class:`Exchange`.
 
