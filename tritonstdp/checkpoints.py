@@ -12,7 +12,8 @@ import json
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ def save(network: Any, path: str | Path) -> None:
     network : Network
         An initialized network, between two steps.
     path : str or Path
-        The file; one that is there is replaced.
+        The file; one that is there is replaced. Of a network that is dealt out among ranks, a folder that all see, in
+        which each writes one: see :func:`tritonstdp.distributed.shard_network`.
 
     Raises
     ------
@@ -93,6 +95,14 @@ def save(network: Any, path: str | Path) -> None:
     >>> cells.v, network.iteration
     (tensor([1., 1., 1.]), 7)
     """
+    ranks = _ranks_of(network)
+    if ranks is None:
+        _write(network, Path(path))
+    else:
+        ranks.save_of_ranks(Path(path), partial(_write, network))
+
+
+def _write(network: Any, path: Path) -> None:
     safetensors, device = safetensors_module(), torch.device(network.device)
     packing = _Packing()
     objects = [packing.object(k, label, owner) for k, (label, owner) in enumerate(_labelled(network))]
@@ -101,7 +111,7 @@ def save(network: Any, path: str | Path) -> None:
         "format": FORMAT, "version": version_of("tritonstdp"), "device": device.type,
         "objects": objects, "tensors": packing.tensors,
     }  # fmt: skip
-    data, path = packing.data | _random_states(device), Path(path)
+    data = packing.data | _random_states(device)
     replace_whole(path, safetensors.torch.save(data, {"tritonstdp": json.dumps(header)}), private=False)
     remove_leftovers(path.parent, f"tmp-{glob.escape(path.name)}-*")
 
@@ -118,7 +128,7 @@ def load(network: Any, path: str | Path) -> None:
     network : Network
         A network that the same script has built and initialized; it may have run.
     path : str or Path
-        The file.
+        The file, or of a network that is dealt out among ranks the folder, which as many ranks have written.
 
     Raises
     ------
@@ -145,9 +155,30 @@ def load(network: Any, path: str | Path) -> None:
     """
     if network.Structures and not network.sub_structures:  # which PymoNNtorch finds when it initializes
         raise ValueError("the network is not initialized: call network.initialize() before you load")
+    ranks = _ranks_of(network)
+    if ranks is not None:
+        ranks.load_of_ranks(Path(path), partial(_fill, network))
+    elif Path(path).is_dir():
+        raise ValueError(
+            f"{path} is a folder, as ranks write it: deal the network out by shard_network, as it was saved"
+        )
+    else:
+        _fill(network, path)
+
+
+def _fill(network: Any, path: str | Path, meet: Callable[[], None] | None = None) -> None:
+    """Fill a network from a file that fits; where there are others, once all of them have one that does."""
     loading = _Loading(network, path, *_read(path))
     loading.check()
+    if meet is not None:
+        meet()
     loading.fill()
+
+
+def _ranks_of(network: Any) -> Any:
+    """What saves and loads the slices of a network that is dealt out among ranks; None of any other."""
+    behaviors = (behavior for _, _, behavior in network.sorted_behavior_execution_list)
+    return next((behavior for behavior in behaviors if hasattr(behavior, "save_of_ranks")), None)
 
 
 def safetensors_module() -> Any:
@@ -190,10 +221,21 @@ def _facts(label: str, owner: Any) -> str:
     return f"{label} ({type(owner).__name__}{size})"
 
 
+def torch_states(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's own generators, of the CPU and of a CUDA device, by their names in a file."""
+    of_cpu = {"random.torch": torch.get_rng_state()}
+    return of_cpu | ({"random.cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_torch_states(data: dict[str, Tensor], device: torch.device | None) -> None:
+    """Set torch's own generators; without a device, only find out whether that can be done."""
+    (torch.default_generator if device else torch.Generator()).set_state(data["random.torch"].clone())
+    if device and device.type == "cuda" and "random.cuda" in data:
+        torch.cuda.set_rng_state(data["random.cuda"].clone(), device)
+
+
 def _random_states(device: torch.device) -> dict[str, Tensor]:
-    states = {"random.torch": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["random.cuda"] = torch.cuda.get_rng_state(device)
+    states = torch_states(device)
     of_numpy = [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()]
     for name, state in (("random.python", random.getstate()), ("random.numpy", of_numpy)):
         states[name] = torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8)
@@ -206,9 +248,7 @@ def _set_random_states(data: dict[str, Tensor], device: torch.device | None) -> 
     of_numpy = tuple(json.loads(bytes(data["random.numpy"].numpy())))
     (random if device else random.Random()).setstate((version, tuple(keys), gauss))
     (np.random if device else np.random.RandomState()).set_state(of_numpy)
-    (torch.default_generator if device else torch.Generator()).set_state(data["random.torch"].clone())
-    if device and device.type == "cuda" and "random.cuda" in data:
-        torch.cuda.set_rng_state(data["random.cuda"].clone(), device)
+    set_torch_states(data, device)
 
 
 class _Packing:

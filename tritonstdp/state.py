@@ -40,7 +40,8 @@ def owners(network: Any) -> list[Any]:
     found = {id(network): network}
     found |= {id(group): group for group in (*network.NeuronGroups, *network.SynapseGroups)}
     for _, parent, behavior in network.sorted_behavior_execution_list:
-        found |= {id(parent): parent, id(behavior): behavior}
+        others = getattr(behavior, "state_owners", ())  # which no group of the network is
+        found |= {id(owner): owner for owner in (parent, behavior, *others)}
     return list(found.values())
 
 

@@ -126,9 +126,14 @@ def test_draws_that_would_depend_on_the_number_of_ranks_are_refused(tmp_path):
 
 def test_what_can_t_be_dealt_out_is_refused():
     network, _, _, groups = _network(False)
-    groups[0].weights = torch.rand(4, 3, 3, 3)
-    with pytest.raises(ValueError, match=r"shape \(4, 3, 3, 3\): a network is dealt out where they are \(33, 37\)"):
+    groups[0].weights = torch.rand(4, 33)
+    with pytest.raises(ValueError, match=r"shape \(4, 33\): as the network is dealt out, they are \(33, 37\)"):
         shard_network(network)
+    network, inputs, cells, _ = _network(False)
+    SynapseGroup(network, inputs, cells.subGroup(torch.arange(37) < 5), tag="some")
+    with pytest.raises(ValueError, match="some is of a part of cells: connect whole groups"):
+        shard_network(network)
+    assert type(cells.size) is int and "src" not in cells.afferent_synapses["All"][0].__dict__
     with pytest.raises(ValueError, match="mode SxD"):
         shard_network(Network(synapse_mode="DxS"))
     network, *_ = _network(False)

@@ -118,6 +118,8 @@ class BaseDendriticInput(Behavior):
         return coefficient * self.current_type
 
     def _added(self, current: Tensor, synapse: Any, weights: Tensor) -> Tensor:
+        if groups.has_no_synapse(weights):
+            return current
         spikes = synapse.__dict__.get("pre_spike")
         if spikes is None:
             spikes, _ = groups.arriving_spikes(groups.attribute_of(synapse, "src"), synapse, "src")
@@ -223,10 +225,13 @@ class _OfPatches(BaseDendriticInput):
     def initialize(self, synapse: Any) -> None:
         super().initialize(synapse)
         synapse.stride, synapse.padding = self.parameter("stride", 1), self.parameter("padding", 0)
-        topology = self.topology(synapse, groups.weights_of(synapse))
-        if tuple(synapse.weights.shape) != topology.weights_shape:
+        weights = groups.weights_of(synapse)
+        if groups.has_no_synapse(weights):
+            return
+        topology = self.topology(synapse, weights)
+        if tuple(weights.shape) != topology.weights_shape:
             raise ValueError(
-                f"{synapse.tag} has weights of shape {tuple(synapse.weights.shape)}: its geometry needs "
+                f"{synapse.tag} has weights of shape {tuple(weights.shape)}: its geometry needs "
                 f"{topology.weights_shape}"
             )
 

@@ -150,6 +150,8 @@ class BaseLearning(Behavior):
             The change, of the shape of the weights (sparse: of their values).
         """
         formula, weights = self._formula(), groups.weights_of(synapse)
+        if groups.has_no_synapse(weights):
+            return torch.zeros_like(weights)
         return weight_change(
             formula, self.topology(synapse, weights), weights, *self.sides(synapse),
             self.coefficients(synapse, formula), self.w_min, self.w_max,
@@ -171,8 +173,10 @@ class BaseLearning(Behavior):
         if getattr(self.compute_dw, "__func__", None) is not BaseLearning.compute_dw:
             self._apply(synapse, self.compute_dw(synapse))
             return
-        pre, post = self.sides(synapse)
         formula, weights = self._formula(), groups.weights_of(synapse)
+        if groups.has_no_synapse(weights):
+            return
+        pre, post = self.sides(synapse)
         step_(
             formula, self.topology(synapse, weights), weights, pre, post,
             self.coefficients(synapse, formula), self.w_min, self.w_max,

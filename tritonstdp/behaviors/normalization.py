@@ -7,7 +7,7 @@ from typing import Any
 from pymonntorch import Behavior
 
 from tritonstdp.behaviors import synapse as groups
-from tritonstdp.normalization import normalize_
+from tritonstdp.normalization import into_posts, scale_
 
 __all__ = ["WeightNormalization"]
 
@@ -51,4 +51,8 @@ class WeightNormalization(Behavior):
         if self.every > 1 and synapse.network.iteration % self.every:
             return
         weights = groups.weights_of(synapse)
-        normalize_(weights, self.norm, measure=self.measure, topology=groups.any_topology(self, synapse, weights))
+        if groups.has_no_synapse(weights):
+            return
+        # a slice of a group adds up in the order of the whole one
+        of_slice = groups.attribute_of(synapse.dst, "into_posts", into_posts)
+        scale_(weights, self.norm, self.measure, groups.any_topology(self, synapse, weights), of_slice)

@@ -27,6 +27,7 @@ __all__ = [
     "dense",
     "dopamine_of",
     "has_no_delay",
+    "has_no_synapse",
     "is_closed",
     "local2d",
     "may_be_delayed",
@@ -68,6 +69,11 @@ def weights_of(synapse: Any) -> Tensor:
     if getattr(weights, "dtype", None) not in WEIGHT_DTYPES:
         check_weights("synapse.weights", weights)
     return weights
+
+
+def has_no_synapse(weights: Tensor) -> bool:
+    """Whether weights lead into none of a geometry's channels, as into an empty slice of them; no topology has none."""
+    return weights.dim() > 2 and not weights.numel()
 
 
 def signals(synapse: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tritonstdp.checkpoints import safetensors_module
+from tritonstdp.checkpoints import safetensors_module, set_torch_states, torch_states
 from tritonstdp.distributed.exchange import Exchange
 from tritonstdp.distributed.slices import Shard, this_rank
 from tritonstdp.storage import replace_whole
@@ -25,7 +26,7 @@ from tritonstdp.topology.parts import Selection, Window
 
 __all__ = ["load", "save"]
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "checkpoint.json"
 State = Mapping[str, Tensor]
 
@@ -41,7 +42,8 @@ def save(
 ) -> None:
     """Write a shard of each rank to a folder that all see; a call of all ranks, between two steps.
 
-    Whenever a rank is killed meanwhile, the checkpoint that was there before is still whole.
+    With it goes the state of torch's own generators, by which a run that is resumed draws the same numbers. Whenever a
+    rank is killed meanwhile, the checkpoint that was there before is still whole.
 
     Parameters
     ----------
@@ -79,23 +81,8 @@ def save(
     (tensor([[1., 1., 1.],
             [1., 1., 1.]]), tensor([0.5000, 0.5000, 0.5000]))
     """
-    (rank, size), folder = this_rank(), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # never the name of a file of the checkpoint that is there, which stands until all have met
-    number = _manifest(folder)["number"] + 1 if (folder / MANIFEST).exists() else 0
-    names = [f"{number}-rank-{each}-of-{size}.safetensors" for each in range(size)]
-    _write(folder / names[rank], shard, _kinds(shard, synapses, pre, post))
-    exchange.meet()
-    if rank == 0:
-        files = [{"name": name, "bounds": bounds} for name, bounds in zip(names, shard.bounds, strict=True)]
-        manifest = {
-            "format": FORMAT, "number": number, "step": exchange.step, "network": repr(shard.whole), "files": files,
-        }  # fmt: skip
-        replace_whole(folder / MANIFEST, json.dumps(manifest).encode(), private=False)
-        for path in folder.glob("*-rank-*-of-*.safetensors"):
-            if path.name not in names:
-                path.unlink()
-    exchange.meet()
+    state = _kinds(shard, synapses, pre, post)
+    write_all(Path(folder), exchange, repr(shard.whole), shard.bounds, partial(_write, shard, state))
 
 
 def load(
@@ -108,6 +95,8 @@ def load(
     post: State | None = None,
 ) -> None:
     """Fill a shard of each rank, however many there are, with what :func:`save` has written; a call of all ranks.
+
+    torch's own generators go on from where they were; ranks draw alike, so that one state serves all of them.
 
     Parameters
     ----------
@@ -135,7 +124,7 @@ def load(
     See :func:`save`.
     """
     folder = Path(folder)
-    manifest, state = _manifest(folder), _kinds(shard, synapses, pre, post)
+    manifest, state = manifest_of(folder), _kinds(shard, synapses, pre, post)
     if manifest["network"] != repr(shard.whole):
         raise ValueError(f"{folder} is a checkpoint of {manifest['network']}: this is {shard.whole}")
     with ExitStack() as stack:
@@ -147,7 +136,43 @@ def load(
         for kind, window_of in (("pre", shard.whole.pres), ("post", shard.whole.posts)):
             for name, own in state[kind].items():
                 _gather(pieces, f"{kind}.{name}", own, window_of, shard)
+        set_torch_states(pieces[0].random_states(), shard.device)
     exchange.step = manifest["step"]
+    exchange.meet()
+
+
+def write_all(
+    folder: Path, exchange: Exchange, network: str, bounds: Sequence[Any], write: Callable[[Path], None]
+) -> None:
+    """Have each rank write its file to a folder that all see, and name them once they are there.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there.
+    exchange : Exchange
+        Of the ranks.
+    network : str
+        What it is a checkpoint of.
+    bounds : sequence
+        Of each rank, what its file holds.
+    write : callable
+        Writes this rank's, given its path.
+    """
+    rank, size = this_rank()
+    folder.mkdir(parents=True, exist_ok=True)
+    # never the name of a file of the checkpoint that is there, which stands until all have met
+    number = manifest_of(folder)["number"] + 1 if (folder / MANIFEST).exists() else 0
+    names = [f"{number}-rank-{each}-of-{size}.safetensors" for each in range(size)]
+    write(folder / names[rank])
+    exchange.meet()
+    if rank == 0:
+        files = [{"name": name, "bounds": of_rank} for name, of_rank in zip(names, bounds, strict=True)]
+        manifest = {"format": FORMAT, "number": number, "step": exchange.step, "network": network, "files": files}
+        replace_whole(folder / MANIFEST, json.dumps(manifest).encode(), private=False)
+        for path in folder.glob("*-rank-*-of-*.safetensors"):
+            if path.name not in names:
+                path.unlink()
     exchange.meet()
 
 
@@ -170,15 +195,16 @@ def _kinds(shard: Shard, synapses: State | None, pre: State | None, post: State 
     return state
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """What is said of the checkpoint in a folder: its number and step, of what it is, and the files of the ranks."""
     manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
     if manifest.get("format") != FORMAT:
         raise ValueError(f"{folder / MANIFEST} has format {manifest.get('format')!r}, and {FORMAT} is read here")
     return manifest
 
 
-def _write(path: Path, shard: Shard, state: dict[str, dict[str, Tensor]]) -> None:
-    tensors = dict(_named({kind: state[kind] for kind in ("pre", "post")}))
+def _write(shard: Shard, state: dict[str, dict[str, Tensor]], path: Path) -> None:
+    tensors = dict(_named({kind: state[kind] for kind in ("pre", "post")})) | torch_states(shard.device)
     said: list[Any] = []
     if shard.topology is not None:
         whole = shard.topology.part(0, shard.topology.units).weights
@@ -224,6 +250,9 @@ class _Piece:
             self.file.get_tensor(f"topology.{k}") if f"topology.{k}" in self.names else v for k, v in enumerate(said)
         ]
         return kind(*given)
+
+    def random_states(self) -> dict[str, Tensor]:
+        return {name: self.file.get_tensor(name) for name in self.names if name.startswith("random.")}
 
     def check(self, state: dict[str, dict[str, Tensor]]) -> None:
         for name, own in _named(state):

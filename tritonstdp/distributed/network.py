@@ -1,23 +1,29 @@
 """A PymoNNtorch network over several processes: each rank has a slice of each group of neurons, and what leads into it.
 
 Behaviors see a slice where neurons are post neurons, and all where they are pre neurons: their spikes, which come from
-all ranks once a step, and what is kept of spikes, which each rank keeps of all.
+all ranks once a step, and what is kept of spikes, which each rank keeps of all. Where they are one-to-one with the post
+neurons, it is those of the slice.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection
+import random
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from pymonntorch import Behavior
+from pymonntorch import Behavior, NeuronGroup
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from tritonstdp.distributed.checkpoints import manifest_of, write_all
 from tritonstdp.distributed.exchange import Exchange, ExchangeError
-from tritonstdp.distributed.slices import bounds_of, shard, this_rank
+from tritonstdp.distributed.groups import Cut, Size, Slice
+from tritonstdp.distributed.slices import this_rank
 
 __all__ = ["shard_network"]
 
@@ -28,9 +34,10 @@ KEPT_OF_SPIKES = ("SpikeTrace", "NeuronAxon")
 def shard_network(network: Any, *, whole: Collection[Any] = (), timeout: float = 300.0) -> None:
     """Deal a network out among the ranks; the line before ``network.initialize()``.
 
-    Each group of neurons keeps this rank's slice: its ``size``, what ``vector`` gives, and the columns of dense or
-    sparse weights into it, of those that are set already and those that behaviors draw. Once all neurons have fired
-    in a step, the spikes of all ranks are exchanged, which ``synapse.src`` has from then on.
+    Each group of neurons keeps this rank's slice: its ``size``, what ``vector`` gives, and the weights into it, of
+    those that are set already and those that behaviors draw. Once all neurons have fired in a step, the spikes of all
+    ranks are exchanged, which ``synapse.src`` has from then on. A group into which a convolution or a local connection
+    leads is cut between channels, and has the ``depth`` of its slice; any other one between neurons.
 
     Parameters
     ----------
@@ -44,8 +51,13 @@ def shard_network(network: Any, *, whole: Collection[Any] = (), timeout: float =
     Raises
     ------
     ValueError
-        If the network is initialized, its synapses join parts of groups, or its weights are neither dense nor sparse,
-        or of PymoNNtorch's mode DxS.
+        If the network is initialized or dealt out already, ``whole`` holds anything but its groups, its synapses join
+        parts of groups, its weights are of PymoNNtorch's mode DxS, or they do not fit: neither dense, sparse nor
+        one-to-one, nor of a convolution or local connection into channels whose number is known; nothing is changed
+        then. At ``initialize``, if a behavior sets weights of a kind that was not known, or draws them by Python's
+        ``random`` for the slice.
+    TypeError
+        In a step, if the spikes of a group have another dtype than after ``initialize``.
     ExchangeError
         In a step, on all ranks, as :class:`Exchange`.
 
@@ -54,7 +66,14 @@ def shard_network(network: Any, *, whole: Collection[Any] = (), timeout: float =
     A behavior of neurons has to treat them alike, as it sees a slice: what tells them apart comes from ``neurons.id``,
     or the group stays whole. Random numbers are those of one process: ``neurons.vector("rand")``,
     ``synapse.matrix(...)`` and ``torch.rand(neurons.size)`` draw for all ranks' neurons, and a rank keeps its own, of a
-    matrix some rows at a time. What draws for a tensor that is there, as ``torch.rand_like``, is refused.
+    matrix some rows at a time; weights that a behavior sets for all neurons in ``initialize`` are cut as well. What
+    draws for a tensor that is there, as ``torch.rand_like``, is refused.
+
+    :func:`tritonstdp.save` and :func:`tritonstdp.load`, called by all ranks with a folder that all see, write a file a
+    rank, and go on from it on as many ranks.
+
+    What kind of weights will lead into a group is told by those that are set, or else by the names of the synapses'
+    behaviors, which begin with Conv2d, Local2d or One2One, and by ``depth``, as ``NeuronDimension`` gives it.
 
     Examples
     --------
@@ -66,29 +85,80 @@ def shard_network(network: Any, *, whole: Collection[Any] = (), timeout: float =
     >>> cells.size
     3
     """
-    if network.Structures and network.sub_structures:
-        raise ValueError("the network is initialized already: call shard_network before network.initialize()")
-    if not network.transposed_synapse_matrix_mode:
-        raise ValueError("the network has weights (n_post, n_pre): make it in PymoNNtorch's mode SxD")
-    slices = {group: _Slice(group) for group in network.NeuronGroups if group not in whole}
-    seen = {group: _Everyone(group) for group in slices}
+    _check(network, whole)
+    slices = {
+        group: Slice(group, [synapse for synapse in network.SynapseGroups if synapse.dst is group])
+        for group in network.NeuronGroups
+        if group not in whole
+    }
+    cuts = {s: Cut(s, slices[s.dst]) for s in network.SynapseGroups if s.dst in slices}
+    parts = {synapse: cut.parts() for synapse, cut in cuts.items()}  # by which all that does not fit is refused
+    everyone = {group: _Everyone(group) for group in slices}
     for synapse in network.SynapseGroups:
-        for neurons in (synapse.src, synapse.dst):
-            if neurons not in slices and neurons.BaseNeuronGroup in slices:
-                raise ValueError(f"{synapse.tag} is of a part of {neurons.BaseNeuronGroup.tag}: connect whole groups")
-        _cut(synapse, slices)
+        if synapse.src in everyone:
+            _show(synapse, everyone[synapse.src])
+    for synapse, cut in cuts.items():
+        if cut.dimensions == 1:
+            _show(synapse, _Partners(synapse.src, cut.own.size))
+        for name, value in parts[synapse].items():
+            setattr(synapse, name, value)
     for own in slices.values():
         own.take()
-    for synapse in network.SynapseGroups:
-        if synapse.src in seen:
-            everyone = seen[synapse.src]
-            del synapse.src  # a module to torch, in whose place nothing else can be set
-            synapse.__dict__["src"] = everyone
-    exchange = SpikeExchange([*seen.values()], timeout)
+    exchange = SpikeExchange([*slices.values()], [*everyone.values()], timeout)
     last = max((key for key, parent, _ in network.sorted_behavior_execution_list if parent in slices), default=0)
     network.add_behavior(last + 0.5, exchange, initialize=False)
     for name in ("initialize", "simulate_iteration", "simulate_iterations"):
         setattr(network, name, partial(_watched, getattr(network, name), exchange))
+    network.initialize = partial(_initialized, network.initialize, cuts)
+
+
+def _check(network: Any, whole: Collection[Any]) -> None:
+    if network.Structures and network.sub_structures:
+        raise ValueError("the network is initialized already: call shard_network before network.initialize()")
+    if any(isinstance(behavior, SpikeExchange) for behavior in network.behavior.values()):
+        raise ValueError("the network is dealt out already: call shard_network once")
+    if not network.transposed_synapse_matrix_mode:
+        raise ValueError("the network has weights (n_post, n_pre): make it in PymoNNtorch's mode SxD")
+    for group in whole:
+        if group not in network.NeuronGroups:
+            raise ValueError(f"whole holds {group!r}: give neuron groups of the network")
+    for synapse in network.SynapseGroups:
+        for neurons in (synapse.src, synapse.dst):
+            if neurons.BaseNeuronGroup is not neurons and neurons.BaseNeuronGroup not in whole:
+                raise ValueError(f"{synapse.tag} is of a part of {neurons.BaseNeuronGroup.tag}: connect whole groups")
+
+
+def _show(synapse: Any, pre: Any) -> None:
+    """Let a synapse group have something else for its pre neurons."""
+    del synapse.src  # a module to torch, in whose place nothing else can be set
+    synapse.__dict__["src"] = pre
+
+
+def _initialized(initialize: Callable[..., None], cuts: dict[Any, Cut], *given: Any, **options: Any) -> None:
+    """Initialize a network whose behaviors may set weights and shapes of synapses for all post neurons."""
+    behaviors = {behavior for synapse in cuts for behavior in synapse.behavior.values()}
+    for behavior in behaviors:
+        behavior.initialize = partial(_cut_after, behavior.initialize, cuts)
+    try:
+        initialize(*given, **options)
+    finally:
+        for behavior in behaviors:
+            del behavior.initialize  # the class's is there again
+
+
+def _cut_after(initialize: Callable[[Any], None], cuts: dict[Any, Cut], synapse: Any) -> None:
+    weights, drawn = getattr(synapse, "weights", None), random.getstate()
+    initialize(synapse)
+    if synapse not in cuts:
+        return
+    was_whole = cuts[synapse].make()
+    is_drawn = getattr(synapse, "weights", None) is not weights and random.getstate() != drawn
+    if is_drawn and not was_whole and cuts[synapse].own.size != cuts[synapse].own.size.whole:
+        raise ValueError(
+            f"the weights of {synapse.tag} are drawn by Python's random for this rank's neurons alone, as CoNeX's "
+            "WeightInitializer draws sparse ones, and would be others on other numbers of ranks: set synapse.weights "
+            "before shard_network, or have a behavior set those of all neurons (weights=)"
+        )
 
 
 class SpikeExchange(Behavior):
@@ -96,82 +166,117 @@ class SpikeExchange(Behavior):
 
     Attributes
     ----------
-    exchange : Exchange
-        What carries them.
+    exchanges : dict of torch.dtype to Exchange
+        What carries the spikes of each dtype.
+    state_owners : list
+        What each rank keeps of all neurons; a checkpoint holds it as well.
     """
 
-    def __init__(self, everyone: list[_Everyone], timeout: float) -> None:
+    def __init__(self, slices: list[Slice], everyone: list[_Everyone], timeout: float) -> None:
         super().__init__()
-        self.everyone, self.timeout = everyone, timeout
-        self.exchange: Exchange | None = None
+        self.slices, self.everyone, self.timeout = slices, everyone, timeout
+        self.exchanges: dict[torch.dtype, Exchange] = {}
 
     def initialize(self, network: Any) -> None:
-        for each in self.everyone:
-            if not isinstance(getattr(each.group, "spikes", None), Tensor):
-                each.group.spikes = each.group.vector(0).bool()
-        self.exchange = Exchange(_Owner(network, [each.group for each in self.everyone]), timeout=self.timeout)
+        for own in self.slices:
+            if not isinstance(getattr(own.group, "spikes", None), Tensor):
+                own.group.spikes = own.group.vector(0).bool()
+        self._dtypes = [own.group.spikes.dtype for own in self.slices]
+        for dtype in sorted({*self._dtypes}, key=str) or [torch.bool]:
+            owner = _Owner(network, [own for own, kind in zip(self.slices, self._dtypes, strict=True) if kind is dtype])
+            self.exchanges[dtype] = Exchange(owner, dtype=dtype, timeout=self.timeout)
         self._share()
         for each in self.everyone:
             each.begin()
+        self.state_owners = [owner for each in self.everyone for owner in (each, *each.keepers)]
 
     def forward(self, network: Any) -> None:
         self._share()
         for each in self.everyone:
             each.go_on()
 
+    def meet(self) -> None:
+        """Wait for all ranks, once they have begun."""
+        for exchange in self.exchanges.values():
+            exchange.meet()
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Tell the other ranks, which wait for the first of what this one sends, what it raises."""
+        try:
+            yield
+        except ExchangeError:
+            raise
+        except BaseException as error:
+            for exchange in [*self.exchanges.values()][:1]:
+                exchange.give_up(error)
+            raise
+
+    def save_of_ranks(self, folder: Path, write: Callable[[Path], None]) -> None:
+        """Have each rank write its slice of the network; a call of all."""
+        if not self.exchanges:
+            raise ValueError("the network is not initialized: call network.initialize() before you save")
+        with self.telling():
+            bounds = [[own.bounds[rank] for own in self.slices] for rank in range(this_rank()[1])]
+            write_all(folder, next(iter(self.exchanges.values())), self._said, bounds, write)
+
+    def load_of_ranks(self, folder: Path, read: Callable[[Path, Callable[[], None]], None]) -> None:
+        """Have each rank read its slice of the network, once all have found that they can; a call of all."""
+        with self.telling():
+            if folder.is_file():
+                raise ValueError(
+                    f"{folder} is of a network that is not dealt out: give a folder that ranks have written"
+                )
+            manifest = manifest_of(folder)
+            if manifest["network"] != self._said:
+                raise ValueError(
+                    f"{folder} is of {len(manifest['files'])} ranks, and {manifest['network']}: here, {this_rank()[1]} "
+                    f"have {self._said}. Load it on as many ranks as have saved it, by the script that did"
+                )
+            read(folder / manifest["files"][this_rank()[0]]["name"], self.meet)
+            self.meet()
+
+    @property
+    def _said(self) -> str:
+        """Where the slices of all ranks lie."""
+        return ", ".join(f"{own.group.tag} {own.bounds}" for own in self.slices)
+
     def _share(self) -> None:
-        assert self.exchange is not None
-        if not self.everyone:
-            return
-        fired = self.exchange(torch.cat([each.group.spikes for each in self.everyone]))
-        for each, spikes in zip(self.everyone, fired.split([each.size for each in self.everyone]), strict=True):
-            each.spikes = spikes.clone()
+        for own, dtype in zip(self.slices, self._dtypes, strict=True):
+            if own.group.spikes.dtype is not dtype:  # here, where no rank waits for another one's second message
+                raise TypeError(
+                    f"{own.group.tag}.spikes are {own.group.spikes.dtype} in this step, and were {dtype} when the "
+                    "network was initialized: set them to the same dtype in initialize"
+                )
+        for dtype, exchange in self.exchanges.items():
+            alike = [k for k, kind in enumerate(self._dtypes) if kind is dtype]
+            if alike:
+                fired = exchange(torch.cat([self.slices[k].group.spikes for k in alike]))
+                sizes = [self.everyone[k].size for k in alike]
+                for k, spikes in zip(alike, fired.split(sizes), strict=True):
+                    self.everyone[k].spikes = spikes.clone()
 
 
-class _Size(int):
-    """The number of a rank's neurons, which knows of how many they are a slice."""
+class _Pre:
+    """Neurons as their efferent synapses see them, in place of their group."""
 
-    whole: int
-    start: int
+    def __init__(self, group: Any, size: int) -> None:
+        self.group, self.size = group, size
 
+    def vector(self, *given: Any, **options: Any) -> Tensor:
+        vector: Tensor = NeuronGroup.vector(self, *given, **options)
+        return vector
 
-class _Slice:
-    """What becomes of a group of neurons."""
-
-    def __init__(self, group: Any) -> None:
-        rank, size = this_rank()
-        self.group, self.n = group, int(group.size)
-        self.start, self.stop = bounds_of(self.n, size)[rank]
-
-    def take(self) -> None:
-        size = _Size(self.stop - self.start)
-        size.whole, size.start = self.n, self.start
-        self.group.size = size
-        for name, value in list(self.group.__dict__.items()):
-            if isinstance(value, Tensor) and tuple(value.shape) == (self.n,):  # as its id
-                setattr(self.group, name, value[self.start : self.stop].clone())
+    def vector_buffer(self, *given: Any, **options: Any) -> Tensor:
+        buffer: Tensor = NeuronGroup.vector_buffer(self, *given, **options)
+        return buffer
 
 
-def _cut(synapse: Any, slices: dict[Any, _Slice]) -> None:
-    """Keep this rank's columns of weights that are there already."""
-    weights = getattr(synapse, "weights", None)
-    if weights is None or synapse.dst not in slices:
-        return
-    if tuple(weights.shape) != (synapse.src.size, synapse.dst.size):
-        raise ValueError(
-            f"the weights of {synapse.tag} have shape {tuple(weights.shape)}: a network is dealt out where they are "
-            f"{(synapse.src.size, synapse.dst.size)}, dense or sparse"
-        )
-    part = shard(weights)
-    assert part.topology is not None
-    synapse.weights = part.topology.weights_of(part.weights)
-
-
-class _Everyone:
-    """A group of neurons as its efferent synapses see it: all neurons of all ranks."""
+class _Everyone(_Pre):
+    """All neurons of a group, of all ranks."""
 
     def __init__(self, group: Any) -> None:
-        self.group, self.size = group, int(group.size)
+        super().__init__(group, int(group.size))
         self.spikes: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -180,60 +285,67 @@ class _Everyone:
         value = getattr(self.group, name)
         if isinstance(value, Tensor) or name == "axon":
             raise AttributeError(f"{name} of {self.group.tag} is of this rank's neurons: others' are not known here")
-        return value
-
-    def vector(self, *given: Any, **options: Any) -> Tensor:
-        vector: Tensor = type(self.group).vector(self, *given, **options)
-        return vector
-
-    def vector_buffer(self, *given: Any, **options: Any) -> Tensor:
-        buffer: Tensor = type(self.group).vector_buffer(self, *given, **options)
-        return buffer
+        return value.whole if isinstance(value, Size) else value  # as its depth
 
     def begin(self) -> None:
         """Keep of all neurons what the group keeps of its spikes."""
         of_group = sorted(self.group.behavior.items())
-        self._keepers = [copy.copy(b) for _, b in of_group if type(b).__name__ in KEPT_OF_SPIKES]
-        for keeper in self._keepers:
+        self.keepers = [copy.copy(b) for _, b in of_group if type(b).__name__ in KEPT_OF_SPIKES]
+        for keeper in self.keepers:
             keeper.initialize(self)
 
     def go_on(self) -> None:
-        for keeper in self._keepers:
+        for keeper in self.keepers:
             keeper.forward(self)
 
 
-class _Owner:
-    """The neurons of all groups, one after the other, as an exchange carries their spikes."""
+class _Partners(_Pre):
+    """Those of a group's neurons that this rank's neurons of another are one-to-one with."""
 
-    def __init__(self, network: Any, groups: list[Any]) -> None:
-        self.sizes, self.n_post = [group.size.whole for group in groups], sum(int(group.size) for group in groups)
+    size: Size
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in ("group", "size"):
+            raise AttributeError(name)
+        value = getattr(self.group, name)
+        if name != "axon":
+            return self._own(value)
+        axon = copy.copy(value)
+        axon.__dict__ |= {of_axon: self._own(each) for of_axon, each in value.__dict__.items()}
+        return axon
+
+    def _own(self, value: Any) -> Any:
+        """What is theirs of a tensor with one value a neuron, or several; anything else as it is."""
+        if not isinstance(value, Tensor) or value.shape[-1:] != (self.size.whole,):
+            return value
+        return value.narrow(-1, self.size.start, self.size)
+
+
+class _Owner:
+    """The neurons of some groups, one after the other, as an exchange carries their spikes."""
+
+    def __init__(self, network: Any, slices: list[Slice]) -> None:
+        self.slices, self.n_post = slices, sum(own.size for own in slices)
         self.device = torch.device(network.device)
         behaviors = network.sorted_behavior_execution_list
         kinds = [f"{type(parent).__name__} {key} {type(behavior).__name__}" for key, parent, behavior in behaviors]
-        said = f"{self.sizes} {network.def_dtype} {this_rank()[1]}"
+        said = f"{[own.bounds for own in slices]} {network.def_dtype} {this_rank()[1]}"
         self.facts = {"network": said, "rule": " ".join(kinds), "seed": str(torch.initial_seed())}
 
     def neurons_of(self, rank: int) -> Tensor:
         """The numbers of a rank's neurons, those of the first group first."""
-        bounds = [bounds_of(size, this_rank()[1])[rank] for size in self.sizes]
-        offsets = [sum(self.sizes[:k]) for k in range(len(self.sizes))]
-        return torch.cat([torch.arange(*each) + offset for each, offset in zip(bounds, offsets, strict=True)])
+        offsets = [sum(own.size.whole for own in self.slices[:k]) for k in range(len(self.slices))]
+        own = [torch.arange(*each.bounds[rank]) + n for each, n in zip(self.slices, offsets, strict=True)]
+        return torch.cat(own) if own else torch.arange(0)
 
 
 def _watched(call: Callable[..., Any], exchange: SpikeExchange, *given: Any, **options: Any) -> Any:
     """Do what a network does: with random numbers as of one process, and if this rank fails, the others get to know."""
-    try:
-        with _Draws():
-            done = call(*given, **options)
-        if call.__name__ == "simulate_iterations" and exchange.exchange is not None:
-            exchange.exchange.meet()
-        return done
-    except ExchangeError:
-        raise
-    except BaseException as error:
-        if exchange.exchange is not None:
-            exchange.exchange.give_up(error)
-        raise
+    with exchange.telling(), _Draws():
+        done = call(*given, **options)
+        if call.__name__ == "simulate_iterations":
+            exchange.meet()
+    return done
 
 
 DRAWS = frozenset((torch.rand, torch.randn, torch.normal, torch.randint))
@@ -258,7 +370,7 @@ class _Draws(TorchFunctionMode):
             )
         if func in DRAWS:
             others, sizes = _parted(args, kwargs)
-            at = next((k for k, size in enumerate(sizes) if isinstance(size, _Size)), None)
+            at = next((k for k, size in enumerate(sizes) if isinstance(size, Size)), None)
             if at is not None:
                 options = {name: value for name, value in kwargs.items() if name != "size"}
                 return _drawn(partial(func, *others, **options), sizes, at)
@@ -270,7 +382,7 @@ def _parted(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, .
     if "size" in kwargs:
         size = kwargs["size"]
         return args, tuple(size) if isinstance(size, (tuple, list)) else (size,)
-    at = next((k for k, each in enumerate(args) if isinstance(each, (_Size, tuple, list))), len(args))
+    at = next((k for k, each in enumerate(args) if isinstance(each, (Size, tuple, list))), len(args))
     return args[:at], tuple(args[at]) if at < len(args) and isinstance(args[at], (tuple, list)) else args[at:]
 
 

@@ -15,7 +15,6 @@ from tritonstdp.normalization import into_posts, scale_
 from tritonstdp.propagation import propagate_
 from tritonstdp.rules import Rule, resolve_rule
 from tritonstdp.topology import Part, Topology, check_weights
-from tritonstdp.topology.parts import Window
 
 __all__ = ["Shard", "shard"]
 
@@ -188,10 +187,7 @@ class Shard:
         return scale_(self.weights, target, measure, self.topology, self._into_posts)
 
     def _into_posts(self, topology: Topology, of_weights: Tensor) -> tuple[Tensor, Tensor | None]:
-        window = self.part.weights
-        if topology.incoming == (0,) and isinstance(window, Window) and window.axis == 1:
-            return _column_sums(of_weights, window.start, window.shape[1])[None], None
-        return into_posts(topology, of_weights)
+        return sums_of_slice(topology, of_weights, self.part.post.start, self.whole.post_shape[0])
 
     def _note(self, rule: str | Rule, arguments: dict[str, Any]) -> None:
         """Keep what the ranks have to agree on of a step: the rule, and how each of its arguments is given."""
@@ -205,6 +201,13 @@ class Shard:
         for name in rule.positive if self.whole.has_padding else ():
             if kinds.get(name) == "pre":
                 raise ValueError(f"{name} is given one value a pre neuron, and the group has padding: pass one number")
+
+
+def sums_of_slice(topology: Topology, of_weights: Tensor, start: int, n: int) -> tuple[Tensor, Tensor | None]:
+    """What :func:`into_posts` gives, to the same bits, of post neurons that are a slice of ``n``, from ``start`` on."""
+    if topology.incoming == (0,) and of_weights.dim() == 2:
+        return _column_sums(of_weights, start, n)[None], None
+    return into_posts(topology, of_weights)
 
 
 AS_ONE = 256
