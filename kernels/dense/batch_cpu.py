@@ -70,11 +70,16 @@ def _compile(case: Case, parallel: bool) -> Any:
         return chosen, starts_of_chosen
 
     @loops.njit_part
-    def add_row(dw, w, stride, here, fired, minor, spikes, state):  # type: ignore[no-untyped-def]
+    def change_in_row(w, k, here, minor, spikes, j, state):  # type: ignore[no-untyped-def]
+        """What a sample changes in a row, neighbour by neighbour."""
+        fired, spiked = here[0] != 0, spikes[j] != 0
+        changed = change(w[k], here, minor_at(spikes[j], minor, j), fired, spiked, state)
+        return choose(fired | spiked, changed, real(0))
+
+    @loops.njit_part
+    def add_row(dw, w, stride, here, minor, spikes, state):  # type: ignore[no-untyped-def]
         for j in range(len(dw)):
-            k, spiked = j if unit_stride else j * stride, spikes[j] != 0
-            changed = change(w[k], here, minor_at(spikes[j], minor, j), fired, spiked, state)
-            dw[j] += choose(fired | spiked, changed, real(0))
+            dw[j] += change_in_row(w, j if unit_stride else j * stride, here, minor, spikes, j, state)
 
     @loops.njit_part
     def change_by(old, here, minor, n_minor, spikes, b, j, state):  # type: ignore[no-untyped-def]
@@ -106,8 +111,9 @@ def _compile(case: Case, parallel: bool) -> Any:
                 w[k], _ = moved(old, real(0), real(0) + changed, here, there, state)
 
     @loops.njit_part
-    def move_row(dw, w, c, stride, c_stride, fetched, ahead, c_ahead, here, minor, seen_by, whole, state):  # type: ignore[no-untyped-def]
-        end, n = 0, len(dw)
+    def move_row(dw, w, c, stride, c_stride, fetched, ahead, c_ahead, silent, first_minor, touched, last, state):  # type: ignore[no-untyped-def]
+        """All synapses of a row that some sample touches, where ``touched`` is known; the last one may be to be added."""
+        end, n, (adds_last, here, minor, spikes) = 0, len(dw), last
         while end < n:
             first, end = end, n
             if fetched:
@@ -116,12 +122,14 @@ def _compile(case: Case, parallel: bool) -> Any:
                 fetch_lines(c_ahead + first * itemsize, c_ahead + end * itemsize)
             for j in range(np.uint64(first), np.uint64(end)):
                 k, m = (j, j) if unit_stride else (j * np.uint64(stride), j * np.uint64(c_stride))
-                old, there = w[k], minor_at(real(0), minor, j)
+                old, total, there = w[k], dw[j], minor_at(real(0), first_minor, j)
+                if adds_last:
+                    total += change_in_row(w, k, here, minor, spikes, j, state)
                 if modulated:
-                    w[k], c[m] = moved(old, c[m], dw[j], here, there, state)
+                    w[k], c[m] = moved(old, c[m], total, silent, there, state)
                 else:
-                    new, _ = moved(old, real(0), dw[j], here, there, state)
-                    w[k] = choose(whole | (seen_by[j] != 0), new, old)
+                    new, _ = moved(old, real(0), total, silent, there, state)
+                    w[k] = choose(touched[j] != 0, new, old)
                 dw[j] = 0
 
     @loops.njit_part
@@ -151,8 +159,11 @@ def _compile(case: Case, parallel: bool) -> Any:
                 seen_by[j] += spike[j] != 0
             starts[b + 1] = list_row(spike, 0, n_minor, events, starts[b])
         every = (events, starts)
-        alone, shared = select(every, seen_by, True), select(every, seen_by, False)
-        touched, is_busy = np.flatnonzero(seen_by > 1), starts[samples] > whole_rows_from * samples * n_minor
+        is_busy = starts[samples] > whole_rows_from * samples * n_minor
+        alone, shared, touched = every, every, np.flatnonzero(seen_by > 1)
+        if not is_busy:
+            alone, shared = select(every, seen_by, True), select(every, seen_by, False)
+        whole = np.ones(n_minor, np.uint32)
         spiked = np.full(n_major, modulated)
         for b in range(samples):
             spike = majors(major_addresses, b, n_major)[0]
@@ -180,26 +191,24 @@ def _compile(case: Case, parallel: bool) -> Any:
                         add_events(dw, row, w_minor_stride, here, minor_addresses, spikes, shared, b, state)
                     move_touched(dw, row, c_row, w_minor_stride, ahead, silent, first_minor, touched, state)
                     continue
-                for b in range(samples):
+                adds_last = is_busy or majors(major_addresses, samples - 1, n_major)[0][i] != 0
+                for b in range(samples - adds_last):
                     major, minor = majors(major_addresses, b, n_major), minors(minor_addresses, b, n_minor)
                     here = major_at(real(major[0][i]), major, i)
-                    if here[0] != 0:
-                        add_row(dw, row, w_minor_stride, here, True, minor, spikes[b], state)
-                    elif is_busy:
-                        add_row(dw, row, w_minor_stride, here, False, minor, spikes[b], state)
+                    if is_busy or here[0] != 0:
+                        add_row(dw, row, w_minor_stride, here, minor, spikes[b], state)
                     else:
                         add_events(dw, row, w_minor_stride, here, minor_addresses, spikes, every, b, state)
+                major, minor = (
+                    majors(major_addresses, samples - 1, n_major),
+                    minors(minor_addresses, samples - 1, n_minor),
+                )
+                last = adds_last, major_at(real(major[0][i]), major, i), minor, spikes[samples - 1]
                 c_ahead = c_address + later * c_major_stride * itemsize
-                if spiked[i]:
-                    move_row(
-                        dw, row, c_row, w_minor_stride, c_minor_stride, fetched, ahead, c_ahead, silent, first_minor,
-                        seen_by, True, state,
-                    )  # fmt: skip
-                else:
-                    move_row(
-                        dw, row, c_row, w_minor_stride, c_minor_stride, fetched, ahead, c_ahead, silent, first_minor,
-                        seen_by, False, state,
-                    )  # fmt: skip
+                move_row(
+                    dw, row, c_row, w_minor_stride, c_minor_stride, fetched, ahead, c_ahead, silent, first_minor,
+                    whole if spiked[i] else seen_by, last, state,
+                )  # fmt: skip
 
     n, strides = types.int64, [types.int64] * 6
     sides = major_side.signals.addresses, n, minor_side.signals.addresses, n
