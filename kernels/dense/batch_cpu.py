@@ -112,7 +112,7 @@ def _compile(case: Case, parallel: bool) -> Any:
 
     @loops.njit_part
     def move_row(dw, w, c, stride, c_stride, fetched, ahead, c_ahead, silent, first_minor, touched, last, state):  # type: ignore[no-untyped-def]
-        """All synapses of a row that some sample touches, where ``touched`` is known; the last one may be to be added."""
+        """Synapses of a row that some sample touches, by what the last one changes them, too, where it is not added."""
         end, n, (adds_last, here, minor, spikes) = 0, len(dw), last
         while end < n:
             first, end = end, n
