@@ -52,12 +52,12 @@ USUAL_PROCESSORS = 132
 """Of an H100: where no GPU is."""
 interpreted_processors = 2
 """In Triton's interpreter, which runs one program after the other."""
-FEWEST_LISTED = 2**20
-"""In a smaller group, a pass over all synapses takes less time than to list who spiked, on an H200 at 2 %."""
+FEWEST_LISTED = 2**23
+"""Where a pass over all synapses moves fewer bytes, it takes less time than to list who spiked, on an H200 at 2 %."""
 
 
 def fewest_listed(device: torch.device) -> int:
-    """From how many synapses on it is listed who spiked; of any where no GPU is, to try what serves large groups."""
+    """From how many bytes on it is listed who spiked; always where no GPU is, to try what serves large groups."""
     return 0 if device.type == "cpu" else FEWEST_LISTED
 
 
@@ -112,6 +112,8 @@ class Cut(NamedTuple):
     alike : bool
         Whether the k-th synapses of all rows have the same minor neurons, so that several rows may share what is read
         of these, and neighbouring columns memory sectors.
+    index_bytes : int
+        What a row reads beside each weight, to know its minor neuron.
     """
 
     n_major: int
@@ -126,6 +128,7 @@ class Cut(NamedTuple):
     height: int = 1
     further: tuple[Tensor | None, Tensor | None] = (None, None)
     alike: bool = False
+    index_bytes: int = 0
 
 
 @triton.jit
@@ -376,7 +379,8 @@ def build_items(
     def launches(topology: Any, weights: Tensor, eligibility: Tensor, samples: int) -> Any:
         cut = cut_of(topology, config, weights, eligibility)
         listings = [Listing.of(cut.n_major, cut.further[0]), Listing.of(cut.n_minor, cut.further[1])]
-        if modulated or (not samples and weights.numel() < fewest_listed(weights.device)):
+        pass_bytes = weights.numel() * (2 * weights.itemsize + cut.index_bytes)
+        if modulated or (not samples and pass_bytes < fewest_listed(weights.device)):
             listings = []
         (n_pre,), (n_post,) = topology.pre_shape, topology.post_shape
         neurons = (n_pre, n_post) if pre_is_major else (n_post, n_pre)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from tritonstdp.kernels.items import FEWEST_LISTED
+
 LISTED = 1024
 """Neurons of either side that a program lists at least."""
 
@@ -45,6 +47,11 @@ class Work(NamedTuple):
 def listing(neurons: int) -> Work:
     """The launch that lists who spiked (:mod:`tritonstdp.kernels.event_lists`)."""
     return Work(-(-neurons // LISTED), LISTED, 0, LISTED, near=1)
+
+
+def is_pass(nbytes: float, modulated: bool) -> bool:
+    """Whether a step is one launch, of a pass over all synapses that moves so many bytes."""
+    return modulated or nbytes < FEWEST_LISTED
 
 
 def shared(config: Any, items: float, nbytes: float, lookups: int = 0) -> Work:

@@ -1,4 +1,4 @@
-"""The launches of a step on a GPU: one lists who spiked, one shares the items of work."""
+"""The launches of a step on a GPU: one lists who spiked, if anything does, and one shares the items of work."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 from tritonstdp.kernels.dense.gpu import cut_of
 from tritonstdp.kernels.event_lists import LANES
 from tritonstdp.kernels.items import SECTOR_BYTES
-from tritonstdp.kernels.work import FETCHED_BYTES, Work, listing, shared
+from tritonstdp.kernels.work import FETCHED_BYTES, Work, is_pass, listing, shared
 
 
 def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
     """The launches of a step; see :class:`tritonstdp.kernels.work.Work`."""
     n_major, n_minor = topology.weights_shape
     cut = cut_of(config, itemsize, n_major, n_minor, (n_minor, 1), (n_minor, 1))
-    row_bytes = 2 * itemsize * n_minor
-    if modulated:
-        return [shared(config, n_major * cut.row_parts, 2 * n_major * row_bytes)]
+    row_bytes = (1 + modulated) * 2 * itemsize * n_minor
+    if is_pass(n_major * row_bytes, modulated):
+        return [shared(config, n_major * cut.row_parts, n_major * row_bytes)]
     rows, columns = rate * n_major, rate * n_minor
     # neighbours in a fetch spike independently
     fetched = FETCHED_BYTES // itemsize

@@ -41,7 +41,10 @@ def cut_of(topology: Any, config: Config, *_: Any) -> Cut:
         further = further_parts(starts[0], wide * block), further_parts(starts[1], high * block)
         n_major, n_minor = (len(start) - 1 + len(parts) for start, parts in zip(starts, further, strict=True))
         plan = starts[0], topology.minor_of, starts[1], topology.by_minor, topology.major_by_minor
-        cuts[key] = Cut(n_major, n_minor, 1, 1, plan=plan, wide=wide, high=high, height=block, further=further)
+        cuts[key] = Cut(
+            n_major, n_minor, 1, 1, plan=plan, wide=wide, high=high, height=block, further=further,
+            index_bytes=topology.minor_of.itemsize,
+        )  # fmt: skip
     return cuts[key]
 
 

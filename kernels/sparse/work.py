@@ -1,4 +1,4 @@
-"""The launches of a step on a GPU: one lists who spiked, one shares the items of work."""
+"""The launches of a step on a GPU: one lists who spiked, if anything does, and one shares the items of work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from tritonstdp.kernels import work as works
 from tritonstdp.kernels.items import SECTOR_BYTES
 from tritonstdp.kernels.sparse.gpu import cut_of
-from tritonstdp.kernels.work import Work, listing, shared
+from tritonstdp.kernels.work import Work, is_pass, listing, shared
 
 LOOKUPS = 2
 """Where a neuron's synapses start, and whom they come from or go to."""
@@ -19,9 +19,9 @@ def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool
     """The launches of a step; see :class:`tritonstdp.kernels.work.Work`."""
     (synapses,) = topology.weights_shape
     cut = cut_of(topology, config)
-    if modulated:
-        return [shared(config, cut.n_major, (4 + 4 * itemsize) * synapses, LOOKUPS)]
-    items, nbytes = float(cut.n_major), (4.0 + 2 * itemsize) * synapses
+    items, nbytes = float(cut.n_major), (cut.index_bytes + (1.0 + modulated) * 2 * itemsize) * synapses
+    if is_pass(nbytes, modulated):
+        return [shared(config, items, nbytes, LOOKUPS)]
     if 2 * rate < config.full_from:
         items = rate * (cut.n_major + cut.n_minor)
         # a minor neuron's synapses are scattered: each moves a sector both ways, and is found by two indices

@@ -221,13 +221,9 @@ def rank(
     def seconds(config: Any, occupancy: float) -> tuple[float, ...]:
         programs = [math.prod(launch.grid) for launch in recorded[config]]
         resident = max(1.0, occupancy * limits.warps / config.num_warps)
-        return tuple(
-            estimate(
-                gpu, programs, resident,
-                model.work(topology, config, rate, dtype.itemsize, problem.c is not None),
-            )
-            for rate in rates
-        )  # fmt: skip
+        works = [model.work(topology, config, rate, dtype.itemsize, problem.c is not None) for rate in rates]
+        # small groups are recorded with lists, too, which no GPU makes of them
+        return tuple(estimate(gpu, programs[-len(work) :], resident, work) for work in works)
 
     default = configs[0]
     promising = sorted(configs, key=lambda config: statistics.geometric_mean(seconds(config, 1.0)))[:KEPT]
