@@ -137,6 +137,7 @@ class Exchange:
         self._has_ended = False
         self._on_the_way: tuple[Tensor, _Round | None] | None = None
         if self._size > 1:
+            self._no_spikes = torch.zeros(self._at_once, dtype=torch.uint8, device=self._device)
             self._place_of = _places(neurons, self._stride).to(self._device)
             self._group = dist.new_group(timeout=timedelta(seconds=timeout))
             # alone, as messages have one length only if the ranks agree
@@ -266,16 +267,14 @@ class Exchange:
 
     def _message(self, count: int, spikes: Tensor | None, end: bytes = b"") -> Tensor:
         """A header, and room for spikes where they are sent with it."""
-        message = torch.zeros(HEADER.itemsize + self._at_once, dtype=torch.uint8, device=self._device)
-        message[: HEADER.itemsize].copy_(self._header(count, end))
-        if spikes is not None:
-            message[HEADER.itemsize :].copy_(_packed(spikes, self._stride))
-        return message
+        payload = self._no_spikes if spikes is None else _packed(spikes, self._stride)
+        return torch.cat((self._header(count, end).to(self._device), payload))
 
     def _header(self, count: int, end: bytes = b"") -> Tensor:
         facts = (_digest(str(self.dtype), *(shard.facts[fact] for shard in self.shards)) for fact in FACTS)
-        self._said = np.array([(self.step, count, *facts, end)], HEADER).view(np.uint8)
-        return torch.from_numpy(self._said)
+        header = np.array([(self.step, count, *facts, end)], HEADER).view(np.uint8)
+        self._said = header.tobytes()
+        return torch.from_numpy(header)
 
     def _gathered(self, message: Tensor) -> Tensor:
         """The messages of all ranks, a row each."""
@@ -311,9 +310,9 @@ class Exchange:
 
     def _compare(self, gathered: Tensor) -> Any:
         """How many neurons fired on each rank, once it is sure that all are in the same step of the same network."""
-        raw = gathered[:, : HEADER.itemsize].cpu().numpy()
-        headers = np.ascontiguousarray(raw).view(HEADER)[:, 0]
-        if (raw != self._said).any() and (difference := self._difference(headers)):
+        said = gathered[:, : HEADER.itemsize].cpu().numpy().tobytes()
+        headers = np.frombuffer(said, HEADER)
+        if said != self._said * self._size and (difference := self._difference(headers)):
             self._has_ended = True
             raise ExchangeError(difference)
         return headers["count"]
