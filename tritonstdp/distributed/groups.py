@@ -16,6 +16,7 @@ from torch import Tensor
 from tritonstdp.distributed.slices import bounds_of, sums_of_slice, this_rank
 from tritonstdp.functional import topology_of
 from tritonstdp.places import parts_of
+from tritonstdp.topology.parts import Selection
 
 __all__ = ["Cut", "Size", "Slice", "Way"]
 
@@ -147,6 +148,7 @@ class Cut:
         size = own.depth if self.dimensions > 2 else own.size
         assert size is not None, "the slice knows what leads into it"
         self._axis, self._size = POSTS.get(self.dimensions, 0), size
+        self._sparse: tuple[Tensor, int, Selection] | None = None  # of all, what has been cut
         if self.dimensions == 1 and self._n_pre != self._n_post:
             raise ValueError(
                 f"{synapse.tag} has {self._n_pre} pre and {self._n_post} post neurons: one-to-one connections need as "
@@ -187,6 +189,23 @@ class Cut:
             if depth is not None and shape is not None and len(shape) > 2 and shape[0] == depth.whole:
                 parts[name] = depth, *shape[1:]
         return parts
+
+    def tensor_of_slice(self, mode: Any, dim: Sequence[int]) -> Tensor:
+        """One value for each of this rank's synapses, of those that one process would draw for all.
+
+        Parameters
+        ----------
+        mode : int or str
+            As PymoNNtorch's ``tensor`` has it.
+        dim : sequence of int
+            The shape of this rank's weights (sparse: of their values).
+        """
+        if self._sparse is not None and self._sparse[0] is self.synapse.weights:
+            _, n, own = self._sparse
+            return own.of(self.synapse.tensor(mode=mode, dim=(n,))).clone()
+        dim = tuple(self._size if axis == self._axis else n for axis, n in enumerate(dim))
+        drawn: Tensor = self.synapse.tensor(mode=mode, dim=dim)
+        return drawn
 
     def ranges(self, of_all: bool = False) -> dict[str, tuple[int, int]]:
         """As :meth:`Slice.ranges`, of the post neurons."""
@@ -247,7 +266,9 @@ class Cut:
         whole = topology_of(weights, None)
         part = whole.part(self.own.size.start, self.own.size.start + self.own.size)
         assert part.topology is not None
-        return part.topology.weights_of(part.weights.of(whole.values(weights)).clone())
+        own = part.topology.weights_of(part.weights.of(whole.values(weights)).clone())
+        self._sparse = own, whole.weights_shape[0], part.weights
+        return own
 
 
 def _narrowed(whole: Tensor, axis: int, size: Size) -> Tensor:

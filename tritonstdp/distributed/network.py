@@ -103,6 +103,7 @@ def shard_network(network: Any, *, whole: Collection[Any] = (), timeout: float =
             _show(synapse, _Partners(synapse.src, cut.own.size))
         for name, value in parts[synapse].items():
             setattr(synapse, name, value)
+        synapse.tensor_of_slice = cut.tensor_of_slice
     for own in slices.values():
         own.take()
     exchange = SpikeExchange([*slices.values()], [*everyone.values()], cuts.values(), timeout)
