@@ -122,7 +122,7 @@ def opened(path: str | Path) -> Iterator[Saved]:
         raise ValueError(f"{path} is damaged, or no checkpoint ({error}): give a file of tritonstdp.save") from None
 
 
-def check_memory(kind: Mapping[str, Any], length: int) -> None:
+def check_memory(kind: dict[str, Any], length: int) -> None:
     """Refuse a tensor that reaches beyond its piece, of so many bytes."""
     sizes = [kind["start"], *kind["shape"], *kind["strides"]]
     itemsize = getattr(torch, kind["dtype"]).itemsize

@@ -30,7 +30,7 @@ from tritonstdp.checkpoint_files import (
     said_of,
     stored,
 )
-from tritonstdp.places import bytes_of, kind_of, memory_of, parts_of, span_of, view_of
+from tritonstdp.places import bytes_of, kind_of, memory_of, parts_of, reach_of, span_of, view_of
 from tritonstdp.state import PLAIN, attributes, is_state
 
 __all__ = ["recut"]
@@ -147,14 +147,23 @@ class _Source:
 
 
 class _Leaf(NamedTuple):
-    """A tensor that is to be written; what is said of it is filled in once all are known."""
+    """A tensor that is to be written; what is said of it is filled in once all are known.
+
+    Attributes
+    ----------
+    kind : dict
+        What is said of it in the file that has most of it.
+    piece : tuple
+        Which file that is, and in which of its pieces it lies.
+    """
 
     said: dict[str, Any]
     name: str
     key: Any
     current: Any
     is_sparse: bool
-    number: int
+    kind: dict[str, Any]
+    piece: tuple[int, str]
 
 
 class _Recutting:
@@ -274,7 +283,8 @@ class _Recutting:
         key = numbers, way, way and tuple(source.wanted[way.unit])
         if key not in self.values:
             self.values[key] = self._value(source, name, trees, way)
-        leaf = _Leaf({}, name, key, current, is_sparse, numbers[0])
+        most = max(range(len(kinds)), key=lambda k: reach_of(kinds[k]))
+        leaf = _Leaf({}, name, key, current, is_sparse, kinds[most], (most, kinds[most]["piece"]))
         self.leaves.append(leaf)
         return leaf.said
 
@@ -283,13 +293,14 @@ class _Recutting:
         ways = [self._with_places(source, name, way) for way in source.ways(trees)]
         if isinstance(current, Tensor) and current.layout is torch.strided:
             fitting = [way for way in ways if self._shape(source, trees, way) == tuple(current.shape)]
-            is_recording = name.endswith("]")  # which may be longer here, or shorter
-            ways = fitting or (ways if is_recording else [None])
+            ways = fitting or (ways if name.endswith("]") else [None])
+        if name.endswith("]"):  # a recording, which may be longer here, or shorter: time comes first
+            ways = [*[way for way in ways if way is not None][:1], *[way for way in ways if way is None]]
         if None in ways and len(ways) > 1 and not source.is_alike(trees):
             ways = [way for way in ways if way is not None]
         found = [self._value(source, name, trees, way) for way in (ways if len(ways) > 1 else ())]
         if not all(_are_same(value, found[0]) for value in found):
-            raise self._refusal(name, "may be cut in several ways: run one step before you load, or set it to None")
+            raise self._refusal(name, "may be cut in several ways, which one step before you load would tell")
         return next(iter(ways), None)
 
     def _with_places(self, source: _Source, name: str, way: _Way | None) -> _Way | None:
@@ -351,36 +362,45 @@ class _Recutting:
         return order[at]
 
     def _pack(self) -> None:
-        """Write what has been found, where the network's tensors share memory into the same piece."""
-        currents = defaultdict(list)
+        """Write what has been found, into one piece where the network's tensors or those of the file share memory."""
+        currents, widest = defaultdict(list), {}
         for leaf in self.leaves:
             if isinstance(leaf.current, Tensor):
                 currents[leaf.key].append(parts_of(leaf.current)[0])
-        mirror = _Mirror()
+            widest[leaf.piece] = max(widest.get(leaf.piece, leaf), leaf, key=lambda leaf: reach_of(leaf.kind))
+        mirror, leaf_of = _Mirror(), {leaf.key: leaf for leaf in self.leaves}
         for key in sorted(self.values, key=lambda key: self.values[key].nbytes, reverse=True):  # views behind the whole
-            self.values[key] = mirror.put(self.values[key], currents[key])
+            view = self._as_view(leaf_of[key], widest[leaf_of[key].piece])
+            self.values[key] = mirror.put(self.values[key], currents[key]) if view is None else view
         for leaf in self.leaves:
             value = self.values[leaf.key]
             leaf.said.update(self.packing.tensor(leaf.name, leaf.current if leaf.is_sparse else value, value))
-            self.packing.tensors[leaf.said["tensor"]]["device"] = self.files[0].kind(leaf.number)["device"]
+            self.packing.tensors[leaf.said["tensor"]]["device"] = leaf.kind["device"]
         self.packing.share_out()
         self._check_views()
 
+    def _as_view(self, leaf: _Leaf, base: _Leaf) -> Tensor | None:
+        """A value as the view that it is in the file; None where it is none, or can't be one here."""
+        index = None if leaf.kind is base.kind else _index_of(base.kind, leaf.kind)
+        whole = self.values[base.key]
+        if index is None or not all(i == slice(None) or i < n for i, n in zip(index, whole.shape, strict=True)):
+            return None
+        view = whole[index]
+        return view if _are_same(view, self.values[leaf.key]) else None
+
     def _check_views(self) -> None:
         """Refuse what is a view in the files, and would not be here."""
-        pieces: defaultdict[str, dict[int, str]] = defaultdict(dict)
+        pieces: defaultdict[Any, dict[int, str]] = defaultdict(dict)
         for leaf in self.leaves:
-            of_number = pieces[self.files[0].kind(leaf.number)["piece"]]
-            of_number[leaf.number] = self.packing.tensors[leaf.said["tensor"]]["piece"]
-            if len({*of_number.values()}) > 1:
-                raise self._refusal(
-                    leaf.name, "is a view of another tensor, and none in the network: run one step before you load"
-                )
+            if self.values[leaf.key].numel():
+                pieces[leaf.piece][id(leaf.kind)] = self.packing.tensors[leaf.said["tensor"]]["piece"]
+            if len({*pieces[leaf.piece].values()}) > 1:
+                raise self._refusal(leaf.name, "is a view of another tensor, and none in the network that is there")
 
     def _refusal(self, name: str, why: str) -> ValueError:
         return ValueError(
-            f"{self.path} can't be cut as this network is: {name.partition('.')[2]} {why}. As many ranks as have saved "
-            "it can load it as it is"
+            f"{name.partition('.')[2]} {why}; so {self.path} can't be cut as this network is: load it on as many ranks "
+            "as have saved it, by the script that did"
         )
 
 
@@ -430,6 +450,23 @@ def _outline(tree: dict[str, Any]) -> Any:
     return tree.keys(), tree.get("of"), tree.get("layout"), [key for key, _ in tree.get("items", ())]
 
 
+def _index_of(base: dict[str, Any], view: dict[str, Any]) -> tuple[Any, ...] | None:
+    """By which index of numbers and whole axes a view is taken of a contiguous tensor; None where there is none."""
+    like = torch.empty(base["shape"], device="meta")
+    if base["dtype"] != view["dtype"] or base["strides"] != kind_of(like)["strides"]:
+        return None
+    left, places = (view["start"] - base["start"]) // getattr(torch, base["dtype"]).itemsize, []
+    for stride in like.stride():
+        place, left = divmod(left, stride)
+        places.append(place)
+    axes, index = list(zip(view["shape"], view["strides"], strict=True)), []
+    for n, stride, place in zip(base["shape"][::-1], base["strides"][::-1], places[::-1], strict=True):
+        is_whole = place == 0 and axes[-1:] == [(n, stride)]
+        index.append(slice(None) if is_whole else place)
+        axes = axes[:-1] if is_whole else axes
+    return None if axes else tuple(index[::-1])
+
+
 def _ends(layout: str, indices: list[Tensor]) -> tuple[Tensor, Tensor]:
     """The pre and the post neuron of each stored synapse."""
     if layout == str(torch.sparse_coo):
@@ -440,7 +477,8 @@ def _ends(layout: str, indices: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+    own = tensor.contiguous()
+    return bytes_of(own.untyped_storage(), *span_of(own))
 
 
 def _are_same(one: Tensor, other: Tensor) -> bool:
