@@ -148,7 +148,8 @@ def load(network: Any, path: str | Path) -> None:
     network : Network
         A network that the same script has built and initialized; it may have run.
     path : str or Path
-        The file, or of a network that is dealt out among ranks the folder, which as many ranks have written.
+        The file, or the folder that ranks have written; the network may be dealt out among as many ranks, others or
+        none.
 
     Raises
     ------
@@ -156,8 +157,8 @@ def load(network: Any, path: str | Path) -> None:
         If safetensors is not installed.
     ValueError
         If the network is not initialized, or the file is no checkpoint, or one of another network: objects, shapes,
-        dtypes, layouts and the indices of sparse tensors must agree. The message names the attribute, and nothing is
-        changed.
+        dtypes, layouts and the indices of sparse tensors must agree; or if it was dealt out in another way, and holds
+        what can't be cut or put together. The message names the attribute, and nothing is changed.
     OSError
         If the file can't be read.
 

@@ -109,6 +109,8 @@ class _Source:
         Which slice each holds.
     wanted : dict
         Which one is wanted; empty of what each file has whole.
+    of_all : bool
+        Whether it is for what ranks keep of all beside their slice.
     weights : tuple
         Of a group of synapses and its behaviors, what the files say of the weights, and those that are there.
     ways : callable
@@ -119,11 +121,12 @@ class _Source:
     saved: list[dict[str, Any]]
     ranges: list[Ranges]
     wanted: Ranges
+    of_all: bool
     weights: tuple[list[Any], Any]
     ways: Callable[[list[dict[str, Any]]], Sequence[Any]]
 
     def kept(self) -> dict[str, list[Any]]:
-        """What each file has of each attribute that is kept, None where one has nothing."""
+        """What each file says of each attribute that is kept."""
         names = dict.fromkeys(name for saved in self.saved for name in saved["kept"])
         return {name: [saved["kept"].get(name, {}) for saved in self.saved] for name in names}
 
@@ -233,16 +236,17 @@ class _Recutting:
         if "part" in saved[0]:
             ranges = [each["part"] for each in saved]
             every = {unit: (0, max(each[unit][1] for each in ranges)) for unit in ranges[0]}
-            return _Source(self.files, saved, ranges, own or every, weights, _ways_of_all)
+            return _Source(self.files, saved, ranges, own or every, of_all, weights, _ways_of_all)
         if part is None:
-            return _Source(self.files, saved, [{} for _ in saved], {}, weights, lambda trees: ())
+            return _Source(self.files, saved, [{} for _ in saved], {}, of_all, weights, lambda trees: ())
         every, kind = part.ranges(of_all=True), self.files[0].kind
 
         def ways(trees: list[dict[str, Any]]) -> Sequence[Any]:
             said = weights[0][0] and (kind(weights[0][0]["tensor"])["shape"], "indices" in weights[0][0])
             return [way and _Way(*way) for way in part.ways(kind(trees[0]["tensor"])["shape"], True, said)]
 
-        return _Source(self.files[:1], saved[:1], [every], own or every, (weights[0][:1], weights[1]), ways)
+        of_file = weights[0][:1], weights[1]
+        return _Source(self.files[:1], saved[:1], [every], own or every, of_all, of_file, ways)
 
     def _tree(self, source: _Source, name: str, trees: list[Any], current: Any) -> Any:
         """What the file would say of a value; what is said of tensors comes later."""
@@ -280,7 +284,7 @@ class _Recutting:
         is_sparse = "indices" in trees[0]
         way = (self._way_of_sparse if is_sparse else self._way)(source, name, trees, current)
         numbers = tuple(tree["tensor"] for tree in trees)
-        key = numbers, way, way and tuple(source.wanted[way.unit])
+        key = numbers, way, way and tuple(source.wanted[way.unit]), source.of_all
         if key not in self.values:
             self.values[key] = self._value(source, name, trees, way)
         most = max(range(len(kinds)), key=lambda k: reach_of(kinds[k]))
@@ -323,8 +327,8 @@ class _Recutting:
             if not source.is_alike(trees):
                 raise self._refusal(name, "is another one on other ranks, and not known to be a slice")
             return next(source.tensors(trees))
-        slices = [next(source.tensors(trees)).narrow(way.axis, 0, 0)]
-        for k, low, high in source.shares(way.unit):
+        slices = []
+        for k, low, high in [*source.shares(way.unit)] or [(0, 0, 0)]:
             own = source.files[k].tensor(trees[k]["tensor"])
             slices.append(own if way.places is not None else own.narrow(way.axis, low, high - low))
         joined = torch.cat(slices, way.axis)
@@ -363,7 +367,8 @@ class _Recutting:
 
     def _pack(self) -> None:
         """Write what has been found, into one piece where the network's tensors or those of the file share memory."""
-        currents, widest = defaultdict(list), {}
+        currents: defaultdict[Any, list[Tensor]] = defaultdict(list)
+        widest: dict[tuple[int, str], _Leaf] = {}
         for leaf in self.leaves:
             if isinstance(leaf.current, Tensor):
                 currents[leaf.key].append(parts_of(leaf.current)[0])

@@ -108,9 +108,9 @@ def _are_parts(parts, whole):
 @pytest.mark.parametrize(
     ("make", "arguments", "writers", "readers", "is_whole"),
     [
-        (_topologies, (True,), 2, 3, False),
+        (_topologies, (False,), 2, 3, False),
         (_modulated, (torch.sparse_csc,), 2, 3, True),
-        (_topologies, (False,), 3, 1, False),
+        (_topologies, (True,), 3, 1, False),
         pytest.param(_of_conex, (True,), 2, 3, False, marks=pytest.mark.slow),
         pytest.param(_of_conex, (False,), 3, 2, False, marks=pytest.mark.slow),
     ],

@@ -71,7 +71,7 @@ def shard_network(network: Any, *, whole: Collection[Any] = (), timeout: float =
     draws for a tensor that is there, as ``torch.rand_like``, is refused.
 
     :func:`tritonstdp.save` and :func:`tritonstdp.load`, called by all ranks with a folder that all see, write a file a
-    rank, and go on from it on as many ranks.
+    rank, and go on from it on any number of ranks, or on one process where the network is not dealt out.
 
     What kind of weights will lead into a group is told by those that are set, or else by the names of the synapses'
     behaviors, which begin with Conv2d, Local2d or One2One, and by ``depth``, as ``NeuronDimension`` gives it.
@@ -229,13 +229,10 @@ class SpikeExchange(Behavior):
     def load_of_ranks(self, path: Path, fill: Callable[..., None]) -> None:
         """Have each rank read its slice of the network, once all have found that they can; a call of all."""
         with self.telling():
-            if not path.is_file():
-                manifest = manifest_of(path)
-                is_cut_alike = manifest["network"] == self._said
-                if is_cut_alike:
-                    path /= manifest["files"][this_rank()[0]]["name"]
-            else:
-                is_cut_alike = False
+            manifest = {} if path.is_file() else manifest_of(path)
+            is_cut_alike = manifest.get("network") == self._said
+            if is_cut_alike:
+                path /= manifest["files"][this_rank()[0]]["name"]
             fill(path, is_cut_alike=is_cut_alike, meet=self.meet)
             self.meet()
 
