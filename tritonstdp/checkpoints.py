@@ -1,9 +1,4 @@
-"""The state of a simulation in one file: saved, loaded and continued, it ends in the bits of one that never stopped.
-
-A file is in the safetensors format, which holds tensors and text, and no code. Each piece of memory is kept once, as
-``3.cells.v``: the number of the object, its name, and the attribute. The text, JSON under ``tritonstdp`` in the header,
-says which attribute is what part of which piece, what numbers are, and what the network is made of.
-"""
+"""The state of a simulation in one file: saved, loaded and continued, it ends in the bits of one that never stopped."""
 
 from __future__ import annotations
 
@@ -23,6 +18,21 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from tritonstdp.checkpoint_files import (
+    FORMAT,
+    Packing,
+    check_memory,
+    facts_of,
+    is_same,
+    item_of,
+    labelled,
+    opened,
+    safetensors_module,
+    said_of,
+    set_torch_states,
+    stored,
+    torch_states,
+)
 from tritonstdp.machine import version_of
 from tritonstdp.places import (
     bytes_of,
@@ -36,14 +46,13 @@ from tritonstdp.places import (
     view_of,
     with_values,
 )
-from tritonstdp.state import CONTAINERS, PLAIN, attributes, is_state, name_of, owners
+from tritonstdp.recut import recut
+from tritonstdp.state import CONTAINERS, PLAIN, attributes, is_state
 from tritonstdp.storage import remove_leftovers, replace_whole
 
 __all__ = ["load", "save"]
 
 logger = logging.getLogger("tritonstdp")
-
-FORMAT = 1
 
 
 def save(network: Any, path: str | Path) -> None:
@@ -97,15 +106,15 @@ def save(network: Any, path: str | Path) -> None:
     """
     ranks = _ranks_of(network)
     if ranks is None:
-        _write(network, Path(path))
+        _write(network, None, Path(path))
     else:
-        ranks.save_of_ranks(Path(path), partial(_write, network))
+        ranks.save_of_ranks(Path(path), partial(_write, network, ranks))
 
 
-def _write(network: Any, path: Path) -> None:
+def _write(network: Any, ranks: Any, path: Path) -> None:
     safetensors, device = safetensors_module(), torch.device(network.device)
-    packing = _Packing()
-    objects = [packing.object(k, label, owner) for k, (label, owner) in enumerate(_labelled(network))]
+    packing = Packing()
+    objects = list(_objects(network, ranks, packing))
     packing.share_out()
     header = {
         "format": FORMAT, "version": version_of("tritonstdp"), "device": device.type,
@@ -114,6 +123,17 @@ def _write(network: Any, path: Path) -> None:
     data = packing.data | _random_states(device)
     replace_whole(path, safetensors.torch.save(data, {"tritonstdp": json.dumps(header)}), private=False)
     remove_leftovers(path.parent, f"tmp-{glob.escape(path.name)}-*")
+
+
+def _objects(network: Any, ranks: Any, packing: Packing) -> Iterator[dict[str, Any]]:
+    """What is said of each object; of a slice, also where it lies, and of what ranks alone have, that it is theirs."""
+    for k, (label, owner, holder) in enumerate(labelled(network)):
+        part = ranks and ranks.part_of(holder)
+        if part is None:
+            is_theirs = ranks is not None and owner in ranks.stand_ins
+            yield packing.object(k, label, owner) | ({"of_ranks": True} if is_theirs else {})
+        else:
+            yield packing.object(k, label, owner, part.ways_of) | {"part": part.ranges()}
 
 
 def load(network: Any, path: str | Path) -> None:
@@ -128,7 +148,8 @@ def load(network: Any, path: str | Path) -> None:
     network : Network
         A network that the same script has built and initialized; it may have run.
     path : str or Path
-        The file, or of a network that is dealt out among ranks the folder, which as many ranks have written.
+        The file, or the folder that ranks have written; the network may be dealt out among as many ranks, others or
+        none.
 
     Raises
     ------
@@ -136,8 +157,8 @@ def load(network: Any, path: str | Path) -> None:
         If safetensors is not installed.
     ValueError
         If the network is not initialized, or the file is no checkpoint, or one of another network: objects, shapes,
-        dtypes, layouts and the indices of sparse tensors must agree. The message names the attribute, and nothing is
-        changed.
+        dtypes, layouts and the indices of sparse tensors must agree; or if it was dealt out in another way, and holds
+        what can't be cut or put together. The message names the attribute, and nothing is changed.
     OSError
         If the file can't be read.
 
@@ -157,81 +178,30 @@ def load(network: Any, path: str | Path) -> None:
         raise ValueError("the network is not initialized: call network.initialize() before you load")
     ranks = _ranks_of(network)
     if ranks is not None:
-        ranks.load_of_ranks(Path(path), partial(_fill, network))
-    elif Path(path).is_dir():
-        raise ValueError(
-            f"{path} is a folder, as ranks write it: deal the network out by shard_network, as it was saved"
-        )
+        ranks.load_of_ranks(Path(path), partial(_fill, network, ranks))
     else:
-        _fill(network, path)
+        _fill(network, None, Path(path), is_cut_alike=not Path(path).is_dir())
 
 
-def _fill(network: Any, path: str | Path, meet: Callable[[], None] | None = None) -> None:
-    """Fill a network from a file that fits; where there are others, once all of them have one that does."""
-    loading = _Loading(network, path, *_read(path))
+def _fill(network: Any, ranks: Any, path: Path, *, is_cut_alike: bool, meet: Callable[[], None] | None = None) -> None:
+    """Fill a network from what fits; where there are others, once all of them have what does."""
+    loading = _Loading(network, path, *(_read(path) if is_cut_alike else recut(network, ranks, path)))
     loading.check()
     if meet is not None:
         meet()
     loading.fill()
 
 
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header of a file, and its pieces as bytes."""
+    with opened(path) as saved:
+        return saved.header, dict(saved)
+
+
 def _ranks_of(network: Any) -> Any:
     """What saves and loads the slices of a network that is dealt out among ranks; None of any other."""
     behaviors = (behavior for _, _, behavior in network.sorted_behavior_execution_list)
     return next((behavior for behavior in behaviors if hasattr(behavior, "save_of_ranks")), None)
-
-
-def safetensors_module() -> Any:
-    """The library that reads and writes the files, or an error that says how to get it."""
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise ImportError("checkpoints need safetensors: pip install 'tritonstdp[save]'") from None
-    return safetensors
-
-
-def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The header of a file, and its pieces as bytes."""
-    safetensors = safetensors_module()
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("tritonstdp", "null"))
-            if not isinstance(header, dict):
-                raise ValueError(f"{path} was not written by tritonstdp.save: give a file that was")
-            if header.get("format") != FORMAT:
-                raise ValueError(
-                    f"{path} has format {header.get('format')!r}, and {FORMAT} is read here: use the version of "
-                    f"tritonstdp that wrote it, {header.get('version')}"
-                )
-            return header, {name: file.get_tensor(name).reshape(-1).view(torch.uint8) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged, or no checkpoint ({error}): give a file of tritonstdp.save") from None
-
-
-def _labelled(network: Any) -> Iterator[tuple[str, Any]]:
-    parents = {id(behavior): parent for _, parent, behavior in network.sorted_behavior_execution_list}
-    for owner in owners(network):
-        parent = parents.get(id(owner))
-        yield name_of(owner) if parent is None else f"{name_of(parent)}.{name_of(owner)}", owner
-
-
-def _facts(label: str, owner: Any) -> str:
-    """What an object has in common with the one that takes its place."""
-    size = f" of {owner.size} neurons" if hasattr(owner, "afferent_synapses") else ""
-    return f"{label} ({type(owner).__name__}{size})"
-
-
-def torch_states(device: torch.device) -> dict[str, Tensor]:
-    """The states of torch's own generators, of the CPU and of a CUDA device, by their names in a file."""
-    of_cpu = {"random.torch": torch.get_rng_state()}
-    return of_cpu | ({"random.cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
-
-
-def set_torch_states(data: dict[str, Tensor], device: torch.device | None) -> None:
-    """Set torch's own generators; without a device, only find out whether that can be done."""
-    (torch.default_generator if device else torch.Generator()).set_state(data["random.torch"].clone())
-    if device and device.type == "cuda" and "random.cuda" in data:
-        torch.cuda.set_rng_state(data["random.cuda"].clone(), device)
 
 
 def _random_states(device: torch.device) -> dict[str, Tensor]:
@@ -251,79 +221,13 @@ def _set_random_states(data: dict[str, Tensor], device: torch.device | None) -> 
     set_torch_states(data, device)
 
 
-class _Packing:
-    """What is kept of a network, as it is found."""
-
-    def __init__(self) -> None:
-        self.data: dict[str, Tensor] = {}
-        self.tensors: list[dict[str, Any]] = []
-        self._found: list[Tensor] = []
-        self._numbers: dict[tuple[Any, ...], int] = {}
-
-    def object(self, k: int, label: str, owner: Any) -> dict[str, Any]:
-        """The facts of an object, its attributes that are kept, and the names of the others."""
-        values = {name: value for _, name, value in attributes(owner)}
-        left = [name for name, value in values.items() if not is_state(value)]
-        kept = {n: self._packed(f"{k}.{label}.{n}", value) for n, value in values.items() if n not in left}
-        return {"facts": _facts(label, owner), "kept": kept, "left": left}
-
-    def _packed(self, name: str, value: Any) -> Any:
-        if isinstance(value, Tensor):
-            values, indices = parts_of(value)
-            packed: dict[str, Any] = {"tensor": self._number(name, values)}
-            if indices:
-                numbers = [self._number(f"{name} index {k}", each) for k, each in enumerate(indices)]
-                packed |= {"indices": numbers, "layout": str(value.layout), "shape": [*value.shape]}
-            return packed
-        if isinstance(value, torch.Generator):
-            self.data[name] = value.get_state()
-            return {"generator": name, "device": value.device.type}
-        if isinstance(value, CONTAINERS):
-            pairs = value.items() if isinstance(value, dict) else enumerate(value)
-            items = [[key, self._packed(f"{name}[{key!r}]", of_key)] for key, of_key in pairs]
-            packed = {"items": items, "of": next(kind.__name__ for kind in CONTAINERS if isinstance(value, kind))}
-            return packed | ({"class": type(value).__name__} if hasattr(value, "_fields") else {})
-        return value
-
-    def _number(self, name: str, tensor: Tensor) -> int:
-        if tensor.is_neg() or tensor.is_conj():
-            raise TypeError(f"{name} is a view that changes what its memory holds: set it to a clone")
-        place = place_of(tensor)
-        if place not in self._numbers:
-            self._numbers[place] = len(self._found)
-            self._found.append(tensor.detach())
-            self.tensors.append({"name": name, "device": tensor.device.type, **kind_of(tensor)})
-        return self._numbers[place]
-
-    def share_out(self) -> None:
-        """Put what overlaps in memory into one piece of data, and note where in it each tensor lies."""
-        pieces: list[tuple[int, int, list[int]]] = []
-        memory = None
-        for k in sorted(range(len(self._found)), key=lambda k: (memory_of(self._found[k]), span_of(self._found[k]))):
-            start, end = span_of(self._found[k])
-            if memory_of(self._found[k]) == memory and start < pieces[-1][1]:
-                first, until, members = pieces.pop()
-                pieces.append((first, max(until, end), [*members, k]))
-            else:
-                memory = memory_of(self._found[k])
-                pieces.append((start, end, [k]))
-        for start, end, members in pieces:
-            found = {k: self._found[k] for k in members}
-            whole = [k for k, tensor in found.items() if span_of(tensor) == (start, end) and tensor.is_contiguous()]
-            name = self.tensors[min(whole or members)]["name"]
-            data = found[whole[0]] if whole else bytes_of(found[members[0]].untyped_storage(), start, end)
-            self.data[name] = (torch.view_as_real(data) if data.is_complex() else data).cpu()
-            for k, tensor in found.items():
-                self.tensors[k] |= {"piece": name, "start": span_of(tensor)[0] - start}
-
-
 class _Loading:
     """A network that is to be filled from a file."""
 
     def __init__(self, network: Any, path: str | Path, header: dict[str, Any], data: dict[str, Tensor]) -> None:
         self.path, self.header, self.data = path, header, data
         self.device = torch.device(network.device)
-        self.owners = list(_labelled(network))
+        self.owners = [(label, owner) for label, owner, _ in labelled(network)]
         self.behaviors = network.sorted_behavior_execution_list
 
     def check(self) -> None:
@@ -341,7 +245,7 @@ class _Loading:
 
     def _differences(self) -> Iterator[str]:
         saved = [each["facts"] for each in self.header["objects"]]
-        here = [_facts(label, owner) for label, owner in self.owners]
+        here = [facts_of(label, owner) for label, owner in self.owners]
         for of_file, of_network in zip_longest(saved, here, fillvalue="nothing"):
             if of_file != of_network:
                 yield f"there is {of_network} in the network where it has {of_file}"
@@ -349,43 +253,34 @@ class _Loading:
         if any(name.startswith("__") for name in names):  # which are Python's own
             raise KeyError(names)
         for kind in self.header["tensors"]:
-            self._check_memory(kind)
+            check_memory(kind, len(self.data[kind["piece"]]))
         for name, leaf, current in self._leaves():
             yield from self._unlike(name, leaf, current)
-
-    def _check_memory(self, kind: dict[str, Any]) -> None:
-        sizes = [kind["start"], *kind["shape"], *kind["strides"]]
-        itemsize = getattr(torch, kind["dtype"]).itemsize
-        is_sound = all(type(n) is int and n >= 0 for n in sizes) and len(kind["shape"]) == len(kind["strides"])
-        if not is_sound or kind["start"] % itemsize or kind["start"] + reach_of(kind) > len(self.data[kind["piece"]]):
-            raise IndexError(kind["name"])
 
     def _unlike(self, name: str, leaf: dict[str, Any], current: Any) -> Iterator[str]:
         """In what the network's value of an attribute can't be what the file has."""
         if "class" in leaf:  # a named tuple, which is made anew by the class that is there
             if type(current).__name__ != leaf["class"]:
-                yield f"{name} is {_said(current)} in the network where it has {leaf['class']}"
+                yield f"{name} is {said_of(current)} in the network where it has {leaf['class']}"
             return
         if "generator" in leaf:
             if not isinstance(current, torch.Generator):
-                yield f"{name} is {_said(current)} in the network where it has a generator"
+                yield f"{name} is {said_of(current)} in the network where it has a generator"
             elif leaf["device"] == "cpu":
                 torch.Generator().set_state(self.data[leaf["generator"]].clone())
             return
         kind, indices = self.header["tensors"][leaf["tensor"]], leaf.get("indices", ())
         wanted = f"{leaf.get('layout', torch.strided)} torch.{kind['dtype']} {tuple(leaf.get('shape', kind['shape']))}"
         is_recording = name.endswith("]") and not indices  # which may be longer here, or shorter
-        if _said(current) != wanted and (indices or (isinstance(current, Tensor) and not is_recording)):
-            yield f"{name} is {_said(current)} in the network where it has {wanted}"
+        if said_of(current) != wanted and (indices or (isinstance(current, Tensor) and not is_recording)):
+            yield f"{name} is {said_of(current)} in the network where it has {wanted}"
         elif indices:
             pairs = zip(map(self._of_file, indices), parts_of(current)[1], strict=True)
             if not all(torch.equal(index, there.cpu()) for index, there in pairs):
                 yield f"{name} connects other neurons in the network"
 
     def _of_file(self, number: int) -> Tensor:
-        kind = self.header["tensors"][number]
-        data = self.data[kind["piece"]][kind["start"] : kind["start"] + reach_of(kind)]
-        return view_of(data.clone().untyped_storage(), 0, kind)
+        return stored(self.header["tensors"][number], self.data)
 
     def _leaves(self) -> Iterator[tuple[str, dict[str, Any], Any]]:
         """What is no number in the file: its name, what is said of it, and what the network has of that name."""
@@ -482,16 +377,12 @@ class _Loading:
                 logger.warning("%s goes on as it is: it was a generator of %s", tree["generator"], tree["device"])
             return current
         if "items" in tree:
-            items = [[key, self._built(of_key, _item(current, key), tensors)] for key, of_key in tree["items"]]
+            items = [[key, self._built(of_key, item_of(current, key), tensors)] for key, of_key in tree["items"]]
             return _contained(tree["of"], items, current)
         new = tensors[tree["tensor"]]
         if not isinstance(current, Tensor) or (current.layout is not torch.strided and "indices" not in tree):
             return new
         return current if place_of(parts_of(current)[0]) == place_of(new) else with_values(current, new)
-
-
-def _said(value: Any) -> str:
-    return f"{value.layout} {value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _leaves(name: str, tree: Any, current: Any) -> Iterator[tuple[str, dict[str, Any], Any]]:
@@ -500,14 +391,7 @@ def _leaves(name: str, tree: Any, current: Any) -> Iterator[tuple[str, dict[str,
     if "items" not in tree or "class" in tree:
         yield name, tree, current
     for key, of_key in tree.get("items", ()):
-        yield from _leaves(f"{name}[{key!r}]", of_key, _item(current, key))
-
-
-def _item(container: Any, key: Any) -> Any:
-    try:
-        return container[key] if isinstance(container, CONTAINERS) else None
-    except LookupError:
-        return None
+        yield from _leaves(f"{name}[{key!r}]", of_key, item_of(current, key))
 
 
 def _contained(kind: str, items: list[list[Any]], current: Any) -> Any:
@@ -524,13 +408,9 @@ def _contained(kind: str, items: list[list[Any]], current: Any) -> Any:
         return listed
     if not isinstance(current, tuple):
         return tuple(values)
-    if len(values) == len(current) and all(map(_is_same, values, current)):
+    if len(values) == len(current) and all(map(is_same, values, current)):
         return current
     return type(current)._make(values) if hasattr(current, "_make") else type(current)(values)
-
-
-def _is_same(new: Any, old: Any) -> bool:
-    return new is old or (type(new) in PLAIN and type(new) is type(old) and repr(new) == repr(old))
 
 
 def _bind(owner: Any, name: str, value: Any) -> None:
@@ -539,5 +419,5 @@ def _bind(owner: Any, name: str, value: Any) -> None:
             kept[name] = value
             return
     # what behaviors do when they are set, they do where there is something new
-    if name not in owner.__dict__ or not _is_same(value, owner.__dict__[name]):
+    if name not in owner.__dict__ or not is_same(value, owner.__dict__[name]):
         setattr(owner, name, value)

@@ -113,7 +113,10 @@ class BaseLearning(Behavior):
         if self._is_modulated():
             weights = groups.weights_of(synapse)
             shape = weights.shape if weights.layout is torch.strided else (weights._nnz(),)
-            synapse.c = synapse.tensor(mode=self.parameter("init_c_mode", 0), dim=shape)
+            # a slice of a group draws what is its own of all
+            tensor = groups.attribute_of(synapse, "tensor_of_slice", synapse.tensor)
+            mode = self.parameter("init_c_mode", None)  # with another default, PymoNNtorch makes a number of the mode
+            synapse.c = tensor(mode=0 if mode is None else mode, dim=shape)
 
     def _is_modulated(self) -> bool:
         return getattr(self, "rule", stdp).modulated

@@ -17,7 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tritonstdp.checkpoints import safetensors_module, set_torch_states, torch_states
+from tritonstdp.checkpoint_files import (
+    MANIFEST,
+    MANIFEST_FORMAT,
+    manifest_of,
+    safetensors_module,
+    set_torch_states,
+    torch_states,
+)
 from tritonstdp.distributed.exchange import Exchange
 from tritonstdp.distributed.slices import Shard, this_rank
 from tritonstdp.storage import replace_whole
@@ -26,8 +33,6 @@ from tritonstdp.topology.parts import Selection, Window
 
 __all__ = ["load", "save"]
 
-FORMAT = 2
-MANIFEST = "checkpoint.json"
 State = Mapping[str, Tensor]
 
 
@@ -168,7 +173,13 @@ def write_all(
     exchange.meet()
     if rank == 0:
         files = [{"name": name, "bounds": of_rank} for name, of_rank in zip(names, bounds, strict=True)]
-        manifest = {"format": FORMAT, "number": number, "step": exchange.step, "network": network, "files": files}
+        manifest = {
+            "format": MANIFEST_FORMAT,
+            "number": number,
+            "step": exchange.step,
+            "network": network,
+            "files": files,
+        }
         replace_whole(folder / MANIFEST, json.dumps(manifest).encode(), private=False)
         for path in folder.glob("*-rank-*-of-*.safetensors"):
             if path.name not in names:
@@ -193,14 +204,6 @@ def _kinds(shard: Shard, synapses: State | None, pre: State | None, post: State 
             if not tensor.is_contiguous():
                 raise ValueError(f"{kind} {name!r} is not contiguous: pass a tensor that is")
     return state
-
-
-def manifest_of(folder: Path) -> dict[str, Any]:
-    """What is said of the checkpoint in a folder: its number and step, of what it is, and the files of the ranks."""
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-    if manifest.get("format") != FORMAT:
-        raise ValueError(f"{folder / MANIFEST} has format {manifest.get('format')!r}, and {FORMAT} is read here")
-    return manifest
 
 
 def _write(shard: Shard, state: dict[str, dict[str, Tensor]], path: Path) -> None:

@@ -6,17 +6,19 @@ for all that leads into it: channels lie next to each other in both kinds of wei
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tritonstdp.distributed.slices import bounds_of, sums_of_slice, this_rank
 from tritonstdp.functional import topology_of
+from tritonstdp.places import parts_of
+from tritonstdp.topology.parts import Selection
 
-__all__ = ["Cut", "Size", "Slice"]
+__all__ = ["Cut", "Size", "Slice", "Way"]
 
 NAMED = {"One2One": 1, "Local2d": 3, "Conv2d": 4}
 """How behaviors are called that go with weights of so many dimensions; others go with matrices, dense or sparse."""
@@ -48,6 +50,21 @@ class Size(int):
         return size
 
 
+class Way(NamedTuple):
+    """How a tensor may lie among ranks: along an axis, each has the values of its slice.
+
+    Attributes
+    ----------
+    unit : str
+        Of what there is one value: "neurons", "channels", or "synapses", those that sparse weights store.
+    axis : int
+        Along which axis.
+    """
+
+    unit: str
+    axis: int
+
+
 class Slice:
     """What becomes of a group of neurons.
 
@@ -70,6 +87,36 @@ class Slice:
         self.bounds = [(start * width, stop * width) for start, stop in units]
         self.size = Size.of(n, *self.bounds[rank])
         self.depth = None if channels is None else Size.of(channels, *units[rank])
+
+    def ranges(self, of_all: bool = False) -> dict[str, tuple[int, int]]:
+        """From where to where the slice goes, or all of the group, in neurons and where it is cut so in channels."""
+        sizes = {"neurons": self.size} | ({} if self.depth is None else {"channels": self.depth})
+        return {unit: (0, n.whole) if of_all else (n.start, n.start + n) for unit, n in sizes.items()}
+
+    def ways(self, shape: Sequence[int], of_all: bool = False, weights: Any = None) -> list[Way | None]:
+        """In which ways a tensor of the group may lie among ranks, as far as its shape tells; the likeliest first.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            That of this rank's slice.
+        of_all : bool
+            Whether it is that of all.
+        weights : Any
+            For groups of synapses: see :meth:`Cut.ways`.
+
+        Returns
+        -------
+        list of Way or None
+            None for what each rank may have whole; nothing at all for what each surely has.
+        """
+        sizes = {unit: stop - start for unit, (start, stop) in self.ranges(of_all).items()}
+        axes = range(len(shape))[::-1]  # histories have neurons along their last one
+        return [Way(unit, axis) for unit, size in sizes.items() for axis in axes if shape[axis] == size]
+
+    def ways_of(self, tensor: Tensor) -> list[Way | None]:
+        """:meth:`ways` of what is there."""
+        return self.ways(tensor.shape)
 
     def take(self) -> None:
         """Leave the group this rank's neurons."""
@@ -101,6 +148,7 @@ class Cut:
         size = own.depth if self.dimensions > 2 else own.size
         assert size is not None, "the slice knows what leads into it"
         self._axis, self._size = POSTS.get(self.dimensions, 0), size
+        self._sparse: tuple[Tensor, int, Selection] | None = None  # of all, what has been cut
         if self.dimensions == 1 and self._n_pre != self._n_post:
             raise ValueError(
                 f"{synapse.tag} has {self._n_pre} pre and {self._n_post} post neurons: one-to-one connections need as "
@@ -142,6 +190,56 @@ class Cut:
                 parts[name] = depth, *shape[1:]
         return parts
 
+    def tensor_of_slice(self, mode: Any, dim: Sequence[int]) -> Tensor:
+        """One value for each of this rank's synapses, of those that one process would draw for all.
+
+        Parameters
+        ----------
+        mode : int or str
+            As PymoNNtorch's ``tensor`` has it.
+        dim : sequence of int
+            The shape of this rank's weights (sparse: of their values).
+        """
+        if self._sparse is not None and self._sparse[0] is self.synapse.weights:
+            _, n, own = self._sparse
+            return own.of(self.synapse.tensor(mode=mode, dim=(n,))).clone()
+        dim = tuple(self._size if axis == self._axis else n for axis, n in enumerate(dim))
+        drawn: Tensor = self.synapse.tensor(mode=mode, dim=dim)
+        return drawn
+
+    def ranges(self, of_all: bool = False) -> dict[str, tuple[int, int]]:
+        """As :meth:`Slice.ranges`, of the post neurons."""
+        return self.own.ranges(of_all)
+
+    def ways(
+        self, shape: Sequence[int], of_all: bool = False, weights: tuple[Sequence[int], bool] | None = None
+    ) -> list[Way | None]:
+        """As :meth:`Slice.ways`.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            That of this rank's slice.
+        of_all : bool
+            Whether it is that of all.
+        weights : tuple, optional
+            The shape of the group's weights (sparse: of their values), and whether they are sparse.
+        """
+        of_weights, is_sparse = weights or (None, False)
+        ways = self.own.ways(shape, of_all)
+        if of_weights is not None and tuple(shape) == tuple(of_weights):
+            unit = "synapses" if is_sparse else "channels" if self.dimensions > 2 else "neurons"
+            return [Way(unit, 0 if is_sparse else self._axis), *(ways if is_sparse else ())]
+        sees_all = self.dimensions != 1  # of the pre neurons, which may be as many as there are post neurons here
+        return [*ways, None] if sees_all and any(shape[way.axis] == self._n_pre for way in ways if way) else ways
+
+    def ways_of(self, tensor: Tensor) -> list[Way | None]:
+        """:meth:`ways` of what is there."""
+        weights = getattr(self.synapse, "weights", None)
+        if weights is None:
+            return self.ways(tensor.shape)
+        return self.ways(tensor.shape, weights=(parts_of(weights)[0].shape, weights.layout is not torch.strided))
+
     def _is_whole(self, weights: Tensor) -> bool:
         """Whether weights lead into all neurons, and not into this rank's already."""
         shape, own = tuple(weights.shape), self._size
@@ -168,7 +266,9 @@ class Cut:
         whole = topology_of(weights, None)
         part = whole.part(self.own.size.start, self.own.size.start + self.own.size)
         assert part.topology is not None
-        return part.topology.weights_of(part.weights.of(whole.values(weights)).clone())
+        own = part.topology.weights_of(part.weights.of(whole.values(weights)).clone())
+        self._sparse = own, whole.weights_shape[0], part.weights
+        return own
 
 
 def _narrowed(whole: Tensor, axis: int, size: Size) -> Tensor:

@@ -20,7 +20,8 @@ from pymonntorch import Behavior, NeuronGroup
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from tritonstdp.distributed.checkpoints import manifest_of, write_all
+from tritonstdp.checkpoint_files import manifest_of
+from tritonstdp.distributed.checkpoints import write_all
 from tritonstdp.distributed.exchange import Exchange, ExchangeError
 from tritonstdp.distributed.groups import Cut, Size, Slice
 from tritonstdp.distributed.slices import this_rank
@@ -70,7 +71,7 @@ def shard_network(network: Any, *, whole: Collection[Any] = (), timeout: float =
     draws for a tensor that is there, as ``torch.rand_like``, is refused.
 
     :func:`tritonstdp.save` and :func:`tritonstdp.load`, called by all ranks with a folder that all see, write a file a
-    rank, and go on from it on as many ranks.
+    rank, and go on from it on any number of ranks, or on one process where the network is not dealt out.
 
     What kind of weights will lead into a group is told by those that are set, or else by the names of the synapses'
     behaviors, which begin with Conv2d, Local2d or One2One, and by ``depth``, as ``NeuronDimension`` gives it.
@@ -102,9 +103,10 @@ def shard_network(network: Any, *, whole: Collection[Any] = (), timeout: float =
             _show(synapse, _Partners(synapse.src, cut.own.size))
         for name, value in parts[synapse].items():
             setattr(synapse, name, value)
+        synapse.tensor_of_slice = cut.tensor_of_slice
     for own in slices.values():
         own.take()
-    exchange = SpikeExchange([*slices.values()], [*everyone.values()], timeout)
+    exchange = SpikeExchange([*slices.values()], [*everyone.values()], cuts.values(), timeout)
     last = max((key for key, parent, _ in network.sorted_behavior_execution_list if parent in slices), default=0)
     network.add_behavior(last + 0.5, exchange, initialize=False)
     for name in ("initialize", "simulate_iteration", "simulate_iterations"):
@@ -170,11 +172,14 @@ class SpikeExchange(Behavior):
         What carries the spikes of each dtype.
     state_owners : list
         What each rank keeps of all neurons; a checkpoint holds it as well.
+    stand_ins : dict
+        What ranks alone have, this and what they keep of all neurons, and for what of one process it stands.
     """
 
-    def __init__(self, slices: list[Slice], everyone: list[_Everyone], timeout: float) -> None:
+    def __init__(self, slices: list[Slice], everyone: list[_Everyone], cuts: Collection[Cut], timeout: float) -> None:
         super().__init__()
         self.slices, self.everyone, self.timeout = slices, everyone, timeout
+        self._parts = {own.group: own for own in slices} | {cut.synapse: cut for cut in cuts}
         self.exchanges: dict[torch.dtype, Exchange] = {}
 
     def initialize(self, network: Any) -> None:
@@ -188,7 +193,8 @@ class SpikeExchange(Behavior):
         self._share()
         for each in self.everyone:
             each.begin()
-        self.state_owners = [owner for each in self.everyone for owner in (each, *each.keepers)]
+        self.stand_ins = {self: None} | {own: of for each in self.everyone for own, of in each.stand_ins()}
+        self.state_owners = [owner for owner in self.stand_ins if owner is not self]
 
     def forward(self, network: Any) -> None:
         self._share()
@@ -220,21 +226,19 @@ class SpikeExchange(Behavior):
             bounds = [[own.bounds[rank] for own in self.slices] for rank in range(this_rank()[1])]
             write_all(folder, next(iter(self.exchanges.values())), self._said, bounds, write)
 
-    def load_of_ranks(self, folder: Path, read: Callable[[Path, Callable[[], None]], None]) -> None:
+    def load_of_ranks(self, path: Path, fill: Callable[..., None]) -> None:
         """Have each rank read its slice of the network, once all have found that they can; a call of all."""
         with self.telling():
-            if folder.is_file():
-                raise ValueError(
-                    f"{folder} is of a network that is not dealt out: give a folder that ranks have written"
-                )
-            manifest = manifest_of(folder)
-            if manifest["network"] != self._said:
-                raise ValueError(
-                    f"{folder} is of {len(manifest['files'])} ranks, and {manifest['network']}: here, {this_rank()[1]} "
-                    f"have {self._said}. Load it on as many ranks as have saved it, by the script that did"
-                )
-            read(folder / manifest["files"][this_rank()[0]]["name"], self.meet)
+            manifest = {} if path.is_file() else manifest_of(path)
+            is_cut_alike = manifest.get("network") == self._said
+            if is_cut_alike:
+                path /= manifest["files"][this_rank()[0]]["name"]
+            fill(path, is_cut_alike=is_cut_alike, meet=self.meet)
             self.meet()
+
+    def part_of(self, owner: Any) -> Slice | Cut | None:
+        """How a group is cut; None where each rank has all of it."""
+        return self._parts.get(owner)
 
     @property
     def _said(self) -> str:
@@ -290,9 +294,14 @@ class _Everyone(_Pre):
     def begin(self) -> None:
         """Keep of all neurons what the group keeps of its spikes."""
         of_group = sorted(self.group.behavior.items())
-        self.keepers = [copy.copy(b) for _, b in of_group if type(b).__name__ in KEPT_OF_SPIKES]
+        self.kept = [behavior for _, behavior in of_group if type(behavior).__name__ in KEPT_OF_SPIKES]
+        self.keepers = [copy.copy(behavior) for behavior in self.kept]
         for keeper in self.keepers:
             keeper.initialize(self)
+
+    def stand_ins(self) -> Iterator[tuple[Any, Any]]:
+        """What is kept of all neurons, and what of the group keeps the same of this rank's."""
+        yield from ((self, self.group), *zip(self.keepers, self.kept, strict=True))
 
     def go_on(self) -> None:
         for keeper in self.keepers:
