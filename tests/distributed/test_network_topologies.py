@@ -14,6 +14,7 @@ from sharded import on_ranks
 from support import import_conex
 from tritonstdp import behaviors, load, save
 from tritonstdp.distributed import ExchangeError, shard_network
+from tritonstdp.places import with_values
 
 BACKEND = {"backend": "cpu"}  # in Triton's interpreter, as tests have it, a plain process would take a GPU's kernels
 RULE = {"a_plus": 0.02, "a_minus": 0.02, "positive_bound": "soft_bound", **BACKEND}
@@ -330,4 +331,37 @@ def _of_conex(is_dealt_out, are_ours):
 def test_a_network_of_conex_is_dealt_out_by_one_line(size, are_ours, tmp_path):
     parts = on_ranks(size, tmp_path, _of_conex, True, are_ours)
     for one, *many in zip(_of_conex(False, are_ours), *parts, strict=True):
+        assert torch.equal(torch.cat(many, int(one.dim() == 2)), one)
+
+
+def _eligibilities(is_dealt_out):
+    torch.manual_seed(0)
+    network = Network()
+    image = NeuronGroup(NeuronDimension(depth=2, height=5, width=5), network, behavior={})
+    maps = NeuronGroup(NeuronDimension(depth=3, height=3, width=3), network, behavior={})
+    cells = NeuronGroup(27, network)
+    sparse = torch.rand(50, 27) * (torch.rand(50, 27) < 0.4)
+    plan = [
+        ("Sparse", image, cells, sparse.to_sparse_csr()),
+        ("Sparse", image, cells, sparse.to_sparse_csc()),
+        ("Simple", image, cells, torch.rand(50, 27)),
+        ("One2One", cells, maps, torch.rand(27)),
+        ("Conv2d", image, maps, torch.rand(3, 2, 3, 3)),
+        ("Local2d", image, maps, torch.rand(3, 9, 18)),
+    ]
+    groups = []
+    for prefix, src, dst, weights in plan:
+        learning = getattr(behaviors, f"{prefix}RSTDP")(a_plus=0.1, a_minus=0.1, tau_c=9.0, init_c_mode="rand")
+        groups.append(SynapseGroup(network, src, dst, behavior={5: learning}))
+        groups[-1].weights, groups[-1].dst_shape = weights, (3, 3, 3)
+    if is_dealt_out:
+        shard_network(network, timeout=20)
+    network.initialize(info=False)
+    return [with_values(group.weights, group.c).to_dense() for group in groups]
+
+
+def test_eligibility_that_begins_at_random_is_that_of_one_process(tmp_path):
+    parts = on_ranks(2, tmp_path, _eligibilities, True)
+    for one, *many in zip(_eligibilities(False), *parts, strict=True):
+        assert one.std() > 0.1
         assert torch.equal(torch.cat(many, int(one.dim() == 2)), one)
