@@ -54,8 +54,8 @@ numpydoc_show_class_members = False
 toc_object_entries_show_parents = "hide"
 
 INSIDE = re.compile(
-    r"tritonstdp\.(__main__|_\w+|arguments|behaviors\.synapse|binding|cli|commands|demo|distributed\.groups"
-    r"|interpretation|kernels|modules|operators|places|source|state|terminal)\b"
+    r"tritonstdp\.(__main__|_\w+|arguments|behaviors\.synapse|binding|checkpoint_files|cli|commands|demo"
+    r"|distributed\.groups|interpretation|kernels|modules|operators|places|recut|source|state|terminal)\b"
 )
 """Modules that serve the package's own; what every other one has in its ``__all__`` is public."""
 
