@@ -96,6 +96,20 @@ def test_ranks_end_in_the_weights_of_one_process(of_axons, whole_inputs, size, t
         assert (before != after).float().mean() > 0.1, "there is something to learn"
 
 
+def test_a_trace_that_is_disabled_stands_still_for_all_neurons_as_well():
+    weights = []
+    for is_dealt_out in (False, True):
+        network, _, cells, groups = _network(of_axons=True)
+        if is_dealt_out:
+            shard_network(network)
+        network.initialize(info=False)
+        network.simulate_iterations(20, measure_block_time=False)
+        cells.behavior[31].behavior_enabled = False
+        network.simulate_iterations(20, measure_block_time=False)
+        weights.append(groups[1].weights)
+    assert torch.equal(*weights)
+
+
 def test_a_rank_that_fails_in_a_step_is_named_by_all(tmp_path):
     others = on_ranks(2, tmp_path, _simulated, False, True, False, 17)
     assert isinstance(others[1], ValueError)

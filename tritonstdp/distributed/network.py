@@ -304,8 +304,9 @@ class _Everyone(_Pre):
         yield from ((self, self.group), *zip(self.keepers, self.kept, strict=True))
 
     def go_on(self) -> None:
-        for keeper in self.keepers:
-            keeper.forward(self)
+        for keeper, of_group in zip(self.keepers, self.kept, strict=True):
+            if of_group.behavior_enabled:
+                keeper.forward(self)
 
 
 class _Partners(_Pre):
