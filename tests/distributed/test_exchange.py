@@ -165,6 +165,50 @@ def test_the_others_end_with_an_error_that_names_the_rank(fault, tmp_path):
         assert str(odd) == str(first)
 
 
+def _with_a_death_that_one_sees_a_step_later():
+    part, distributed.exchange.MARGIN = _part(6), MARGIN
+    silent = torch.zeros(part.n_post, dtype=torch.bool)
+    with Exchange(part, timeout=TIMEOUT) as exchange:
+        exchange(silent)
+        if dist.get_rank() == 1:  # its message is on its way to one of the others alone
+            message = exchange._message(0, silent)
+            for way, theirs in ((dist.isend, message), (dist.irecv, message.clone())):
+                way(theirs, 2, group=exchange._group).wait()
+            os.kill(os.getpid(), signal.SIGKILL)
+        exchange(silent)
+        exchange(silent)
+
+
+def test_ranks_that_wait_in_different_steps_name_the_one_that_is_missing(tmp_path):
+    first, _, last = on_ranks(3, tmp_path, _with_a_death_that_one_sees_a_step_later, seconds=40)
+    for error, step in ((first, 1), (last, 2)):
+        assert f"rank 1 did not answer in step {step}: killed" in str(error)
+
+
+def _without_memory_for_the_second_round():
+    distributed.exchange.AT_ONCE, distributed.exchange.MARGIN = 0, MARGIN
+    part, is_odd = _part(90), dist.get_rank() == 1
+    packed, fails = distributed.exchange._packed, []
+
+    def packed_or_not(*given):
+        if fails:
+            raise MemoryError("no memory")
+        return packed(*given)
+
+    distributed.exchange._packed = packed_or_not
+    with Exchange(part, timeout=TIMEOUT) as exchange:
+        for step in range(3):
+            fails += [step] * (is_odd and step == 1)
+            exchange(torch.ones(part.n_post, dtype=torch.bool))
+
+
+def test_what_is_raised_between_two_rounds_is_not_read_as_spikes(tmp_path):
+    first, odd, last = on_ranks(3, tmp_path, _without_memory_for_the_second_round, seconds=40)
+    assert isinstance(odd, MemoryError)
+    for error in (first, last):
+        assert isinstance(error, ExchangeError) and "rank 1 did not answer in step 1" in str(error)
+
+
 def test_a_network_of_one_process_exchanges_nothing():
     with Exchange(_part(3)) as exchange:
         spikes = exchange(torch.tensor([True, False, True]))

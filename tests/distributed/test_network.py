@@ -120,22 +120,72 @@ def test_a_rank_that_fails_in_a_step_is_named_by_all(tmp_path):
     )
 
 
+DRAWS = {
+    "rand_like": lambda neurons: torch.rand_like(neurons.v),
+    "normal": lambda neurons: torch.normal(neurons.v, 1.0),
+    "randperm": lambda neurons: torch.randperm(neurons.size),
+    "randint": lambda neurons: torch.randint(0, neurons.size, (4,)),
+    "geometric_": lambda neurons: torch.empty(neurons.size).geometric_(0.5),
+    "binomial": lambda neurons: torch.binomial(neurons.v.abs(), torch.full((neurons.size,), 0.5)),
+    "dropout": lambda neurons: torch.nn.functional.dropout(neurons.v),
+    "uniform_": lambda neurons: torch.nn.init.uniform_(torch.empty(neurons.size)),
+}
+
+
 class Jitter(Behavior):
     def forward(self, neurons):
-        neurons.v = torch.rand_like(neurons.v)
+        DRAWS[self.parameter("draw", None)](neurons)
 
 
 def _with_jitter():
-    network, _, cells, _ = _network(False)
-    cells.add_behavior(29, Jitter(), initialize=False)
-    shard_network(network, timeout=20)
-    network.initialize(info=False)
-    network.simulate_iteration()
+    said = {}
+    for name in DRAWS:
+        network, _, cells, _ = _network(False)
+        cells.add_behavior(29, Jitter(draw=name), initialize=False)
+        shard_network(network, timeout=20)
+        network.initialize(info=False)
+        with pytest.raises(ValueError, match="would draw") as raised:
+            network.simulate_iteration()
+        said[name] = str(raised.value)
+    return said
 
 
 def test_draws_that_would_depend_on_the_number_of_ranks_are_refused(tmp_path):
-    for error in on_ranks(2, tmp_path, _with_jitter):
-        assert isinstance(error, ValueError) and "rand_like would draw other numbers" in str(error)
+    for said in on_ranks(2, tmp_path, _with_jitter):
+        for name in DRAWS:
+            assert f"{name} would draw other numbers" in said[name]
+
+
+def _drawn_by_rows(is_dealt_out):
+    torch.manual_seed(0)
+    network = Network()
+    cells = NeuronGroup(7, network, behavior={1: Rows()})
+    if is_dealt_out:
+        shard_network(network, timeout=20)
+    network.initialize(info=False)
+    return cells.drawn
+
+
+class Rows(Behavior):
+    def initialize(self, neurons):
+        n = neurons.size
+        neurons.drawn = torch.cat(
+            [torch.rand(3, n), torch.randn(20, n), torch.rand((2, n)), torch.normal(0, 1, (2, n))]
+        )
+
+
+def test_sizes_one_by_one_or_in_a_tuple_draw_what_one_process_draws(tmp_path):
+    assert torch.equal(torch.cat(on_ranks(2, tmp_path, _drawn_by_rows, True), 1), _drawn_by_rows(False))
+
+
+def test_one_process_goes_on_after_an_interruption():
+    network, _, cells, _ = _network(False)
+    shard_network(network)
+    network.initialize(info=False)
+    cells.fails_at = 3
+    with pytest.raises(ValueError, match="a cell burst"):
+        network.simulate_iterations(5, measure_block_time=False)
+    network.simulate_iterations(5, measure_block_time=False)
 
 
 def test_what_can_t_be_dealt_out_is_refused():

@@ -235,7 +235,9 @@ class Exchange:
 
     def give_up(self, error: BaseException) -> None:
         """Tell the others, instead of this rank's next spikes, what it has raised."""
-        if not self._has_ended and self._size > 1:
+        if self._size == 1:  # a process by itself can go on after what it has caught
+            return
+        if not self._has_ended:
             with suppress(ExchangeError):  # what this rank has raised is what has to be known here
                 self._let_arrive()
                 self._compare(self._gathered(self._message(0, None, f"{type(error).__name__}: {error}".encode())))
@@ -334,6 +336,12 @@ class Exchange:
 
     def _second_round(self, spikes: Tensor, counts: Any) -> Tensor:
         most = int(counts.max())
+        self._has_ended = True  # as the others, who expect spikes, would read what is raised meanwhile as such
+        padded = self._spikes_of_all(spikes, counts, most)
+        self._has_ended = False
+        return padded
+
+    def _spikes_of_all(self, spikes: Tensor, counts: Any, most: int) -> Tensor:
         if 4 * most >= self._bytes:
             bits = self._gathered(_packed(spikes, self._stride))
             self.sent += bits.shape[1]
@@ -352,7 +360,7 @@ class Exchange:
         """Say which ranks are missing: all others write that they are there to where all have met at first."""
         self._has_ended = True
         until = began + self.timeout + MARGIN
-        names = [f"tritonstdp/{self._group.group_name}/{self.step}/{rank}" for rank in range(self._size)]
+        names = [f"tritonstdp/{self._group.group_name}/{rank}" for rank in range(self._size)]
         missing: list[int] | None = _answered(partial(_missing, names, self._rank, until), until + 1)
         if missing is None:
             raise ExchangeError(

@@ -362,7 +362,8 @@ DRAWS = frozenset((torch.rand, torch.randn, torch.normal, torch.randint))
 REFUSED = frozenset((
     torch.rand_like, torch.randn_like, torch.randint_like, torch.bernoulli, torch.poisson, torch.Tensor.bernoulli,
     torch.Tensor.bernoulli_, torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.exponential_,
-    torch.Tensor.random_,
+    torch.Tensor.random_, torch.Tensor.geometric_, torch.Tensor.log_normal_, torch.Tensor.cauchy_, torch.binomial,
+    torch.dropout, torch.nn.functional.dropout, torch.nn.init.uniform_, torch.nn.init.normal_,
 ))  # fmt: skip
 AT_A_TIME = 16
 """Rows; torch draws normal numbers in sixteens, so that so many rows are drawn alike alone and among others."""
@@ -373,13 +374,13 @@ class _Draws(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in REFUSED and this_rank()[1] > 1:
+        if _draws_otherwise(func, args, kwargs) and this_rank()[1] > 1:
             raise ValueError(
                 f"{func.__name__} would draw other numbers on other numbers of ranks: draw by vector('rand') of the "
                 "neurons, or torch.rand(neurons.size)"
             )
         if func in DRAWS:
-            others, sizes = _parted(args, kwargs)
+            others, sizes = _parted(func, args, kwargs)
             at = next((k for k, size in enumerate(sizes) if isinstance(size, Size)), None)
             if at is not None:
                 options = {name: value for name, value in kwargs.items() if name != "size"}
@@ -387,13 +388,25 @@ class _Draws(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _parted(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def _draws_otherwise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a function draws for a tensor that is there, or of as many numbers as a slice has neurons."""
+    given = *args, *(value for name, value in kwargs.items() if name != "out")
+    if func is torch.normal:
+        return any(isinstance(value, Tensor) for value in given)
+    if func in (torch.randperm, torch.randint):
+        return any(isinstance(value, Size) for value in given)
+    return func in REFUSED
+
+
+def _parted(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """What a draw is given beside the sizes, and these, in whichever way they are given."""
     if "size" in kwargs:
         size = kwargs["size"]
         return args, tuple(size) if isinstance(size, (tuple, list)) else (size,)
-    at = next((k for k, each in enumerate(args) if isinstance(each, (Size, tuple, list))), len(args))
-    return args[:at], tuple(args[at]) if at < len(args) and isinstance(args[at], (tuple, list)) else args[at:]
+    at = next((k for k, each in enumerate(args) if isinstance(each, (tuple, list))), None)
+    if at is None:  # sizes alone, one by one, as torch.rand(3, neurons.size)
+        return ((), args) if func in (torch.rand, torch.randn) else (args, ())
+    return args[:at], tuple(args[at])
 
 
 def _drawn(draw: Callable[..., Tensor], sizes: tuple[Any, ...], at: int) -> Tensor:
