@@ -129,6 +129,7 @@ DRAWS = {
     "binomial": lambda neurons: torch.binomial(neurons.v.abs(), torch.full((neurons.size,), 0.5)),
     "dropout": lambda neurons: torch.nn.functional.dropout(neurons.v),
     "uniform_": lambda neurons: torch.nn.init.uniform_(torch.empty(neurons.size)),
+    "multinomial": lambda neurons: torch.multinomial(neurons.v.abs() + 1, 2),
 }
 
 
@@ -154,6 +155,71 @@ def test_draws_that_would_depend_on_the_number_of_ranks_are_refused(tmp_path):
     for said in on_ranks(2, tmp_path, _with_jitter):
         for name in DRAWS:
             assert f"{name} would draw other numbers" in said[name]
+
+
+def _drawn_without_a_word(draw, n):
+    network = Network()
+    NeuronGroup(n, network, behavior={1: Cells(), 2: draw})
+    shard_network(network, timeout=20)
+    network.initialize(info=False)
+
+
+class ByShape(Behavior):
+    def initialize(self, neurons):
+        torch.rand(neurons.v.shape)
+
+
+class ByLength(Behavior):
+    def initialize(self, neurons):
+        torch.randn(len(neurons.v))
+
+
+@pytest.mark.parametrize("draw", [ByShape(), ByLength()])
+def test_a_draw_of_as_many_numbers_as_a_large_slice_has_neurons_is_refused(draw, tmp_path):
+    for folder, n in (("large", 200), ("small", 20)):
+        (tmp_path / folder).mkdir()
+        for given in on_ranks(2, tmp_path / folder, _drawn_without_a_word, draw, n):
+            assert n == 20 if given is None else "would draw other numbers" in str(given)
+
+
+class Encoder(Behavior):
+    def initialize(self, neurons):
+        neurons.spikes = neurons.vector(dtype=torch.bool)
+
+    def forward(self, neurons):
+        neurons.spikes = torch.bernoulli(torch.full((neurons.size,), 0.2)).bool()
+
+
+def _encoded(is_dealt_out):
+    network, inputs, _, groups = _network(False)
+    inputs.add_behavior(11, Encoder(), initialize=False)
+    if is_dealt_out:
+        shard_network(network, whole=[inputs], timeout=20)
+    network.initialize(info=False)
+    network.simulate_iterations(10, measure_block_time=False)
+    return groups[1].weights
+
+
+def test_a_group_that_each_rank_has_whole_draws_as_it_likes(tmp_path):
+    assert torch.equal(torch.cat(on_ranks(2, tmp_path, _encoded, True), 1), _encoded(False))
+
+
+class Unlike(Behavior):
+    def forward(self, neurons):
+        torch.rand(2 + 100 * dist.get_rank())
+
+
+def _drawing_unlike():
+    network, _, cells, _ = _network(False)
+    cells.add_behavior(29, Unlike(), initialize=False)
+    shard_network(network, timeout=20)
+    network.initialize(info=False)
+    network.simulate_iterations(3, measure_block_time=False)
+
+
+def test_ranks_that_have_drawn_otherwise_are_named(tmp_path):
+    for error in on_ranks(2, tmp_path, _drawing_unlike):
+        assert isinstance(error, ExchangeError) and "the ranks disagree on the seed (rank 0; rank 1)" in str(error)
 
 
 def _drawn_by_rows(is_dealt_out):

@@ -437,7 +437,7 @@ REMEDIES = {
     "step": "call the exchange as often on all of them",
     "network": "give all of them groups and spikes of the same topologies and dtypes",
     "rule": "call update_ on all of them with the same rule and bounds, and the same kinds of arguments",
-    "seed": "call torch.manual_seed with one seed on all of them, before shard()",
+    "seed": "call torch.manual_seed with one seed on all of them, before shard(), and draw as much on all",
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import random
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +21,7 @@ from pymonntorch import Behavior, NeuronGroup
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from tritonstdp.checkpoint_files import manifest_of
+from tritonstdp.checkpoint_files import manifest_of, torch_states
 from tritonstdp.distributed.checkpoints import write_all
 from tritonstdp.distributed.exchange import Exchange, ExchangeError
 from tritonstdp.distributed.groups import Cut, Size, Slice
@@ -68,7 +69,9 @@ def shard_network(network: Any, *, whole: Collection[Any] = (), timeout: float =
     or the group stays whole. Random numbers are those of one process: ``neurons.vector("rand")``,
     ``synapse.matrix(...)`` and ``torch.rand(neurons.size)`` draw for all ranks' neurons, and a rank keeps its own, of a
     matrix some rows at a time; weights that a behavior sets for all neurons in ``initialize`` are cut as well. What
-    draws for a tensor that is there, as ``torch.rand_like``, is refused.
+    draws for a slice otherwise, as ``torch.rand_like(neurons.v)`` or ``torch.rand(len(neurons.v))``, is refused, as far
+    as a size tells that it is one; and ranks whose torch generators differ after a step are named. What numpy or Python
+    draws is for the user to see to.
 
     :func:`tritonstdp.save` and :func:`tritonstdp.load`, called by all ranks with a folder that all see, write a file a
     rank, and go on from it on any number of ranks, or on one process where the network is not dealt out.
@@ -106,12 +109,19 @@ def shard_network(network: Any, *, whole: Collection[Any] = (), timeout: float =
         synapse.tensor_of_slice = cut.tensor_of_slice
     for own in slices.values():
         own.take()
-    exchange = SpikeExchange([*slices.values()], [*everyone.values()], cuts.values(), timeout)
+    sizes = _sizes_of_slices([*slices.values()], [group for group in network.NeuronGroups if group not in slices])
+    exchange = SpikeExchange([*slices.values()], [*everyone.values()], cuts.values(), sizes, timeout)
     last = max((key for key, parent, _ in network.sorted_behavior_execution_list if parent in slices), default=0)
     network.add_behavior(last + 0.5, exchange, initialize=False)
     for name in ("initialize", "simulate_iteration", "simulate_iterations"):
         setattr(network, name, partial(_watched, getattr(network, name), exchange))
     network.initialize = partial(_initialized, network.initialize, cuts)
+
+
+def _sizes_of_slices(slices: Collection[Slice], whole: Collection[Any]) -> set[int]:
+    """How many neurons or channels slices have, but for numbers that are also those of a whole group."""
+    cut = [size for own in slices for size in (own.size, own.depth) if size is not None]
+    return {int(size) for size in cut} - {size.whole for size in cut} - {int(group.size) for group in whole}
 
 
 def _check(network: Any, whole: Collection[Any]) -> None:
@@ -174,13 +184,19 @@ class SpikeExchange(Behavior):
         What each rank keeps of all neurons; a checkpoint holds it as well.
     stand_ins : dict
         What ranks alone have, this and what they keep of all neurons, and for what of one process it stands.
+    sizes : set of int
+        Of slices alone, and of no group that each rank has whole.
     """
 
-    def __init__(self, slices: list[Slice], everyone: list[_Everyone], cuts: Collection[Cut], timeout: float) -> None:
+    def __init__(
+        self, slices: list[Slice], everyone: list[_Everyone], cuts: Collection[Cut], sizes: Collection[int],
+        timeout: float,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.slices, self.everyone, self.timeout = slices, everyone, timeout
+        self.slices, self.everyone, self.sizes, self.timeout = slices, everyone, sizes, timeout
         self._parts = {own.group: own for own in slices} | {cut.synapse: cut for cut in cuts}
         self.exchanges: dict[torch.dtype, Exchange] = {}
+        self.owners: list[_Owner] = []
 
     def initialize(self, network: Any) -> None:
         for own in self.slices:
@@ -189,6 +205,7 @@ class SpikeExchange(Behavior):
         self._dtypes = [own.group.spikes.dtype for own in self.slices]
         for dtype in sorted({*self._dtypes}, key=str) or [torch.bool]:
             owner = _Owner(network, [own for own, kind in zip(self.slices, self._dtypes, strict=True) if kind is dtype])
+            self.owners.append(owner)
             self.exchanges[dtype] = Exchange(owner, dtype=dtype, timeout=self.timeout)
         self._share()
         for each in self.everyone:
@@ -252,6 +269,8 @@ class SpikeExchange(Behavior):
                     f"{own.group.tag}.spikes are {own.group.spikes.dtype} in this step, and were {dtype} when the "
                     "network was initialized: set them to the same dtype in initialize"
                 )
+        for owner in self.owners:
+            owner.note_draws()
         for dtype, exchange in self.exchanges.items():
             alike = [k for k, kind in enumerate(self._dtypes) if kind is dtype]
             if alike:
@@ -340,7 +359,13 @@ class _Owner:
         behaviors = network.sorted_behavior_execution_list
         kinds = [f"{type(parent).__name__} {key} {type(behavior).__name__}" for key, parent, behavior in behaviors]
         said = f"{[own.bounds for own in slices]} {network.def_dtype} {this_rank()[1]}"
-        self.facts = {"network": said, "rule": " ".join(kinds), "seed": str(torch.initial_seed())}
+        self.facts = {"network": said, "rule": " ".join(kinds)}
+        self.note_draws()
+
+    def note_draws(self) -> None:
+        """Keep where torch's generators are: ranks that have drawn otherwise are named."""
+        states = torch_states(self.device).values()
+        self.facts["seed"] = str([zlib.crc32(bytes(state.numpy())) for state in states])
 
     def neurons_of(self, rank: int) -> Tensor:
         """The numbers of a rank's neurons, those of the first group first."""
@@ -351,7 +376,7 @@ class _Owner:
 
 def _watched(call: Callable[..., Any], exchange: SpikeExchange, *given: Any, **options: Any) -> Any:
     """Do what a network does: with random numbers as of one process, and if this rank fails, the others get to know."""
-    with exchange.telling(), _Draws():
+    with exchange.telling(), _Draws(exchange.sizes):
         done = call(*given, **options)
         if call.__name__ == "simulate_iterations":
             exchange.meet()
@@ -363,18 +388,30 @@ REFUSED = frozenset((
     torch.rand_like, torch.randn_like, torch.randint_like, torch.bernoulli, torch.poisson, torch.Tensor.bernoulli,
     torch.Tensor.bernoulli_, torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.exponential_,
     torch.Tensor.random_, torch.Tensor.geometric_, torch.Tensor.log_normal_, torch.Tensor.cauchy_, torch.binomial,
-    torch.dropout, torch.nn.functional.dropout, torch.nn.init.uniform_, torch.nn.init.normal_,
+    torch.dropout, torch.nn.functional.dropout, torch.nn.init.uniform_, torch.nn.init.normal_, torch.multinomial,
 ))  # fmt: skip
+TELLING = 64
+"""As large a number that is also a slice's size is taken to be that; a smaller one may be anything."""
 AT_A_TIME = 16
 """Rows; torch draws normal numbers in sixteens, so that so many rows are drawn alike alone and among others."""
 
 
 class _Draws(TorchFunctionMode):
-    """Random numbers for a slice of neurons are those that one process would draw for it."""
+    """Random numbers for a slice of neurons are those that one process would draw for it, or none.
+
+    Parameters
+    ----------
+    sizes : set of int
+        Of slices alone: by which a draw for one is known that does not say so.
+    """
+
+    def __init__(self, sizes: Collection[int]) -> None:
+        super().__init__()
+        self.sizes = sizes
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if _draws_otherwise(func, args, kwargs) and this_rank()[1] > 1:
+        if self._draws_otherwise(func, args, kwargs) and this_rank()[1] > 1:
             raise ValueError(
                 f"{func.__name__} would draw other numbers on other numbers of ranks: draw by vector('rand') of the "
                 "neurons, or torch.rand(neurons.size)"
@@ -387,15 +424,21 @@ class _Draws(TorchFunctionMode):
                 return _drawn(partial(func, *others, **options), sizes, at)
         return func(*args, **kwargs)
 
-
-def _draws_otherwise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a function draws for a tensor that is there, or of as many numbers as a slice has neurons."""
-    given = *args, *(value for name, value in kwargs.items() if name != "out")
-    if func is torch.normal:
-        return any(isinstance(value, Tensor) for value in given)
-    if func in (torch.randperm, torch.randint):
-        return any(isinstance(value, Size) for value in given)
-    return func in REFUSED
+    def _draws_otherwise(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a function draws for a slice that is there, or of as many numbers as a slice has neurons."""
+        given = *args, *(value for name, value in kwargs.items() if name != "out")
+        if func in REFUSED or func is torch.normal:
+            shapes = [value.shape for value in given if isinstance(value, Tensor)]
+            if any(n in self.sizes for shape in shapes for n in shape):
+                return True
+        if func in (torch.randperm, torch.randint) and any(isinstance(value, Size) for value in given):
+            return True
+        if func in DRAWS or func is torch.randperm:
+            _, sizes = _parted(func, args, kwargs)
+            says_so = any(isinstance(n, Size) for n in sizes)
+            # of other shapes are also the weights of all, which are cut once they are there
+            return not says_so and len(sizes) == 1 and sizes[0] >= TELLING and sizes[0] in self.sizes
+        return False
 
 
 def _parted(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -405,7 +448,7 @@ def _parted(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[t
         return args, tuple(size) if isinstance(size, (tuple, list)) else (size,)
     at = next((k for k, each in enumerate(args) if isinstance(each, (tuple, list))), None)
     if at is None:  # sizes alone, one by one, as torch.rand(3, neurons.size)
-        return ((), args) if func in (torch.rand, torch.randn) else (args, ())
+        return ((), args) if func in (torch.rand, torch.randn, torch.randperm) else (args, ())
     return args[:at], tuple(args[at])
 
 
