@@ -136,6 +136,7 @@ class Exchange:
         self._at_once = self._bytes if self._bytes <= AT_ONCE or dtype is not torch.bool else 0
         self._has_ended = False
         self._on_the_way: tuple[Tensor, _Round | None] | None = None
+        self._dropped_next: _Round | None = None
         if self._size > 1:
             self._no_spikes = torch.zeros(self._at_once, dtype=torch.uint8, device=self._device)
             self._place_of = _places(neurons, self._stride).to(self._device)
@@ -308,6 +309,9 @@ class Exchange:
                 transfer.wait()
         except RuntimeError as error:
             self._call_the_roll(began, error)
+        # a round later, as gloo's thread may still hold locks of a transfer that it has just told to be done: on a core
+        # that both share, whoever drops the transfer then waits for that thread's turn, of 4 ms
+        self._dropped_next = under_way
         return under_way.gathered
 
     def _compare(self, gathered: Tensor) -> Any:
