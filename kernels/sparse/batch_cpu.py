@@ -22,7 +22,7 @@ from tritonstdp.kernels.batches import Config
 from tritonstdp.kernels.memory import Kept, kept_with
 from tritonstdp.kernels.object_cache import recipe_of
 from tritonstdp.kernels.protocol import Case, Step
-from tritonstdp.kernels.sparse import cpu
+from tritonstdp.kernels.sparse import cpu, is_indexed
 
 DEFAULT = Config()
 SPACE: dict[str, tuple[float, ...]] = {}
@@ -127,6 +127,7 @@ def _compile(case: Case, parallel: bool) -> Any:
     ahead, pointer = cpu.AHEAD, loops.as_pointer
     carray: Any = numba.carray
     parts = numba.prange if parallel else range
+    reads_all_minors = is_indexed(case)
 
     @loops.njit_part
     def visit_minor(
@@ -250,7 +251,8 @@ def _compile(case: Case, parallel: bool) -> Any:
                     first, last = major_start[later], major_start[later + 1]
                     fetch(w_address, first, last, w.itemsize)
                     fetch(sums_address, first, last, w.itemsize)
-                    fetch(minor_of_address, first, last, minor_of.itemsize)
+                    if reads_all_minors or major_any[later]:
+                        fetch(minor_of_address, first, last, minor_of.itemsize)
                 j = np.int64(e) if modulated else np.int64(fired_majors[e])
                 first, last = major_start[j], major_start[j + 1]
                 if at == len(fired_majors) or fired_majors[at] != j:
