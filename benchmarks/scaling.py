@@ -127,9 +127,7 @@ def say(n: int, clock: dict[str, float], busy: dict[str, float]) -> None:
     """Print what was found, in ms a step."""
     print(f"{n} neurons, {n * n:.1e} synapses")
     for name, ms in (("clock", clock), ("processor", busy)):
-        strong, limit, weak = (
-            ms[one] / ms[two] for one, two in (("whole", "both"), ("whole", "apart"), ("half", "both"))
-        )
+        strong, limit, weak = ms["whole"] / ms["both"], ms["whole"] / ms["apart"], ms["half"] / ms["both"]
         print(
             f"  {name}: {ms['whole']:.2f} ms a step on one process, {ms['both']:.2f} on two ({strong:.2f}x), "
             f"{ms['apart']:.2f} without an exchange ({limit:.2f}x); half of them on one {ms['half']:.2f} (weak scaling "

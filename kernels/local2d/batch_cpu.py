@@ -47,8 +47,6 @@ def _compile(case: Case, parallel: bool) -> Any:
     change, moved, move = batches.changes_of(case, bound_first=True)
     (pre_signals, pres, pre_at, pre_among), (post_signals, posts, post_at, post_among) = batches.samples_of(case)
     n_signals = len(case.names.pre)
-    # of a modulated rule, all synapses of a patch move together
-    n_kinds = 1 if modulated else 2
     # what a weight moves by, beside its change, is the same at all pre neurons, unless one of these is theirs
     pre_alike = {*case.formula.rule.eligibility_parameters, "dopamine"}.isdisjoint(case.names.pre)
     (kh, kw), _ = case.kernel_key
@@ -170,7 +168,8 @@ def _compile(case: Case, parallel: bool) -> Any:
                     for b in range(samples):
                         for at in range(v * taps, v * taps + counts[b, v]):
                             i = seen[b, at]
-                            is_shared = n_kinds == 2 and first_of[i] != last_of[i]
+                            # of a modulated rule, all synapses of a patch move together
+                            is_shared = not modulated and first_of[i] != last_of[i]
                             event = np.uint64(choose(is_shared, n_shared, n_alone))
                             synapses[event], positions[event], neurons[event], samples_of[event] = (
                                 seeing[b, at],

@@ -226,11 +226,10 @@ class Exchange:
         gathered = self._arrived(under_way)
         counts = self._compare(gathered)
         self.sent = gathered.shape[1]
-        padded = (
-            _unpacked(gathered[:, HEADER.itemsize :], self.dtype)
-            if self._at_once
-            else self._second_round(spikes, counts)
-        )
+        if self._at_once:
+            padded = _unpacked(gathered[:, HEADER.itemsize :], self.dtype)
+        else:
+            padded = self._second_round(spikes, counts)
         self.step += 1
         return padded.index_select(0, self._place_of)
 

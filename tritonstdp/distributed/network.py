@@ -269,7 +269,7 @@ class SpikeExchange(Behavior):
                     f"{own.group.tag}.spikes are {own.group.spikes.dtype} in this step, and were {dtype} when the "
                     "network was initialized: set them to the same dtype in initialize"
                 )
-        for owner in self.owners:
+        for owner in self.owners if this_rank()[1] > 1 else ():
             owner.note_draws()
         for dtype, exchange in self.exchanges.items():
             alike = [k for k, kind in enumerate(self._dtypes) if kind is dtype]
@@ -390,6 +390,7 @@ REFUSED = frozenset((
     torch.Tensor.random_, torch.Tensor.geometric_, torch.Tensor.log_normal_, torch.Tensor.cauchy_, torch.binomial,
     torch.dropout, torch.nn.functional.dropout, torch.nn.init.uniform_, torch.nn.init.normal_, torch.multinomial,
 ))  # fmt: skip
+WATCHED = DRAWS | REFUSED | {torch.randperm}
 TELLING = 64
 """As large a number that is also a slice's size is taken to be that; a smaller one may be anything."""
 AT_A_TIME = 16
@@ -411,6 +412,8 @@ class _Draws(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func not in WATCHED:  # as nearly all that a step calls
+            return func(*args, **kwargs)
         if self._draws_otherwise(func, args, kwargs) and this_rank()[1] > 1:
             raise ValueError(
                 f"{func.__name__} would draw other numbers on other numbers of ranks: draw by vector('rand') of the "
@@ -433,12 +436,12 @@ class _Draws(TorchFunctionMode):
                 return True
         if func in (torch.randperm, torch.randint) and any(isinstance(value, Size) for value in given):
             return True
-        if func in DRAWS or func is torch.randperm:
-            _, sizes = _parted(func, args, kwargs)
-            says_so = any(isinstance(n, Size) for n in sizes)
-            # of other shapes are also the weights of all, which are cut once they are there
-            return not says_so and len(sizes) == 1 and sizes[0] >= TELLING and sizes[0] in self.sizes
-        return False
+        if func in REFUSED:
+            return False
+        _, sizes = _parted(func, args, kwargs)
+        # of several sizes are also the weights of all, which are cut once they are there
+        says_so = len(sizes) != 1 or isinstance(sizes[0], Size)
+        return not says_so and sizes[0] >= TELLING and sizes[0] in self.sizes
 
 
 def _parted(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
