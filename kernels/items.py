@@ -132,12 +132,23 @@ class Cut(NamedTuple):
 
 
 @triton.jit
+def touched(spike, spikes, UNIT: tl.constexpr):
+    """Which synapses of a row a spike reaches, or shares an access with one that it reaches."""
+    reached = tl.where(spike != 0, True, spikes != 0)
+    if UNIT > 1:
+        units = tl.max(reached.to(tl.int32).reshape([reached.shape[0] // UNIT, UNIT]), axis=1, keep_dims=True)
+        together = tl.broadcast_to(units, [reached.shape[0] // UNIT, UNIT]).reshape([reached.shape[0]])
+        reached = tl.max_constancy(together != 0, UNIT)
+    return reached
+
+
+@triton.jit
 def row_item(
     entry, entries, part, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons, further_ptr, sizes, plan, numbers,
     w_min, w_max,
     ROW_AT: tl.constexpr, UPDATED: tl.constexpr, AFTER_MINOR: tl.constexpr, MODULATED: tl.constexpr, REAL: tl.constexpr,
     PRE_IS_MAJOR: tl.constexpr, SPARING: tl.constexpr, ALIKE: tl.constexpr, TALL: tl.constexpr, BLOCKS: tl.constexpr,
-    WIDTH: tl.constexpr, SAMPLES: tl.constexpr,
+    WIDTH: tl.constexpr, UNIT: tl.constexpr, SAMPLES: tl.constexpr,
 ):  # fmt: skip
     """Both terms for a part of some rows; once these are known, as few loads as can be wait for others."""
     # what all of these rows read of the minor neurons is read once, where it is alike
@@ -146,6 +157,7 @@ def row_item(
     places = ()  # type: Any
     w = ()  # type: Any
     c = ()
+    mine = ()
     spikes = ()
     there = ()
     for r in tl.static_range(TALL):
@@ -159,14 +171,19 @@ def row_item(
                 inside = tl.where(exists, inside, False)
                 seen = tl.where(exists, seen, False)
             places += ((at, c_at, inside, j, seen),)  # type: ignore[assignment]
-    for k in tl.static_range(TALL * BLOCKS):
-        at, c_at, inside, _, _ = places[k]
-        w += (tl.load(w_ptr + at, mask=inside, other=0.0),)
-        if MODULATED:
-            c += (tl.load(c_ptr + c_at, mask=inside, other=0.0),)  # type: ignore[assignment]
     for k in tl.static_range(READ):
         _, _, _, j, seen = places[k]
         spikes += (tl.load(minor[0] + j, mask=seen, other=0).to(REAL),)  # type: ignore[assignment]
+    for k in tl.static_range(TALL * BLOCKS):
+        at, c_at, inside, _, _ = places[k]
+        reached = inside
+        if not MODULATED:
+            reached = inside & touched(here[k // BLOCKS][0], spikes[k % READ], UNIT)
+        mine += (reached,)  # type: ignore[assignment]
+        # where one row's spikes are read for itself alone, weights do not wait for them
+        w += (tl.load(w_ptr + at, mask=reached if TALL > 1 else inside, other=0.0),)
+        if MODULATED:
+            c += (tl.load(c_ptr + c_at, mask=inside, other=0.0),)  # type: ignore[assignment]
     for k in tl.static_range(READ):
         _, _, _, j, seen = places[k]
         if SPARING:
@@ -174,7 +191,7 @@ def row_item(
             seen = seen & tl.where(here[k // BLOCKS][0] != 0, True, spikes[k] != 0)
         there += (values_of(spikes[k], minor, j, seen, REAL),)  # type: ignore[assignment]
     for k in tl.static_range(TALL * BLOCKS):
-        at, c_at, inside, _, _ = places[k]
+        at, c_at, _, _, _ = places[k]
         old = w[k].to(REAL)
         old_c = old
         if MODULATED:
@@ -183,9 +200,9 @@ def row_item(
             new, new_c = UPDATED(old, old_c, here[k // BLOCKS], there[k % READ], numbers, w_min, w_max)
         else:
             new, new_c = UPDATED(old, old_c, there[k % READ], here[k // BLOCKS], numbers, w_min, w_max)
-        tl.store(w_ptr + at, new.to(w_ptr.dtype.element_ty), mask=inside)
+        tl.store(w_ptr + at, new.to(w_ptr.dtype.element_ty), mask=mine[k])
         if MODULATED:
-            tl.store(c_ptr + c_at, new_c.to(c_ptr.dtype.element_ty), mask=inside)
+            tl.store(c_ptr + c_at, new_c.to(c_ptr.dtype.element_ty), mask=mine[k])
 
 
 @triton.jit
@@ -282,7 +299,7 @@ def items_kernel(
             ROW_ITEM(
                 tile * TALL, n_major, item - tile * parts, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons,
                 major_further_ptr, sizes, plan, numbers, w_min, w_max, ROW_AT, FORMULA, OTHER_FORMULA, MODULATED, REAL,
-                PRE_IS_MAJOR, SPARING, ALIKE, TALL, ACROSS, WIDTH, SAMPLES,
+                PRE_IS_MAJOR, SPARING, ALIKE, TALL, ACROSS, WIDTH, UNIT, SAMPLES,
             )  # fmt: skip
     elif len(lists) > 0:
         rows = tl.where(full, n_major, rows)
@@ -295,7 +312,7 @@ def items_kernel(
             ROW_ITEM(
                 entry, entry + 1, item - rank * row_parts, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons,
                 major_further_ptr, sizes, plan, numbers, w_min, w_max, ROW_AT, FORMULA, OTHER_FORMULA, MODULATED, REAL,
-                PRE_IS_MAJOR, SPARING, ALIKE, 1, WIDE, WIDTH, SAMPLES,
+                PRE_IS_MAJOR, SPARING, ALIKE, 1, WIDE, WIDTH, UNIT, SAMPLES,
             )  # fmt: skip
         # who runs out of rows goes on with columns; neighbours take one part of different ones
         first = (program + programs - row_items % programs) % programs

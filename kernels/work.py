@@ -54,6 +54,11 @@ def is_pass(nbytes: float, modulated: bool) -> bool:
     return modulated or nbytes < FEWEST_LISTED
 
 
+def reached(rate: float, itemsize: int) -> float:
+    """The share of fetches that hold a synapse which a spike reaches, where neighbours spike independently."""
+    return 1 - (1 - rate) ** (1 + FETCHED_BYTES // itemsize)
+
+
 def shared(config: Any, items: float, nbytes: float, lookups: int = 0) -> Work:
     """The programs that share items of work (:mod:`tritonstdp.kernels.items`), which move so many bytes together.
 

@@ -13,7 +13,8 @@ import gpu_bounds
 import pytest
 
 from tritonstdp.cli import main
-from tritonstdp.inspection import launches, worse
+from tritonstdp.commands.inspect import _configs
+from tritonstdp.inspection import gpu_module, launches, worse
 from tritonstdp.machine_code import TARGETS, occupancy
 from tritonstdp.problems import make_problem
 from tritonstdp.rules import RULES, Formula, stdp
@@ -190,6 +191,14 @@ def test_worse_compares_rows_that_both_reports_have():
 def test_a_configuration_is_changed_by_name():
     [row] = rows_of("--rule", "rstdp", "--topology", "dense", "--config", "blocks=2,num_warps=2")
     assert row["config"] == "blocks=2,num_warps=2"
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_every_setting_of_a_space_can_be_asked_for_by_name(topology):
+    module = gpu_module(topology)
+    for name, values in module.SPACE.items():
+        for value in values:
+            assert _configs("stdp", topology, f"{name}={value}", 0) == [module.DEFAULT._replace(**{name: value})]
 
 
 def test_a_field_that_a_configuration_lacks_is_named(capsys):

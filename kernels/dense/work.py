@@ -8,7 +8,7 @@ from typing import Any
 from tritonstdp.kernels.dense.gpu import cut_of
 from tritonstdp.kernels.event_lists import LANES
 from tritonstdp.kernels.items import SECTOR_BYTES
-from tritonstdp.kernels.work import FETCHED_BYTES, Work, is_pass, listing, shared
+from tritonstdp.kernels.work import Work, is_pass, listing, reached, shared
 
 
 def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
@@ -16,15 +16,13 @@ def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool
     n_major, n_minor = topology.weights_shape
     cut = cut_of(config, itemsize, n_major, n_minor, (n_minor, 1), (n_minor, 1))
     row_bytes = (1 + modulated) * 2 * itemsize * n_minor
+    items, nbytes = n_major * cut.row_parts, n_major * row_bytes
+    if not modulated:
+        nbytes *= reached(rate, itemsize)
     if is_pass(n_major * row_bytes, modulated):
-        return [shared(config, n_major * cut.row_parts, n_major * row_bytes)]
+        return [shared(config, items, nbytes)]
     rows, columns = rate * n_major, rate * n_minor
-    # neighbours in a fetch spike independently
-    fetched = FETCHED_BYTES // itemsize
-    fetches = n_minor / fetched * (1 - (1 - rate) ** fetched)
-    items = rows * cut.row_parts + math.ceil(columns / LANES.value) * cut.column_parts
-    nbytes = rows * row_bytes + fetches * (n_major - rows) * 2 * FETCHED_BYTES
     touched = rows * n_minor + min(n_minor, columns * SECTOR_BYTES // itemsize) * n_major
-    if touched >= config.full_from * n_major * n_minor:
-        items, nbytes = n_major * cut.row_parts, n_major * row_bytes
+    if touched < config.full_from * n_major * n_minor:
+        items = rows * cut.row_parts + math.ceil(columns / LANES.value) * cut.column_parts
     return [listing(n_major + n_minor), shared(config, items, nbytes)]

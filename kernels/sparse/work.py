@@ -7,7 +7,7 @@ from typing import Any
 from tritonstdp.kernels import work as works
 from tritonstdp.kernels.items import SECTOR_BYTES
 from tritonstdp.kernels.sparse.gpu import cut_of
-from tritonstdp.kernels.work import Work, is_pass, listing, shared
+from tritonstdp.kernels.work import Work, is_pass, listing, reached, shared
 
 LOOKUPS = 2
 """Where a neuron's synapses start, and whom they come from or go to."""
@@ -20,12 +20,15 @@ def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool
     (synapses,) = topology.weights_shape
     cut = cut_of(topology, config)
     items, nbytes = float(cut.n_major), (cut.index_bytes + (1.0 + modulated) * 2 * itemsize) * synapses
+    written = 1.0 if modulated else reached(rate, itemsize)
+    of_pass = shared(config, items, nbytes - (1 - written) * itemsize * synapses, LOOKUPS)
     if is_pass(nbytes, modulated):
-        return [shared(config, items, nbytes, LOOKUPS)]
-    if 2 * rate < config.full_from:
-        items = rate * (cut.n_major + cut.n_minor)
-        # a minor neuron's synapses are scattered: each moves a sector both ways, and is found by two indices
-        nbytes = rate * (nbytes + (8 + 2 * SECTOR_BYTES * (1 - rate)) * synapses)
+        return [of_pass]
+    if 2 * rate >= config.full_from:
+        return [listing(cut.n_major + cut.n_minor), of_pass]
+    items = rate * (cut.n_major + cut.n_minor)
+    # a minor neuron's synapses are scattered: each moves a sector both ways, and is found by two indices
+    nbytes = rate * (nbytes + (8 + 2 * SECTOR_BYTES * (1 - rate)) * synapses)
     return [listing(cut.n_major + cut.n_minor), shared(config, items, nbytes, LOOKUPS)]
 
 

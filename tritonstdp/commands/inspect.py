@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import itertools
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -90,10 +91,22 @@ def _configs(rule: str, topology: str, wanted: str, samples: int) -> list[Any]:
     if unknown:
         what = " on ".join(filter(None, (rule, topology)))
         raise UserError(f"--config: {what} has no {', '.join(unknown)}; it has {', '.join(module.DEFAULT._fields)}")
-    for name, value in changes.items():
-        if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**20 and int(value).bit_count() == 1):
-            raise UserError(f"--config: {name}={value} is no setting: give a power of 2")
-    return [module.DEFAULT._replace(**{name: int(value) for name, value in changes.items()})]
+    return [module.DEFAULT._replace(**{k: _setting(k, v, getattr(module.DEFAULT, k)) for k, v in changes.items()})]
+
+
+def _setting(name: str, value: str, default: float) -> float:
+    """A setting as it was written: a share where the default is one, and a power of 2 elsewhere."""
+    if isinstance(default, float):
+        try:
+            share = float(value)
+        except ValueError:
+            share = math.nan
+        if not 0 <= share < math.inf:
+            raise UserError(f"--config: {name}={value} is no setting: give a number from 0 on")
+        return share
+    if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**20 and int(value).bit_count() == 1):
+        raise UserError(f"--config: {name}={value} is no setting: give a power of 2")
+    return int(value)
 
 
 def _selected(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str, str]]:
