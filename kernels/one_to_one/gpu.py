@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any, NamedTuple
 
-import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from tritonstdp.kernels.batches_gpu import WORD, Samples, change_of_word, moved_by_all, word_of
-from tritonstdp.kernels.blocks import device_formula, launch_options, number_passing, real_type, values_at, values_of
-from tritonstdp.kernels.formula_gpu import NUMBERS, fp64, numbers_of
-from tritonstdp.kernels.launch import Launch, nothing, starts_apart
-from tritonstdp.kernels.memory import Kept, kept_with
-from tritonstdp.kernels.protocol import Case, PlacedStep, Step
+from tritonstdp.kernels.blocks import device_formula, launch_options, real_type, values_at, values_of
+from tritonstdp.kernels.event_lists import listed_step
+from tritonstdp.kernels.formula_gpu import fp64, numbers_of
+from tritonstdp.kernels.launch import Launch
+from tritonstdp.kernels.protocol import Case, Step
 
 
 class Config(NamedTuple):
@@ -66,7 +65,7 @@ def after_samples(
 
 @triton.jit
 def one_to_one_kernel(
-    w_ptr, c_ptr, pre, post,
+    w_ptr, c_ptr, lists, pre, post,
     p0: fp64, p1: fp64, p2: fp64, p3: fp64, p4: fp64, p5: fp64, p6: fp64, p7: fp64, p8: fp64, p9: fp64, p10: fp64,
     p11: fp64, scalars, low: fp64, high: fp64, n, w_stride, c_stride,
     FORMULA: tl.constexpr, OTHER_FORMULA: tl.constexpr, MODULATED: tl.constexpr, N: tl.constexpr, REAL: tl.constexpr,
@@ -105,30 +104,17 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     """Prepare the launch for one case; raises ``CannotCompileError`` where Triton can't take the formula."""
     formula = device_formula(case, bound_first=False)
     parts = (formula.delta, formula.moved) if case.reduction else (formula.updated, None)
-    real, options = real_type(case.dtype), launch_options(case.dtype, case.device)
-    settled = *parts, case.modulated, len(case.names.numbers) - case.names.n_scalars, real, config.block
-    passing = number_passing(case)
-    kept: Kept = WeakKeyDictionary()
+    settled = (
+        *parts, case.modulated, len(case.names.numbers) - case.names.n_scalars, real_type(case.dtype), config.block
+    )
+    options = launch_options(case.dtype, case.device)
 
-    def launch(n: int, samples: int, device: torch.device, *strides: int) -> Launch:
-        programs = triton.cdiv(n, config.block)
-        arguments = n, *strides, *settled, Samples.of(case, samples, True, (n,))
-        return Launch(one_to_one_kernel, programs, device, arguments, num_warps=config.num_warps, **options)
+    def launches(topology: Any, weights: Tensor, eligibility: Tensor, samples: int) -> Any:
+        shape = topology.n, weights.stride(0), eligibility.stride(0)
+        arguments = *shape, *settled, Samples.of(case, samples, True, (topology.n,))
+        programs = triton.cdiv(topology.n, config.block)
+        return (), Launch(
+            one_to_one_kernel, programs, weights.device, arguments, num_warps=config.num_warps, **options
+        )  # fmt: skip
 
-    def place(topology, weights, c, pre, post, *_):  # type: ignore[no-untyped-def]
-        if weights.numel() == 0:
-            return nothing
-        eligibility = weights if c is None else c
-        samples = len(pre[0]) if case.reduction else 0
-        kind = samples, weights.device, weights.stride(0), eligibility.stride(0)
-        update = kept_with(kept, topology, kind, launch, topology.n, *kind)
-        apart = starts_apart(weights, eligibility, *pre, *post)
-
-        def step(topology, weights, c, pre, post, numbers, w_min, w_max):  # type: ignore[no-untyped-def]
-            passed = passing(numbers, w_min, w_max)
-            unusual = apart or starts_apart(*passed[NUMBERS])
-            update(unusual, weights, weights if c is None else c, tuple(pre), tuple(post), *passed)
-
-        return step
-
-    return PlacedStep(place)
+    return listed_step(case, launches)
