@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tritonstdp.kernels.blocks import values_at
-from tritonstdp.kernels.event_lists import part_of
+from tritonstdp.kernels.event_lists import entry_of, part_of
 from tritonstdp.kernels.formula_gpu import quotient
 from tritonstdp.kernels.launch import Launch, nothing, starts_apart
 from tritonstdp.kernels.memory import Kept, kept_with
@@ -253,14 +253,15 @@ def after_samples(
 
 @triton.jit
 def sampled_row(
-    entry, entries, part, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons, further_ptr, sizes, plan, numbers,
-    w_min, w_max,
+    rank, rows, part, listed, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons, further_ptr, sizes, plan,
+    numbers, w_min, w_max,
     ROW_AT: tl.constexpr, DELTA: tl.constexpr, MOVED: tl.constexpr, MODULATED: tl.constexpr, REAL: tl.constexpr,
-    PRE_IS_MAJOR: tl.constexpr, SPARING: tl.constexpr, ALIKE: tl.constexpr, TALL: tl.constexpr, BLOCKS: tl.constexpr,
-    WIDTH: tl.constexpr, UNIT: tl.constexpr, SAMPLES: tl.constexpr,
+    PRE_IS_MAJOR: tl.constexpr, SPARING: tl.constexpr, TALL: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr,
+    UNIT: tl.constexpr, SAMPLES: tl.constexpr,
 ):  # fmt: skip
     """What all samples change in a part of one row."""
-    i, further = part_of(entry, entry < entries, major_neurons, further_ptr)
+    entry, _ = entry_of(rank, rank < rows, listed)
+    i, further = part_of(entry, rank < rows, major_neurons, further_ptr)
     here = values_at(major[1:], i, i >= 0, REAL)
     for k in range(BLOCKS):
         first = ((part + further) * BLOCKS + k) * WIDTH

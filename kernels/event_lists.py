@@ -230,6 +230,19 @@ def place_of(rank, counted, gaps):
 
 
 @triton.jit
+def entry_of(rank, exists, listed):
+    """The row of a rank, of those that are listed or of all; and whether it may be a silent one's."""
+    if len(listed) == 0:
+        return rank, True
+    else:
+        full, counted, gaps, list_ptr = listed
+        entry = rank
+        if full == 0:
+            entry = tl.load(list_ptr + place_of(rank, counted, gaps), mask=exists, other=0)
+        return entry, full
+
+
+@triton.jit
 def places_of(rank, counted, gaps):
     """The same of a vector of ranks."""
     if counted.shape[0] == 1:

@@ -38,7 +38,7 @@ from tritonstdp.kernels.blocks import (
     values_at,
     values_of,
 )
-from tritonstdp.kernels.event_lists import LANES, Listing, counted_of, listed_step, part_of, place_of
+from tritonstdp.kernels.event_lists import Listing, counted_of, entry_of, listed_step, part_of, place_of
 from tritonstdp.kernels.formula_gpu import fp64, numbers_of
 from tritonstdp.kernels.launch import WIDEST_BYTES, Launch
 from tritonstdp.kernels.protocol import Case, Step
@@ -101,17 +101,17 @@ class Cut(NamedTuple):
         constants.
     unit : int
         Elements of the widest access; it divides the number of minor neurons.
-    wide : int
-        Blocks of a row that an item takes.
+    tall, wide : int
+        Rows that an item takes a part of, and the blocks of each. More than one only where the k-th synapses of all
+        rows have the same minor neurons, of which they then share what they read.
     high : int or None
         Blocks of a column that an item takes; the configuration's where None.
     height : int
         Synapses of such a block for each minor neuron.
     further : tuple of Tensor or None
         Those parts, of either side: see :class:`tritonstdp.kernels.event_lists.Listing`.
-    alike : bool
-        Whether the k-th synapses of all rows have the same minor neurons, so that several rows may share what is read
-        of these, and neighbouring columns memory sectors.
+    at_once : int
+        Columns that an item takes, a lane each: more than one where neighbouring ones share memory sectors.
     index_bytes : int
         What a row reads beside each weight, to know its minor neuron.
     """
@@ -123,72 +123,74 @@ class Cut(NamedTuple):
     sizes: tuple[Any, ...] = ()
     plan: tuple[Any, ...] = ()
     unit: int = 1
+    tall: int = 1
     wide: int = 1
     high: int | None = None
     height: int = 1
     further: tuple[Tensor | None, Tensor | None] = (None, None)
-    alike: bool = False
+    at_once: int = 1
     index_bytes: int = 0
 
 
 @triton.jit
-def touched(spike, spikes, UNIT: tl.constexpr):
+def reached(spiked, spikes, UNIT: tl.constexpr):
     """Which synapses of a row a spike reaches, or shares an access with one that it reaches."""
-    reached = tl.where(spike != 0, True, spikes != 0)
+    found = tl.where(spiked, True, spikes != 0)
     if UNIT > 1:
-        units = tl.max(reached.to(tl.int32).reshape([reached.shape[0] // UNIT, UNIT]), axis=1, keep_dims=True)
-        together = tl.broadcast_to(units, [reached.shape[0] // UNIT, UNIT]).reshape([reached.shape[0]])
-        reached = tl.max_constancy(together != 0, UNIT)
-    return reached
+        units = tl.max(found.to(tl.int32).reshape([found.shape[0] // UNIT, UNIT]), axis=1, keep_dims=True)
+        together = tl.broadcast_to(units, [found.shape[0] // UNIT, UNIT]).reshape([found.shape[0]])
+        found = tl.max_constancy(together != 0, UNIT)
+    return found
 
 
 @triton.jit
 def row_item(
-    entry, entries, part, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons, further_ptr, sizes, plan, numbers,
-    w_min, w_max,
+    rank, rows, part, listed, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons, further_ptr, sizes, plan,
+    numbers, w_min, w_max,
     ROW_AT: tl.constexpr, UPDATED: tl.constexpr, AFTER_MINOR: tl.constexpr, MODULATED: tl.constexpr, REAL: tl.constexpr,
-    PRE_IS_MAJOR: tl.constexpr, SPARING: tl.constexpr, ALIKE: tl.constexpr, TALL: tl.constexpr, BLOCKS: tl.constexpr,
-    WIDTH: tl.constexpr, UNIT: tl.constexpr, SAMPLES: tl.constexpr,
+    PRE_IS_MAJOR: tl.constexpr, SPARING: tl.constexpr, TALL: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr,
+    UNIT: tl.constexpr, SAMPLES: tl.constexpr,
 ):  # fmt: skip
     """Both terms for a part of some rows; once these are known, as few loads as can be wait for others."""
-    # what all of these rows read of the minor neurons is read once, where it is alike
-    READ: tl.constexpr = BLOCKS if ALIKE else TALL * BLOCKS
     here = ()  # type: Any
     places = ()  # type: Any
     w = ()  # type: Any
     c = ()
     mine = ()
+    spiked = ()
     spikes = ()
     there = ()
     for r in tl.static_range(TALL):
-        exists = entry + r < entries
-        i, further = part_of(entry + r, exists, major_neurons, further_ptr)
+        exists = rank + r < rows
+        entry, may_be_silent = entry_of(rank + r, exists, listed)
+        i, further = part_of(entry, exists, major_neurons, further_ptr)
         here += (values_at(major, i, exists, REAL),)
+        # nothing waits for the spike of who is listed
+        spiked += (tl.load(major[0] + i, mask=exists & may_be_silent, other=1) != 0,)  # type: ignore[assignment]
         for k in tl.static_range(BLOCKS):
             first = ((part + further) * BLOCKS + k) * WIDTH
             at, c_at, inside, j, seen = ROW_AT(i, first + tl.arange(0, WIDTH), sizes, plan)
             if TALL > 1:
                 inside = tl.where(exists, inside, False)
-                seen = tl.where(exists, seen, False)
             places += ((at, c_at, inside, j, seen),)  # type: ignore[assignment]
-    for k in tl.static_range(READ):
+    for k in tl.static_range(BLOCKS):
         _, _, _, j, seen = places[k]
         spikes += (tl.load(minor[0] + j, mask=seen, other=0).to(REAL),)  # type: ignore[assignment]
     for k in tl.static_range(TALL * BLOCKS):
         at, c_at, inside, _, _ = places[k]
-        reached = inside
+        changing = inside
         if not MODULATED:
-            reached = inside & touched(here[k // BLOCKS][0], spikes[k % READ], UNIT)
-        mine += (reached,)  # type: ignore[assignment]
+            changing = inside & reached(spiked[k // BLOCKS], spikes[k % BLOCKS], UNIT)
+        mine += (changing,)  # type: ignore[assignment]
         # where one row's spikes are read for itself alone, weights do not wait for them
-        w += (tl.load(w_ptr + at, mask=reached if TALL > 1 else inside, other=0.0),)
+        w += (tl.load(w_ptr + at, mask=changing if TALL > 1 else inside, other=0.0),)
         if MODULATED:
             c += (tl.load(c_ptr + c_at, mask=inside, other=0.0),)  # type: ignore[assignment]
-    for k in tl.static_range(READ):
+    for k in tl.static_range(BLOCKS):
         _, _, _, j, seen = places[k]
         if SPARING:
             # nothing else is read between silent neurons, as most are
-            seen = seen & tl.where(here[k // BLOCKS][0] != 0, True, spikes[k] != 0)
+            seen = seen & tl.where(here[0][0] != 0, True, spikes[k] != 0)
         there += (values_of(spikes[k], minor, j, seen, REAL),)  # type: ignore[assignment]
     for k in tl.static_range(TALL * BLOCKS):
         at, c_at, _, _, _ = places[k]
@@ -197,9 +199,9 @@ def row_item(
         if MODULATED:
             old_c = c[k].to(REAL)
         if PRE_IS_MAJOR:
-            new, new_c = UPDATED(old, old_c, here[k // BLOCKS], there[k % READ], numbers, w_min, w_max)
+            new, new_c = UPDATED(old, old_c, here[k // BLOCKS], there[k % BLOCKS], numbers, w_min, w_max)
         else:
-            new, new_c = UPDATED(old, old_c, there[k % READ], here[k // BLOCKS], numbers, w_min, w_max)
+            new, new_c = UPDATED(old, old_c, there[k % BLOCKS], here[k // BLOCKS], numbers, w_min, w_max)
         tl.store(w_ptr + at, new.to(w_ptr.dtype.element_ty), mask=mine[k])
         if MODULATED:
             tl.store(c_ptr + c_at, new_c.to(c_ptr.dtype.element_ty), mask=mine[k])
@@ -253,7 +255,7 @@ def column_item(
         tl.store(w_ptr + places[k][2], new.to(w_ptr.dtype.element_ty), mask=mine[k])
 
 
-@triton.jit(do_not_specialize=["n_major", "minor_units", "row_parts", "column_parts", "major_neurons", "minor_neurons"])
+@triton.jit(do_not_specialize=["n_major", "minor_units", "major_neurons", "minor_neurons"])
 def items_kernel(
     w_ptr, c_ptr, lists, major, minor,
     p0: fp64, p1: fp64, p2: fp64, p3: fp64, p4: fp64, p5: fp64, p6: fp64, p7: fp64, p8: fp64, p9: fp64, p10: fp64,
@@ -263,8 +265,8 @@ def items_kernel(
     ROW_ITEM: tl.constexpr, COLUMN_ITEM: tl.constexpr, ROW_AT: tl.constexpr, COLUMN_AT: tl.constexpr,
     FORMULA: tl.constexpr, OTHER_FORMULA: tl.constexpr, MODULATED: tl.constexpr, SPARING: tl.constexpr,
     N: tl.constexpr, REAL: tl.constexpr, PRE_IS_MAJOR: tl.constexpr, SAMPLES: tl.constexpr, UNIT: tl.constexpr,
-    ALIKE: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr,
-    HEIGHT: tl.constexpr, AT_ONCE: tl.constexpr, SECTOR: tl.constexpr, CUTS: tl.constexpr,
+    TALL: tl.constexpr, WIDE: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr, HEIGHT: tl.constexpr,
+    AT_ONCE: tl.constexpr, SECTOR: tl.constexpr, CUTS: tl.constexpr,
 ):  # fmt: skip
     """One step; see the module for how programs share the synapses.
 
@@ -279,41 +281,28 @@ def items_kernel(
     sizes = (n_major, n_minor) + sizes  # noqa: RUF005
     program = tl.program_id(0)
     programs = tl.num_programs(0)
-    full = True
-    rows, chunks, counted, gaps = 0, 0, 0, 0
+    rows, chunks, listed = n_major, 0, ()
     if len(lists) > 0:
         majors_ptr, major_list_ptr = lists[0]
         minors_ptr, minor_list_ptr = lists[1]
         MAJORS: tl.constexpr = CUTS[0][0]
         SLOT: tl.constexpr = CUTS[0][1]
-        rows, columns, chunks, counted, gaps = counted_of(
+        spiking, columns, chunks, counted, gaps = counted_of(
             majors_ptr, minors_ptr, MAJORS, CUTS[1][0], SLOT, CUTS[1][1], AT_ONCE
         )
         touched = tl.minimum(columns.to(tl.float32) * SECTOR, n_minor) * n_major
-        full = rows.to(tl.float32) * n_minor + touched >= full_work
-    if full and (TALL > 1 or len(lists) == 0):
-        ACROSS: tl.constexpr = WIDE if TALL == 1 else 1
-        parts = row_parts * (WIDE // ACROSS)
-        for item in range(program, tl.cdiv(n_major, TALL) * parts, programs):
-            tile = tl.cast(item, tl.int32) // parts  # a number in the interpreter
-            ROW_ITEM(
-                tile * TALL, n_major, item - tile * parts, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons,
-                major_further_ptr, sizes, plan, numbers, w_min, w_max, ROW_AT, FORMULA, OTHER_FORMULA, MODULATED, REAL,
-                PRE_IS_MAJOR, SPARING, ALIKE, TALL, ACROSS, WIDTH, UNIT, SAMPLES,
-            )  # fmt: skip
-    elif len(lists) > 0:
-        rows = tl.where(full, n_major, rows)
-        chunks = tl.where(full, 0, chunks)
-        row_items = rows * row_parts
-        for item in range(program, row_items, programs):
-            rank = tl.cast(item, tl.int32) // row_parts
-            listed = tl.load(major_list_ptr + place_of(rank, counted, gaps), mask=full == 0, other=0)
-            entry = tl.where(full, rank, listed)
-            ROW_ITEM(
-                entry, entry + 1, item - rank * row_parts, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons,
-                major_further_ptr, sizes, plan, numbers, w_min, w_max, ROW_AT, FORMULA, OTHER_FORMULA, MODULATED, REAL,
-                PRE_IS_MAJOR, SPARING, ALIKE, 1, WIDE, WIDTH, UNIT, SAMPLES,
-            )  # fmt: skip
+        full = spiking.to(tl.float32) * n_minor + touched >= full_work
+        rows, chunks = tl.where(full, n_major, spiking), tl.where(full, 0, chunks)
+        listed = full, counted, gaps, major_list_ptr
+    row_items = tl.cdiv(rows, TALL) * row_parts
+    for item in range(program, row_items, programs):
+        tile = tl.cast(item, tl.int32) // row_parts  # a number in the interpreter
+        ROW_ITEM(
+            tile * TALL, rows, item - tile * row_parts, listed, w_ptr, c_ptr, major, minor, major_neurons,
+            minor_neurons, major_further_ptr, sizes, plan, numbers, w_min, w_max, ROW_AT, FORMULA, OTHER_FORMULA,
+            MODULATED, REAL, PRE_IS_MAJOR, SPARING, TALL, WIDE, WIDTH, UNIT, SAMPLES,
+        )  # fmt: skip
+    if len(lists) > 0:
         # who runs out of rows goes on with columns; neighbours take one part of different ones
         first = (program + programs - row_items % programs) % programs
         for item in range(first, chunks * column_parts, programs):
@@ -401,13 +390,12 @@ def build_items(
             listings = []
         (n_pre,), (n_post,) = topology.pre_shape, topology.post_shape
         neurons = (n_pre, n_post) if pre_is_major else (n_post, n_pre)
-        wide, width, high, height = cut.wide, threads * cut.unit, cut.high or config.blocks, cut.height
-        tall, at_once = (max(1, config.blocks // (1 + modulated)), LANES.value) if cut.alike else (1, 1)
+        tall, wide, width = cut.tall, cut.wide, threads * cut.unit
+        high, height, at_once = cut.high or config.blocks, cut.height, cut.at_once
         if samples:  # a weight a lane: the fewer go through samples together, the less they wait for each other
-            wide, width, height, high = wide * cut.unit, threads, min(threads, high * height), high * height
-            high //= height
-            tall, at_once = 1, 1
-        most_items = cut.n_major * cut.row_parts
+            tall, wide, width, at_once = 1, wide * cut.unit, threads, 1
+            high, height = high * height // min(threads, high * height), min(threads, high * height)
+        most_items = triton.cdiv(cut.n_major, tall) * cut.row_parts
         if listings:
             most_items += triton.cdiv(cut.n_minor, at_once) * cut.column_parts
         is_wide = cut.unit * case.dtype.itemsize == WIDEST_BYTES and config.blocks <= MOST_BLOCKS and not samples
@@ -417,8 +405,8 @@ def build_items(
                 cut.n_major, cut.n_minor // cut.unit, cut.row_parts, cut.column_parts,
                 config.full_from * cut.n_major * cut.n_minor,
                 *neurons, *cut.further, cut.sizes, cut.plan, *settled, Samples.of(case, samples, pre_is_major, neurons),
-                cut.unit, cut.alike, tall, wide, high, width, height, at_once,
-                SECTOR_BYTES // case.dtype.itemsize if cut.alike else 1,
+                cut.unit, tall, wide, high, width, height, at_once,
+                SECTOR_BYTES // case.dtype.itemsize if cut.at_once > 1 else 1,
                 tuple([(listing.segments, listing.segment) for listing in listings]),
             ),
             num_warps=config.num_warps, **options, **({"maxnreg": REGISTERS if is_wide else 128} if limited else {}),

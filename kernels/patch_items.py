@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from math import gcd
 from typing import Any
 
 import triton
 import triton.language as tl
 
-from tritonstdp.kernels.items import WARP, WIDEST_BYTES, Config, Cut
+from tritonstdp.kernels.items import WARP, Config, Cut
 
 
-def cut_of(topology: Any, config: Config, itemsize: int) -> Cut:
-    """Cut the patches, and what looks at a pre neuron."""
+def cut_of(topology: Any, config: Config, *_: Any) -> Cut:
+    """Cut the patches, a lane a tap, so that those of a warp see few sectors of a map; and what looks at a pre neuron."""
     (n_pre,), (c_in, *size), (c_out, *out_size) = topology.pre_shape, topology.src_shape, topology.dst_shape
     kernel, stride = topology.kernel_size, topology.stride
     taps = c_in * kernel[0] * kernel[1]
-    unit, threads = gcd(taps, n_pre, WIDEST_BYTES // itemsize), WARP * config.num_warps
-    # wider accesses would leave threads without any
-    while unit > 1 and threads * unit >= 2 * taps:
-        unit //= 2
+    threads = WARP * config.num_warps
     candidates = c_out * triton.cdiv(kernel[0], stride[0]) * triton.cdiv(kernel[1], stride[1])
-    row_parts, wide = evenly(triton.cdiv(taps, threads * unit), max(1, config.blocks // 2))
+    row_parts, wide = evenly(triton.cdiv(taps, threads), 2 * config.blocks)
     column_parts, high = evenly(triton.cdiv(candidates, threads), config.blocks)
     return Cut(
-        c_out * topology.positions, n_pre, row_parts, column_parts, sizes=(taps // unit, candidates, *size, *out_size),
-        plan=(*topology.padding, *map(tl.constexpr, (unit, *kernel, *stride))),
-        unit=unit, wide=wide, high=high, height=threads,
+        c_out * topology.positions, n_pre, row_parts, column_parts, sizes=(taps, candidates, *size, *out_size),
+        plan=tuple(map(tl.constexpr, (*topology.padding, *kernel, *stride))), wide=wide, high=high, height=threads,
     )  # fmt: skip
 
 
@@ -48,8 +43,8 @@ def seen_from(j, k, sizes, plan):
 
     Neighbours see it from side by side.
     """
-    _, _, tap_units, candidates, height, width, out_height, out_width = sizes
-    pad_h, pad_w, UNIT, KH, KW, SH, SW = plan
+    _, _, taps, candidates, height, width, out_height, out_width = sizes
+    PAD_H, PAD_W, KH, KW, SH, SW = plan
     DOWN: tl.constexpr = (KH + SH - 1) // SH
     ACROSS: tl.constexpr = (KW + SW - 1) // SW
     line = k // ACROSS
@@ -57,8 +52,8 @@ def seen_from(j, k, sizes, plan):
     above = line - channel * DOWN
     left = k - line * ACROSS
     # as many steps before the last patch that can see it, as many strides further on in the patch
-    down = j // width % height + pad_h
-    across = j % width + pad_w
+    down = j // width % height + PAD_H
+    across = j % width + PAD_W
     tap_row = down % SH + above * SH
     tap_column = across % SW + left * SW
     row = down // SH - above
@@ -67,4 +62,4 @@ def seen_from(j, k, sizes, plan):
     # kernels of a stride that does not divide them lack taps of some remainders
     found = tl.minimum(margin(row, column, out_height, out_width), margin(tap_row, tap_column, KH, KW))
     tap = (j // (width * height) * KH + tap_row) * KW + tap_column
-    return i, (k < candidates) & (found >= 0), channel, tap, tl.cast(tap_units, tl.int64) * UNIT
+    return i, (k < candidates) & (found >= 0), channel, tap, tl.cast(taps, tl.int64)

@@ -133,7 +133,7 @@ def build_patches(case: PropagationCase, config: Config, shares_weights: bool, c
         )  # fmt: skip
         sums = Launch(patches_kernel, programs * shares, weights.device, settled, num_warps=num_warps, **options)
         summing = Summing.of_shares(sums, c_out * positions, shares, weights.device)
-        cut = partial(cut_of, topology, items.Config(num_warps=1), case.dtype.itemsize)
+        cut = partial(cut_of, topology, items.Config(num_warps=1))
         return with_scatter(case, topology, weights, summing, config.scatter_up_to, cut, False, column_at)
 
     return summed_step(case, summing)

@@ -769,12 +769,13 @@ def test_a_registered_space_must_name_fields_of_the_default():
 @pytest.mark.parametrize("rate", [0.01, 0.1])
 def test_the_cost_models_dense_work_is_what_spikes_leave_to_do(rate):
     topology, config = Dense(4096, 384), dense_gpu.Config(blocks=2, full_from=2.0)
-    cut = dense_gpu.cut_of(config, 4, 4096, 384, (384, 1), (384, 1))
+    cut = dense_gpu.cut_of(config, 4, False, 4096, 384, (384, 1), (384, 1))
     generator = torch.Generator().manual_seed(0)
     items, fetches = [], []
     for _ in range(200):
         s, q = torch.rand(4096, generator=generator) < rate, torch.rand(384, generator=generator) < rate
-        items.append(int(s.sum()) * cut.row_parts + math.ceil(int(q.sum()) / 32) * cut.column_parts)
+        rows, columns = math.ceil(int(s.sum()) / cut.tall), math.ceil(int(q.sum()) / cut.at_once)
+        items.append(rows * cut.row_parts + columns * cut.column_parts)
         fetches.append(int(s.sum()) * 384 // 16 + int((~s).sum()) * int(q.view(-1, 16).any(1).sum()))
     _listing, work = dense_work(topology, config, rate, 4, False)
     assert work.programs == pytest.approx(min(config.programs, sum(items) / 200), rel=0.1)
@@ -786,7 +787,7 @@ def test_a_small_groups_step_is_estimated_as_the_one_launch_that_it_is(name):
     topology, work = example_topology(name), kernels_of(name, "work").work
     kernel = importlib.import_module(f"tritonstdp.kernels.{name}.gpu")
     [seldom], [often] = (work(topology, kernel.DEFAULT, rate, 4, False) for rate in (0.001, 0.3))
-    assert seldom == often
+    assert seldom.programs == often.programs and seldom.nbytes <= often.nbytes
 
 
 @pytest.mark.parametrize("name", sorted(TOPOLOGIES))

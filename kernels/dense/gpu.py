@@ -12,6 +12,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from tritonstdp.kernels.event_lists import LANES
 from tritonstdp.kernels.items import WARP, Config, Cut, build_items
 from tritonstdp.kernels.launch import WIDEST_BYTES
 from tritonstdp.kernels.protocol import Case, Step
@@ -28,16 +29,17 @@ SPACE: dict[str, tuple[float, ...]] = {
 }
 
 
-def cut_of(config: Config, itemsize: int, n_major: int, n_minor: int, w_strides: Any, c_strides: Any) -> Cut:
+def cut_of(
+    config: Config, itemsize: int, modulated: bool, n_major: int, n_minor: int, w_strides: Any, c_strides: Any
+) -> Cut:
     """Cut weights whose rows lie ``w_strides[0]`` elements apart."""
     unit = gcd(n_minor, w_strides[0], c_strides[0], WIDEST_BYTES // itemsize)
     width, height = config.num_warps * WARP * unit, config.num_warps * ROWS_OF_A_LANE
-    # each reads as much of the minor neurons
-    wide = min(max(1, config.blocks // 2), triton.cdiv(n_minor, width))
     return Cut(
-        n_major, n_minor, triton.cdiv(n_minor, wide * width), triton.cdiv(n_major, config.blocks * height),
+        n_major, n_minor, triton.cdiv(n_minor, width), triton.cdiv(n_major, config.blocks * height),
         sizes=(w_strides[0] // unit, c_strides[0] // unit),
-        plan=(w_strides[1], c_strides[1], tl.constexpr(unit)), unit=unit, wide=wide, height=height, alike=True,
+        plan=(w_strides[1], c_strides[1], tl.constexpr(unit)), unit=unit,
+        tall=max(1, config.blocks // (1 + modulated)), height=height, at_once=LANES.value,
     )  # fmt: skip
 
 
@@ -73,6 +75,6 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
         turn = 1 if pre_is_major else -1
         n_major, n_minor = topology.weights_shape[::turn]
         strides = weights.stride()[::turn], eligibility.stride()[::turn]
-        return cut_of(config, case.dtype.itemsize, n_major, n_minor, *strides)
+        return cut_of(config, case.dtype.itemsize, case.modulated, n_major, n_minor, *strides)
 
     return build_items(case, config, pre_is_major, cut, row_at, column_at)

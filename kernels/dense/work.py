@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from tritonstdp.kernels.dense.gpu import cut_of
-from tritonstdp.kernels.event_lists import LANES
 from tritonstdp.kernels.items import SECTOR_BYTES
 from tritonstdp.kernels.work import Work, is_pass, listing, reached, shared
 
@@ -14,9 +13,9 @@ from tritonstdp.kernels.work import Work, is_pass, listing, reached, shared
 def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
     """The launches of a step; see :class:`tritonstdp.kernels.work.Work`."""
     n_major, n_minor = topology.weights_shape
-    cut = cut_of(config, itemsize, n_major, n_minor, (n_minor, 1), (n_minor, 1))
+    cut = cut_of(config, itemsize, modulated, n_major, n_minor, (n_minor, 1), (n_minor, 1))
     row_bytes = (1 + modulated) * 2 * itemsize * n_minor
-    items, nbytes = n_major * cut.row_parts, n_major * row_bytes
+    items, nbytes = math.ceil(n_major / cut.tall) * cut.row_parts, n_major * row_bytes
     if not modulated:
         nbytes *= reached(rate, itemsize)
     if is_pass(n_major * row_bytes, modulated):
@@ -24,5 +23,5 @@ def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool
     rows, columns = rate * n_major, rate * n_minor
     touched = rows * n_minor + min(n_minor, columns * SECTOR_BYTES // itemsize) * n_major
     if touched < config.full_from * n_major * n_minor:
-        items = rows * cut.row_parts + math.ceil(columns / LANES.value) * cut.column_parts
+        items = math.ceil(rows / cut.tall) * cut.row_parts + math.ceil(columns / cut.at_once) * cut.column_parts
     return [listing(n_major + n_minor), shared(config, items, nbytes)]

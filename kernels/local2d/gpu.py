@@ -7,12 +7,10 @@ some, so that only those at the border are candidates in vain.
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
-from tritonstdp.kernels.items import Config, Cut, build_items
+from tritonstdp.kernels.items import Config, build_items
 from tritonstdp.kernels.patch_items import cut_of, margin, seen_from
 from tritonstdp.kernels.protocol import Case, Step
 
@@ -29,16 +27,19 @@ SPACE: dict[str, tuple[float, ...]] = {
 @triton.jit
 def row_at(i, k, sizes, plan):
     """The taps of a patch, and the pre neurons that they see; none is where the padding is."""
-    _, _, tap_units, _, height, width, out_height, out_width = sizes
-    pad_h, pad_w, UNIT, KH, KW, SH, SW = plan
+    _, _, taps, _, height, width, out_height, out_width = sizes
+    PAD_H, PAD_W, KH, KW, SH, SW = plan
     line = k // KW
     channel = line // KH
-    row = i // out_width % out_height * SH - pad_h + line - channel * KH
-    column = i % out_width * SW - pad_w + k - line * KW
-    taps = tl.cast(tap_units, tl.int64) * UNIT
+    tap_row, tap_column = line - channel * KH, k - line * KW
+    top, left = i // out_width % out_height * SH - PAD_H, i % out_width * SW - PAD_W
+    inside = k < taps
+    seen = inside
+    if PAD_H + PAD_W > 0:
+        seen &= margin(top + tap_row, left + tap_column, height, width) >= 0
     at = i.to(tl.int64) * taps + k
-    seen = (k < taps) & (margin(row, column, height, width) >= 0)
-    return at, at, k < taps, (channel * height + row) * width + column, seen
+    # what depends on the tap alone is added up by itself: it is the same for all rows of a program
+    return at, at, inside, (channel * height + tap_row) * width + tap_column + (top * width + left), seen
 
 
 @triton.jit
@@ -50,8 +51,4 @@ def column_at(j, k, sizes, plan):
 
 def build(case: Case, config: Config = DEFAULT) -> Step:
     """Prepare the launches for one case; raises ``CannotCompileError`` where Triton can't take the formula."""
-
-    def cut(topology: Any, config: Config, weights: Any, eligibility: Any) -> Cut:
-        return cut_of(topology, config, case.dtype.itemsize)
-
-    return build_items(case, config, False, cut, row_at, column_at, bound_first=True)
+    return build_items(case, config, False, cut_of, row_at, column_at, bound_first=True)

@@ -10,7 +10,7 @@ from tritonstdp.kernels.work import Work, is_pass, listing, reached, shared
 
 def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
     """The launches of a step; see :class:`tritonstdp.kernels.work.Work`."""
-    cut = cut_of(topology, config, itemsize)
+    cut = cut_of(topology, config)
     patch = topology.weights_shape[-1]
     nbytes, items = (1.0 + modulated) * 2 * itemsize * cut.n_major * patch, float(cut.n_major * cut.row_parts)
     # neighbours are looked at by neurons that spike independently

@@ -105,7 +105,11 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     formula = device_formula(case, bound_first=False)
     parts = (formula.delta, formula.moved) if case.reduction else (formula.updated, None)
     settled = (
-        *parts, case.modulated, len(case.names.numbers) - case.names.n_scalars, real_type(case.dtype), config.block
+        *parts,
+        case.modulated,
+        len(case.names.numbers) - case.names.n_scalars,
+        real_type(case.dtype),
+        config.block,
     )
     options = launch_options(case.dtype, case.device)
 

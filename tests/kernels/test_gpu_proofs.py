@@ -42,8 +42,8 @@ LISTED = ("dense", "local2d", "sparse")
 SUMMED = ("conv2d",)  # the order of a sum differs from torch's, and so do the last bits
 POWERS = (power_lower_bound, power_upper_bound)  # each compiler has powers of its own
 
-_cut = gpu_module("dense").cut_of(gpu_module("dense").DEFAULT, 4, 1, 10_001, (10_001, 1), (10_001, 1))
-CHUNK = _cut.wide * gpu_module("dense").DEFAULT.num_warps * 32 * _cut.unit
+_cut = gpu_module("dense").cut_of(gpu_module("dense").DEFAULT, 4, False, 1, 10_001, (10_001, 1), (10_001, 1))
+CHUNK = gpu_module("dense").DEFAULT.num_warps * 32 * _cut.unit
 """Weights of a row that an item takes at an odd width."""
 BLOCK_OF_ROWS = gpu_module("dense").DEFAULT.blocks * _cut.height
 """Rows of some columns that an item takes then."""
