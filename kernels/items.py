@@ -255,7 +255,7 @@ def column_item(
         tl.store(w_ptr + places[k][2], new.to(w_ptr.dtype.element_ty), mask=mine[k])
 
 
-@triton.jit(do_not_specialize=["n_major", "minor_units", "major_neurons", "minor_neurons"])
+@triton.jit(do_not_specialize=["n_major", "minor_units", "row_parts", "column_parts", "major_neurons", "minor_neurons"])
 def items_kernel(
     w_ptr, c_ptr, lists, major, minor,
     p0: fp64, p1: fp64, p2: fp64, p3: fp64, p4: fp64, p5: fp64, p6: fp64, p7: fp64, p8: fp64, p9: fp64, p10: fp64,
@@ -265,8 +265,8 @@ def items_kernel(
     ROW_ITEM: tl.constexpr, COLUMN_ITEM: tl.constexpr, ROW_AT: tl.constexpr, COLUMN_AT: tl.constexpr,
     FORMULA: tl.constexpr, OTHER_FORMULA: tl.constexpr, MODULATED: tl.constexpr, SPARING: tl.constexpr,
     N: tl.constexpr, REAL: tl.constexpr, PRE_IS_MAJOR: tl.constexpr, SAMPLES: tl.constexpr, UNIT: tl.constexpr,
-    TALL: tl.constexpr, WIDE: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr, HEIGHT: tl.constexpr,
-    AT_ONCE: tl.constexpr, SECTOR: tl.constexpr, CUTS: tl.constexpr,
+    WHOLE: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr,
+    HEIGHT: tl.constexpr, AT_ONCE: tl.constexpr, SECTOR: tl.constexpr, CUTS: tl.constexpr,
 ):  # fmt: skip
     """One step; see the module for how programs share the synapses.
 
@@ -296,10 +296,13 @@ def items_kernel(
         listed = full, counted, gaps, major_list_ptr
     row_items = tl.cdiv(rows, TALL) * row_parts
     for item in range(program, row_items, programs):
-        tile = tl.cast(item, tl.int32) // row_parts  # a number in the interpreter
+        tile, part = tl.cast(item, tl.int32), 0  # a number in the interpreter
+        if not WHOLE:
+            tile = tile // row_parts
+            part = item - tile * row_parts
         ROW_ITEM(
-            tile * TALL, rows, item - tile * row_parts, listed, w_ptr, c_ptr, major, minor, major_neurons,
-            minor_neurons, major_further_ptr, sizes, plan, numbers, w_min, w_max, ROW_AT, FORMULA, OTHER_FORMULA,
+            tile * TALL, rows, part, listed, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons,
+            major_further_ptr, sizes, plan, numbers, w_min, w_max, ROW_AT, FORMULA, OTHER_FORMULA,
             MODULATED, REAL, PRE_IS_MAJOR, SPARING, TALL, WIDE, WIDTH, UNIT, SAMPLES,
         )  # fmt: skip
     if len(lists) > 0:
@@ -405,7 +408,7 @@ def build_items(
                 cut.n_major, cut.n_minor // cut.unit, cut.row_parts, cut.column_parts,
                 config.full_from * cut.n_major * cut.n_minor,
                 *neurons, *cut.further, cut.sizes, cut.plan, *settled, Samples.of(case, samples, pre_is_major, neurons),
-                cut.unit, tall, wide, high, width, height, at_once,
+                cut.unit, cut.row_parts == cut.tall == 1, tall, wide, high, width, height, at_once,
                 SECTOR_BYTES // case.dtype.itemsize if cut.at_once > 1 else 1,
                 tuple([(listing.segments, listing.segment) for listing in listings]),
             ),

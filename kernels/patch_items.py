@@ -11,7 +11,7 @@ from tritonstdp.kernels.items import WARP, Config, Cut
 
 
 def cut_of(topology: Any, config: Config, *_: Any) -> Cut:
-    """Cut the patches, a lane a tap, so that those of a warp see few sectors of a map; and what looks at a pre neuron."""
+    """Cut what looks at a pre neuron, and patches: a lane a tap, so that those of a warp see few sectors of a map."""
     (n_pre,), (c_in, *size), (c_out, *out_size) = topology.pre_shape, topology.src_shape, topology.dst_shape
     kernel, stride = topology.kernel_size, topology.stride
     taps = c_in * kernel[0] * kernel[1]
