@@ -182,8 +182,8 @@ def row_item(
         if not MODULATED:
             changing = inside & reached(spiked[k // BLOCKS], spikes[k % BLOCKS], UNIT)
         mine += (changing,)  # type: ignore[assignment]
-        # where one row's spikes are read for itself alone, weights do not wait for them
-        w += (tl.load(w_ptr + at, mask=changing if TALL > 1 else inside, other=0.0),)
+        # weights wait for spikes where many rows share these, but not in groups so small that waiting is all they do
+        w += (tl.load(w_ptr + at, mask=changing if TALL > 1 and len(listed) > 0 else inside, other=0.0),)
         if MODULATED:
             c += (tl.load(c_ptr + c_at, mask=inside, other=0.0),)  # type: ignore[assignment]
     for k in tl.static_range(BLOCKS):

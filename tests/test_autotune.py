@@ -840,9 +840,9 @@ def test_spilling_and_hopeless_configurations_are_left_out_and_the_default_stays
         config: object
 
     monkeypatch.setattr(cost, "KEPT", 2)
-    monkeypatch.setattr(cost, "launches", lambda problem, config: [Launched((4096 // config.block,), config)])
+    monkeypatch.setattr(cost, "launches", lambda problem, config: [Launched((2**22 // config.block,), config)])
     monkeypatch.setattr(cost, "_compiled", lambda found, limits: (32, 7 * (found[0].config.block == 1024), 1.0))
-    estimates, left_out = cost.rank(configs, FORMULA, OneToOne(4096), torch.float32, "sm_90", (0.02,))
+    estimates, left_out = cost.rank(configs, FORMULA, OneToOne(2**22), torch.float32, "sm_90", (0.02,))
     assert configs[0] in [each.config for each in estimates], "the default was left out"
     assert "7 spills" in left_out.values() and "far behind by the model" in left_out.values()
     assert [each.mean for each in estimates] == sorted(each.mean for each in estimates)

@@ -14,14 +14,12 @@ def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool
     """The launches of a step; see :class:`tritonstdp.kernels.work.Work`."""
     n_major, n_minor = topology.weights_shape
     cut = cut_of(config, itemsize, modulated, n_major, n_minor, (n_minor, 1), (n_minor, 1))
-    row_bytes = (1 + modulated) * 2 * itemsize * n_minor
-    items, nbytes = math.ceil(n_major / cut.tall) * cut.row_parts, n_major * row_bytes
-    if not modulated:
-        nbytes *= reached(rate, itemsize)
-    if is_pass(n_major * row_bytes, modulated):
-        return [shared(config, items, nbytes)]
+    items, nbytes = math.ceil(n_major / cut.tall) * cut.row_parts, (1.0 + modulated) * 2 * itemsize * n_major * n_minor
+    share = 1.0 if modulated else reached(rate, itemsize)
+    if is_pass(nbytes, modulated):
+        return [shared(config, items, nbytes * (1 + share) / 2)]
     rows, columns = rate * n_major, rate * n_minor
     touched = rows * n_minor + min(n_minor, columns * SECTOR_BYTES // itemsize) * n_major
     if touched < config.full_from * n_major * n_minor:
         items = math.ceil(rows / cut.tall) * cut.row_parts + math.ceil(columns / cut.at_once) * cut.column_parts
-    return [listing(n_major + n_minor), shared(config, items, nbytes)]
+    return [listing(n_major + n_minor), shared(config, items, nbytes * share)]

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tritonstdp.kernels import items
 from tritonstdp.kernels.batches_gpu import WORD, Samples, change_of_word, moved_by_all, word_of
 from tritonstdp.kernels.blocks import device_formula, launch_options, real_type, values_at, values_of
 from tritonstdp.kernels.event_lists import listed_step
@@ -69,9 +70,12 @@ def one_to_one_kernel(
     p0: fp64, p1: fp64, p2: fp64, p3: fp64, p4: fp64, p5: fp64, p6: fp64, p7: fp64, p8: fp64, p9: fp64, p10: fp64,
     p11: fp64, scalars, low: fp64, high: fp64, n, w_stride, c_stride,
     FORMULA: tl.constexpr, OTHER_FORMULA: tl.constexpr, MODULATED: tl.constexpr, N: tl.constexpr, REAL: tl.constexpr,
-    BLOCK: tl.constexpr, SAMPLES: tl.constexpr,
+    BLOCK: tl.constexpr, SAMPLES: tl.constexpr, EAGER: tl.constexpr,
 ):  # fmt: skip
-    """One step over one block; a plain rule reads and writes only synapses of which a neuron has spiked."""
+    """One step over one block; a plain rule writes only synapses of which a neuron has spiked.
+
+    In large groups it reads no others, either; in small ones nothing waits for the spikes.
+    """
     numbers = numbers_of(p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, scalars, N, REAL)
     w_min = tl.full([], low, REAL)
     w_max = tl.full([], high, REAL)
@@ -88,12 +92,13 @@ def one_to_one_kernel(
         mine = inside
         if not MODULATED:
             mine = inside & ((pre_spike != 0) | (post_spike != 0))
-        here = values_of(pre_spike, pre, i, mine, REAL)
-        there = values_of(post_spike, post, i, mine, REAL)
-        w = tl.load(w_at, mask=mine, other=0.0).to(REAL)
+        asked = inside if EAGER else mine
+        here = values_of(pre_spike, pre, i, asked, REAL)
+        there = values_of(post_spike, post, i, asked, REAL)
+        w = tl.load(w_at, mask=asked, other=0.0).to(REAL)
         c = w
         if MODULATED:
-            c = tl.load(c_at, mask=mine, other=0.0).to(REAL)
+            c = tl.load(c_at, mask=asked, other=0.0).to(REAL)
         w, c = FORMULA(w, c, here, there, numbers, w_min, w_max)
     tl.store(w_at, w.to(w_ptr.dtype.element_ty), mask=mine)
     if MODULATED:
@@ -104,18 +109,14 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
     """Prepare the launch for one case; raises ``CannotCompileError`` where Triton can't take the formula."""
     formula = device_formula(case, bound_first=False)
     parts = (formula.delta, formula.moved) if case.reduction else (formula.updated, None)
-    settled = (
-        *parts,
-        case.modulated,
-        len(case.names.numbers) - case.names.n_scalars,
-        real_type(case.dtype),
-        config.block,
-    )
+    n_passed = len(case.names.numbers) - case.names.n_scalars
+    settled = *parts, case.modulated, n_passed, real_type(case.dtype), config.block
     options = launch_options(case.dtype, case.device)
 
     def launches(topology: Any, weights: Tensor, eligibility: Tensor, samples: int) -> Any:
         shape = topology.n, weights.stride(0), eligibility.stride(0)
-        arguments = *shape, *settled, Samples.of(case, samples, True, (topology.n,))
+        is_small = 2 * weights.itemsize * topology.n < items.fewest_listed(weights.device)
+        arguments = *shape, *settled, Samples.of(case, samples, True, (topology.n,)), is_small
         programs = triton.cdiv(topology.n, config.block)
         return (), Launch(
             one_to_one_kernel, programs, weights.device, arguments, num_warps=config.num_warps, **options

@@ -11,9 +11,11 @@ from tritonstdp.kernels.work import Work
 def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
     """The busy programs of a step; see :class:`tritonstdp.kernels.work.Work`."""
     per_sector = max(1, 32 // itemsize)
-    touched = 1.0 if modulated else 1 - (1 - rate) ** (2 * per_sector)
-    nbytes = config.block * (2 + itemsize * touched * (6 if modulated else 4))
-    return [Work(-(-topology.n // config.block), nbytes, 2)]
+    written = 1.0 if modulated else 1 - (1 - rate) ** (2 * per_sector)
+    is_small = works.is_pass(2 * itemsize * topology.n, modulated)
+    states, read = (2, 1.0) if modulated else (1, 1.0 if is_small else written)
+    nbytes = config.block * (2 + itemsize * (states * written + (2 + states) * read))
+    return [Work(-(-topology.n // config.block), nbytes, 1 if is_small else 2)]
 
 
 def whole_pass(topology: Any, itemsize: int, modulated: bool) -> list[Work]:

@@ -99,7 +99,7 @@ def test_steps_of_other_rules_are_those_of_the_reference(group, rule):
     assert_like_the_reference(problem_of(rule, group))
 
 
-@pytest.mark.parametrize("group", ["dense of a width like 1000", "sparse csr", "local2d"])
+@pytest.mark.parametrize("group", ["dense of a width like 1000", "one_to_one", "sparse csr", "local2d"])
 def test_small_groups_take_a_pass_to_the_same_bits(group, monkeypatch):
     monkeypatch.setattr(items, "FEWEST_LISTED", 10**9)
     assert_like_the_reference(problem_of("stdp", group))

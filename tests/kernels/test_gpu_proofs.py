@@ -182,6 +182,17 @@ def test_lists_and_a_pass_over_all_give_the_same_and_so_does_one_without_lists(r
         assert_bits(problem.copy().run(step), expected)
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.4, 1.0])
+@telling_rules
+def test_one_to_one_synapses_read_before_or_after_their_spikes_end_in_the_same_bits(rule, rate, monkeypatch):
+    module = gpu_module("one_to_one")
+    problem = make_problem(formula_of(rule), GROUPS["one_to_one"], rate=rate)
+    expected = problem.copy().run(reference_step(problem))
+    for fewest_listed in (0, 10**9):
+        monkeypatch.setattr(items, "fewest_listed", lambda device, fewest=fewest_listed: fewest)
+        assert_bits(problem.copy().run(module.build(problem.case)), expected)
+
+
 @pytest.mark.parametrize(("rate", "largest"), [(0.05, 4096), (0.4, 32), (1.0, 32)])
 def test_a_convolutions_events_may_be_shared_by_lanes_and_take_several_turns_and_segments(rate, largest, monkeypatch):
     monkeypatch.setattr(event_lists, "SMALLEST_OF_MAPS", 32)
