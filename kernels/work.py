@@ -66,8 +66,8 @@ def shared(config: Any, items: float, nbytes: float, lookups: int = 0) -> Work:
     """
     programs = min(config.programs, max(1.0, items))
     turns = -(-items // programs)
-    # the counts, an entry and its signals are near
-    return Work(programs, nbytes / programs, turns + lookups, nbytes / max(1.0, items) / 2, near=3)
+    # of each turn an entry, spikes and what these ask for are near
+    return Work(programs, nbytes / programs, turns + lookups, nbytes / max(1.0, items) / 2, near=3 * turns)
 
 
 def whole_pass(topology: Any, itemsize: int, modulated: bool, more: int = 0) -> list[Work]:

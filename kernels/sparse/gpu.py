@@ -19,7 +19,8 @@ from tritonstdp.kernels.items import WARP, Config, Cut, build_items
 from tritonstdp.kernels.protocol import Case, Step
 from tritonstdp.kernels.sparse import is_indexed
 
-DEFAULT = Config(blocks=4, waves=16, full_from=0.6, num_warps=1)
+# a program is one warp: as many as a processor holds, since each waits for what it has just read
+DEFAULT = Config(blocks=4, waves=32, full_from=0.6, num_warps=1)
 SPACE: dict[str, tuple[float, ...]] = {
     "blocks": (2, 4, 8),
     "waves": (8, 16, 32),
