@@ -44,8 +44,8 @@ from tritonstdp.kernels.launch import WIDEST_BYTES, Launch
 from tritonstdp.kernels.protocol import Case, Step
 
 SECTOR_BYTES, WARP = 32, 32
-REGISTERS = 64
-"""Of a thread, where programs of four warps fill the registers of a processor four times."""
+REGISTERS = 80
+"""Of a thread, of which six programs of four warps have a processor's; with fewer, accesses wait for each other."""
 MOST_BLOCKS = 4
 """Which these are enough for."""
 USUAL_PROCESSORS = 132
@@ -144,6 +144,16 @@ def reached(spiked, spikes, UNIT: tl.constexpr):
 
 
 @triton.jit
+def once_all_are_there(first, values, zero, REAL: tl.constexpr):
+    """The first of some values, made of all, of which the others change nothing."""
+    BITS: tl.constexpr = tl.int64 if tl.float64 == REAL else tl.int32
+    late = tl.zeros_like(first).to(BITS, bitcast=True)
+    for k in tl.static_range(1, len(values)):
+        late ^= values[k].to(REAL).to(BITS, bitcast=True)
+    return (first.to(BITS, bitcast=True) | (late & zero)).to(REAL, bitcast=True)
+
+
+@triton.jit
 def row_item(
     rank, rows, part, listed, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons, further_ptr, sizes, plan,
     numbers, w_min, w_max,
@@ -195,6 +205,10 @@ def row_item(
     for k in tl.static_range(TALL * BLOCKS):
         at, c_at, _, _, _ = places[k]
         old = w[k].to(REAL)
+        if TALL > 1 and k == 0:
+            # ptxas would ask for a row's weights when it is done with the row before, and can't know
+            # that the number of rows is not negative
+            old = once_all_are_there(old, w, rows >> 31, REAL)
         old_c = old
         if MODULATED:
             old_c = c[k].to(REAL)

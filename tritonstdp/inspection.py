@@ -193,6 +193,8 @@ class Inspection:
         The share of a multiprocessor's warps that fit, as registers, shared memory and program slots allow.
     instructions : int
         Machine instructions.
+    in_flight : int or None
+        The most bytes of global memory that a thread waits for at once; None on AMD.
     weight_width : int
         The width in bits of the narrowest access to what the step updates; 0 where there is none.
     address_bits : int
@@ -216,6 +218,7 @@ class Inspection:
     shared: int
     occupancy: float
     instructions: int
+    in_flight: int | None
     weight_width: int
     address_bits: int
     loads: Widths
@@ -333,7 +336,7 @@ _COUNTED = (
     "programs", "idle", "turns", "operations", "longest",
 )  # fmt: skip
 _MORE_IS_WORSE = ("registers", "local", "spills", "shared", "instructions", *_COUNTED)
-_LESS_IS_WORSE = ("occupancy", "weight_width", "address_bits")
+_LESS_IS_WORSE = ("occupancy", "in_flight", "weight_width", "address_bits")
 
 
 def worse(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:

@@ -86,8 +86,8 @@ def occupancy(target: Target, registers: int, shared: int, num_warps: int) -> fl
     return programs * num_warps / target.warps
 
 
-def usage(compiled: Any) -> dict[str, int]:
-    """Registers and local memory a thread, spills, and instructions.
+def usage(compiled: Any) -> dict[str, Any]:
+    """Registers and local memory a thread, spills, instructions, and how much a thread waits for at once.
 
     Parameters
     ----------
@@ -96,14 +96,15 @@ def usage(compiled: Any) -> dict[str, int]:
 
     Returns
     -------
-    dict of str to int
+    dict of str to int or None
         ``registers``; ``local``: bytes of stack or scratch; ``spills``: instructions that reach local memory (on AMD:
-        registers spilled); ``instructions``: machine instructions.
+        registers spilled); ``instructions``: machine instructions; ``in_flight``: see :func:`bytes_in_flight` (None on
+        AMD).
     """
     return _nvidia_usage(compiled.asm["cubin"]) if "cubin" in compiled.asm else _amd_usage(compiled.asm["amdgcn"])
 
 
-def _nvidia_usage(cubin: bytes) -> dict[str, int]:
+def _nvidia_usage(cubin: bytes) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.cubin")
         path.write_bytes(cubin)
@@ -118,7 +119,47 @@ def _nvidia_usage(cubin: bytes) -> dict[str, int]:
         "local": used["STACK"] + used["LOCAL"],
         "spills": sum(operation.startswith(("LDL", "STL")) for operation in operations),
         "instructions": len(operations) - padding,
+        "in_flight": bytes_in_flight(code),
     }
+
+
+_LOAD = re.compile(r"\bLDG\.E(?:\.(?P<width>[US]8|[US]16|64|128))?\S* R(?P<register>\d+),")
+_LOADED_BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, None: 4, "64": 8, "128": 16}
+
+
+def bytes_in_flight(code: str) -> int:
+    """The most bytes of global memory that a thread has asked for before it reads any of their registers.
+
+    PTX does not tell: ``ptxas`` moves loads behind what does not need them, so that one waits for another.
+
+    Parameters
+    ----------
+    code : str
+        NVIDIA's machine code as ``nvdisasm`` writes it, which is taken in the order in which it stands.
+
+    Returns
+    -------
+    int
+        The bytes.
+
+    Examples
+    --------
+    >>> bytes_in_flight("LDG.E.128 R4, desc[UR4][R2.64] ; LDG.E R8, desc[UR4][R2.64+0x10] ; FADD R9, R4, R8 ;")
+    20
+    >>> bytes_in_flight("LDG.E.128 R4, desc[UR4][R2.64] ; FADD R9, R4, R4 ; LDG.E R8, desc[UR4][R2.64+0x10] ;")
+    16
+    """
+    waiting: dict[int, int] = {}
+    most = 0
+    for instruction in code.split(";"):
+        named = {int(register) for register in re.findall(r"\bR(\d+)\b", instruction)}
+        if not named.isdisjoint(waiting):
+            waiting = {register: nbytes for register, nbytes in waiting.items() if register not in named}
+        if load := _LOAD.search(instruction):
+            first, nbytes = int(load["register"]), _LOADED_BYTES[load["width"]]
+            waiting |= {first + k: min(nbytes, 4) for k in range(-(-nbytes // 4))}
+            most = max(most, sum(waiting.values()))
+    return most
 
 
 def _run_tool(name: str, *arguments: str) -> str:
@@ -128,7 +169,7 @@ def _run_tool(name: str, *arguments: str) -> str:
     return subprocess.run([str(tool), *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def _amd_usage(code: str) -> dict[str, int]:
+def _amd_usage(code: str) -> dict[str, Any]:
     named = {name: int(n) for name, n in re.findall(r"^\s*-?\s*\.(\w+):\s+(\d+)$", code, re.MULTILINE)}
     body = code.split(".Lfunc_end0")[0]
     return {
@@ -136,6 +177,7 @@ def _amd_usage(code: str) -> dict[str, int]:
         "local": named["private_segment_fixed_size"],
         "spills": named["vgpr_spill_count"] + named["sgpr_spill_count"],
         "instructions": len(re.findall(r"^\t(?:s|v|ds|global|buffer|flat|scratch)_\w+", body, re.MULTILINE)),
+        "in_flight": None,
     }
 
 

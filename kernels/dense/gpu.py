@@ -18,12 +18,12 @@ from tritonstdp.kernels.launch import WIDEST_BYTES
 from tritonstdp.kernels.protocol import Case, Step
 
 # a sector holds what neighbouring columns share, so that many are touched where few neurons spike; measured on an H200
-DEFAULT = Config(waves=8, full_from=0.5)
+DEFAULT = Config(waves=6, full_from=0.5)
 ROWS_OF_A_LANE = 2
 """Of a block of a column item."""
 SPACE: dict[str, tuple[float, ...]] = {
     "blocks": (2, 4, 8),
-    "waves": (4, 8, 16),
+    "waves": (4, 6, 12),
     "full_from": (0.3, 0.5, 0.7),
     "num_warps": (2, 4),
 }

@@ -91,12 +91,12 @@ def _configs(rule: str, topology: str, wanted: str, samples: int) -> list[Any]:
     if unknown:
         what = " on ".join(filter(None, (rule, topology)))
         raise UserError(f"--config: {what} has no {', '.join(unknown)}; it has {', '.join(module.DEFAULT._fields)}")
-    return [module.DEFAULT._replace(**{k: _setting(k, v, getattr(module.DEFAULT, k)) for k, v in changes.items()})]
+    return [module.DEFAULT._replace(**{name: _setting(module, name, value) for name, value in changes.items()})]
 
 
-def _setting(name: str, value: str, default: float) -> float:
-    """A setting as it was written: a share where the default is one, and a power of 2 elsewhere."""
-    if isinstance(default, float):
+def _setting(module: Any, name: str, value: str) -> float:
+    """A setting as it was written: a share where the default is one, elsewhere a power of 2 or what tuning tries."""
+    if isinstance(getattr(module.DEFAULT, name), float):
         try:
             share = float(value)
         except ValueError:
@@ -104,9 +104,10 @@ def _setting(name: str, value: str, default: float) -> float:
         if not 0 <= share < math.inf:
             raise UserError(f"--config: {name}={value} is no setting: give a number from 0 on")
         return share
-    if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**20 and int(value).bit_count() == 1):
+    count = int(value) if value.isascii() and value.isdigit() and len(value) < 8 else 0
+    if count not in module.SPACE.get(name, ()) and not (0 < count < 2**20 and count.bit_count() == 1):
         raise UserError(f"--config: {name}={value} is no setting: give a power of 2")
-    return int(value)
+    return count
 
 
 def _selected(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str, str]]:
