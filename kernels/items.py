@@ -295,7 +295,8 @@ def items_kernel(
     sizes = (n_major, n_minor) + sizes  # noqa: RUF005
     program = tl.program_id(0)
     programs = tl.num_programs(0)
-    rows, chunks, listed = n_major, 0, ()
+    rows, chunks = n_major, 0
+    listed = ()  # type: Any
     if len(lists) > 0:
         majors_ptr, major_list_ptr = lists[0]
         minors_ptr, minor_list_ptr = lists[1]
