@@ -2,13 +2,12 @@
 
 Weights lie along one side (*major*: the neurons whose synapses are neighbours in memory); *minor* is the other side.
 One launch lists who spiked (:mod:`tritonstdp.kernels.event_lists`). The other's programs read the counts and stride
-over items of equal size: a part of a spiking major neuron's synapses (a *row*), with both terms; or a part of the
-synapses of a spiking minor neuron (a *column*, or a group of neighbouring ones, of which one spiked), those whose major
-neuron is silent. So each synapse has one owner.
+over items of equal size: a part of the synapses of some spiking major neurons (*rows*), with both terms; or a part of
+those of some spiking minor neurons (*columns*) whose major neuron is silent. So each synapse has one owner.
 
-Where so many are touched that a pass over all is cheaper, items are parts of all rows. They always are where a rule is
-modulated, which changes every synapse, and in groups so small that to list who spiked takes longer: then the pass is
-the only launch.
+Where so many are touched that a pass over all is cheaper, items are parts of all rows, of which only what a spike
+reaches moves. They always are where a rule is modulated, which changes every synapse, and in groups so small that to
+list who spiked takes longer: then the pass is the only launch.
 
 Of a batch, the same items are those of who spiked in any sample (:mod:`tritonstdp.kernels.batches_gpu`).
 
