@@ -257,7 +257,7 @@ def sampled_row(
     numbers, w_min, w_max,
     ROW_AT: tl.constexpr, DELTA: tl.constexpr, MOVED: tl.constexpr, MODULATED: tl.constexpr, REAL: tl.constexpr,
     PRE_IS_MAJOR: tl.constexpr, SPARING: tl.constexpr, TALL: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr,
-    UNIT: tl.constexpr, SAMPLES: tl.constexpr,
+    UNIT: tl.constexpr, EAGER: tl.constexpr, SAMPLES: tl.constexpr,
 ):  # fmt: skip
     """What all samples change in a part of one row."""
     entry, _ = entry_of(rank, rank < rows, listed)

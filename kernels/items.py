@@ -11,7 +11,7 @@ list who spiked takes longer: then the pass is the only launch.
 
 Of a batch, the same items are those of who spiked in any sample (:mod:`tritonstdp.kernels.batches_gpu`).
 
-A topology says where the synapses of a row and of a column lie, by two device functions. An item's accesses are all
+A topology says where the synapses of a row and of a column lie, by two device functions. An item's weights are all
 asked for before the first is used, in blocks of at most 16 bytes a thread: more at once would go through shared memory.
 The grid never depends on what spiked, so that a graph can be captured.
 """
@@ -100,9 +100,11 @@ class Cut(NamedTuple):
         constants.
     unit : int
         Elements of the widest access; it divides the number of minor neurons.
-    tall, wide : int
-        Rows that an item takes a part of, and the blocks of each. More than one only where the k-th synapses of all
-        rows have the same minor neurons, of which they then share what they read.
+    tall : int
+        Rows that an item takes a part of: more than one only where the k-th synapses of all rows have the same minor
+        neurons, of which they then share what they read.
+    wide : int
+        Blocks of each row that an item takes.
     high : int or None
         Blocks of a column that an item takes; the configuration's where None.
     height : int
@@ -135,7 +137,7 @@ class Cut(NamedTuple):
 def reached(spiked, spikes, UNIT: tl.constexpr):
     """Which synapses of a row a spike reaches, or shares an access with one that it reaches."""
     found = tl.where(spiked, True, spikes != 0)
-    if UNIT > 1:
+    if UNIT > 1:  # each access has one predicate
         units = tl.max(found.to(tl.int32).reshape([found.shape[0] // UNIT, UNIT]), axis=1, keep_dims=True)
         together = tl.broadcast_to(units, [found.shape[0] // UNIT, UNIT]).reshape([found.shape[0]])
         found = tl.max_constancy(together != 0, UNIT)
@@ -158,9 +160,9 @@ def row_item(
     numbers, w_min, w_max,
     ROW_AT: tl.constexpr, UPDATED: tl.constexpr, AFTER_MINOR: tl.constexpr, MODULATED: tl.constexpr, REAL: tl.constexpr,
     PRE_IS_MAJOR: tl.constexpr, SPARING: tl.constexpr, TALL: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr,
-    UNIT: tl.constexpr, SAMPLES: tl.constexpr,
+    UNIT: tl.constexpr, EAGER: tl.constexpr, SAMPLES: tl.constexpr,
 ):  # fmt: skip
-    """Both terms for a part of some rows; once these are known, as few loads as can be wait for others."""
+    """Both terms for a part of some rows; weights wait for spikes unless they are asked for eagerly."""
     here = ()  # type: Any
     places = ()  # type: Any
     w = ()  # type: Any
@@ -174,7 +176,7 @@ def row_item(
         entry, may_be_silent = entry_of(rank + r, exists, listed)
         i, further = part_of(entry, exists, major_neurons, further_ptr)
         here += (values_at(major, i, exists, REAL),)
-        # nothing waits for the spike of who is listed
+        # weights wait for no spike of who is listed
         spiked += (tl.load(major[0] + i, mask=exists & may_be_silent, other=1) != 0,)  # type: ignore[assignment]
         for k in tl.static_range(BLOCKS):
             first = ((part + further) * BLOCKS + k) * WIDTH
@@ -191,8 +193,7 @@ def row_item(
         if not MODULATED:
             changing = inside & reached(spiked[k // BLOCKS], spikes[k % BLOCKS], UNIT)
         mine += (changing,)  # type: ignore[assignment]
-        # weights wait for spikes where many rows share these, but not in groups so small that waiting is all they do
-        w += (tl.load(w_ptr + at, mask=changing if TALL > 1 and len(listed) > 0 else inside, other=0.0),)
+        w += (tl.load(w_ptr + at, mask=inside if EAGER else changing, other=0.0),)
         if MODULATED:
             c += (tl.load(c_ptr + c_at, mask=inside, other=0.0),)  # type: ignore[assignment]
     for k in tl.static_range(BLOCKS):
@@ -278,8 +279,8 @@ def items_kernel(
     ROW_ITEM: tl.constexpr, COLUMN_ITEM: tl.constexpr, ROW_AT: tl.constexpr, COLUMN_AT: tl.constexpr,
     FORMULA: tl.constexpr, OTHER_FORMULA: tl.constexpr, MODULATED: tl.constexpr, SPARING: tl.constexpr,
     N: tl.constexpr, REAL: tl.constexpr, PRE_IS_MAJOR: tl.constexpr, SAMPLES: tl.constexpr, UNIT: tl.constexpr,
-    WHOLE: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr,
-    HEIGHT: tl.constexpr, AT_ONCE: tl.constexpr, SECTOR: tl.constexpr, CUTS: tl.constexpr,
+    EAGER: tl.constexpr, WHOLE: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr, BLOCKS: tl.constexpr,
+    WIDTH: tl.constexpr, HEIGHT: tl.constexpr, AT_ONCE: tl.constexpr, SECTOR: tl.constexpr, CUTS: tl.constexpr,
 ):  # fmt: skip
     """One step; see the module for how programs share the synapses.
 
@@ -317,7 +318,7 @@ def items_kernel(
         ROW_ITEM(
             tile * TALL, rows, part, listed, w_ptr, c_ptr, major, minor, major_neurons, minor_neurons,
             major_further_ptr, sizes, plan, numbers, w_min, w_max, ROW_AT, FORMULA, OTHER_FORMULA,
-            MODULATED, REAL, PRE_IS_MAJOR, SPARING, TALL, WIDE, WIDTH, UNIT, SAMPLES,
+            MODULATED, REAL, PRE_IS_MAJOR, SPARING, TALL, WIDE, WIDTH, UNIT, EAGER, SAMPLES,
         )  # fmt: skip
     if len(lists) > 0:
         # who runs out of rows goes on with columns; neighbours take one part of different ones
@@ -412,6 +413,10 @@ def build_items(
         if samples:  # a weight a lane: the fewer go through samples together, the less they wait for each other
             tall, wide, width, at_once = 1, wide * cut.unit, threads, 1
             high, height = high * height // min(threads, high * height), min(threads, high * height)
+        # weights wait for spikes where many rows share these, but not in groups so small that waiting is all they do
+        is_eager = not listings or cut.tall == 1
+        # what depends on the place in a row is found once for all of them, unless it takes registers of several rows
+        is_whole = cut.row_parts == cut.tall == 1
         most_items = triton.cdiv(cut.n_major, tall) * cut.row_parts
         if listings:
             most_items += triton.cdiv(cut.n_minor, at_once) * cut.column_parts
@@ -422,7 +427,7 @@ def build_items(
                 cut.n_major, cut.n_minor // cut.unit, cut.row_parts, cut.column_parts,
                 config.full_from * cut.n_major * cut.n_minor,
                 *neurons, *cut.further, cut.sizes, cut.plan, *settled, Samples.of(case, samples, pre_is_major, neurons),
-                cut.unit, cut.row_parts == cut.tall == 1, tall, wide, high, width, height, at_once,
+                cut.unit, is_eager, is_whole, tall, wide, high, width, height, at_once,
                 SECTOR_BYTES // case.dtype.itemsize if cut.at_once > 1 else 1,
                 tuple([(listing.segments, listing.segment) for listing in listings]),
             ),

@@ -17,6 +17,7 @@ def cut_of(topology: Any, config: Config, *_: Any) -> Cut:
     taps = c_in * kernel[0] * kernel[1]
     threads = WARP * config.num_warps
     candidates = c_out * triton.cdiv(kernel[0], stride[0]) * triton.cdiv(kernel[1], stride[1])
+    # where a row is one item, the places of its taps are found once for all rows
     row_parts, wide = evenly(triton.cdiv(taps, threads), 2 * config.blocks)
     column_parts, high = evenly(triton.cdiv(candidates, threads), config.blocks)
     return Cut(

@@ -54,7 +54,7 @@ def is_pass(nbytes: float, modulated: bool) -> bool:
     return modulated or nbytes < FEWEST_LISTED
 
 
-def reached(rate: float, itemsize: int) -> float:
+def reached_share(rate: float, itemsize: int) -> float:
     """The share of fetches that hold a synapse which a spike reaches, where neighbours spike independently."""
     return 1 - (1 - rate) ** (1 + FETCHED_BYTES // itemsize)
 
@@ -66,7 +66,7 @@ def shared(config: Any, items: float, nbytes: float, lookups: int = 0) -> Work:
     """
     programs = min(config.programs, max(1.0, items))
     turns = -(-items // programs)
-    # of each turn an entry, spikes and what these ask for are near
+    # of each turn an entry, spikes and what these ask for are near, or less where nothing is listed
     return Work(programs, nbytes / programs, turns + lookups, nbytes / max(1.0, items) / 2, near=3 * turns)
 
 

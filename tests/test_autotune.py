@@ -848,6 +848,14 @@ def test_spilling_and_hopeless_configurations_are_left_out_and_the_default_stays
     assert [each.mean for each in estimates] == sorted(each.mean for each in estimates)
 
 
+@pytest.mark.parametrize("name", sorted(TOPOLOGIES))
+def test_rates_that_leave_nothing_to_move_are_estimated(name):
+    topology, kernel = example_topology(name), importlib.import_module(f"tritonstdp.kernels.{name}.gpu")
+    for rate in (0.0, 1e-300, 1e-17):
+        launched = kernels_of(name, "work").work(topology, kernel.DEFAULT, rate, 4, False)
+        assert 0 < cost.estimate(cost.GPUS["sm_90"], [9] * len(launched), 8, launched) < 1
+
+
 def test_the_cost_model_orders_what_is_plain():
     gpu = cost.GPUS["sm_90"]
     work = [Work(1000, 2048, 4)]

@@ -83,7 +83,7 @@ REFUSED = [
     ("inspect --config blocks", "blocks= is no setting"),
     ("inspect --config blocks=-4", "blocks=-4 is no setting"),
     ("inspect --config colums=4", "has no colums"),
-    ("inspect --topology dense --config full_from=nan", "full_from=nan is no setting: give a number"),
+    ("inspect --topology dense --config full_from=nan", "full_from=nan is no setting: give a share"),
     ("inspect", "TRITON_INTERPRET=1 is set"),
     ("inspect --traffic --topology trace", "give another --topology than trace"),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tritonstdp.kernels.patch_items import cut_of
-from tritonstdp.kernels.work import Work, is_pass, listing, reached, shared
+from tritonstdp.kernels.work import Work, is_pass, listing, reached_share, shared
 
 
 def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool) -> list[Work]:
@@ -14,7 +14,7 @@ def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool
     patch = topology.weights_shape[-1]
     nbytes, items = (1.0 + modulated) * 2 * itemsize * cut.n_major * patch, float(cut.n_major * cut.row_parts)
     # neighbours are looked at by neurons that spike independently
-    share = 1.0 if modulated else reached(rate, itemsize)
+    share = 1.0 if modulated else reached_share(rate, itemsize)
     of_pass = shared(config, items, nbytes * (1 + share) / 2)
     if is_pass(nbytes, modulated):
         return [of_pass]

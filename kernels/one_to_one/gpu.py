@@ -115,8 +115,10 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 
     def launches(topology: Any, weights: Tensor, eligibility: Tensor, samples: int) -> Any:
         shape = topology.n, weights.stride(0), eligibility.stride(0)
-        is_small = 2 * weights.itemsize * topology.n < items.fewest_listed(weights.device)
-        arguments = *shape, *settled, Samples.of(case, samples, True, (topology.n,)), is_small
+        # weights both ways, and a trace of either side
+        is_small = 4 * weights.itemsize * topology.n < items.fewest_listed(weights.device)
+        is_eager = is_small and not case.modulated and not samples
+        arguments = *shape, *settled, Samples.of(case, samples, True, (topology.n,)), is_eager
         programs = triton.cdiv(topology.n, config.block)
         return (), Launch(
             one_to_one_kernel, programs, weights.device, arguments, num_warps=config.num_warps, **options

@@ -7,7 +7,7 @@ from typing import Any
 from tritonstdp.kernels import work as works
 from tritonstdp.kernels.items import SECTOR_BYTES
 from tritonstdp.kernels.sparse.gpu import cut_of
-from tritonstdp.kernels.work import Work, is_pass, listing, reached, shared
+from tritonstdp.kernels.work import Work, is_pass, listing, reached_share, shared
 
 LOOKUPS = 2
 """Where a neuron's synapses start, and whom they come from or go to."""
@@ -20,7 +20,7 @@ def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool
     (synapses,) = topology.weights_shape
     cut = cut_of(topology, config)
     items, nbytes = float(cut.n_major), (cut.index_bytes + (1.0 + modulated) * 2 * itemsize) * synapses
-    written = 1.0 if modulated else reached(rate, itemsize)
+    written = 1.0 if modulated else reached_share(rate, itemsize)
     of_pass = shared(config, items, nbytes - (1 - written) * itemsize * synapses, LOOKUPS)
     if is_pass(nbytes, modulated):
         return [of_pass]

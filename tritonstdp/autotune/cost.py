@@ -141,7 +141,7 @@ def _launch_seconds(gpu: Gpu, launched: int, slots: float, kind: Work) -> float:
         return gpu.start + launched * ISSUE
     in_flight = min(kind.programs, slots) * kind.flight
     bandwidth = min(REACHED * gpu.bandwidth, in_flight / gpu.latency)
-    moved = kind.programs * kind.nbytes / bandwidth
+    moved = kind.programs * kind.nbytes / bandwidth if kind.nbytes else 0.0
     chains = (kind.rounds * gpu.latency + kind.near * gpu.near) * max(1.0, kind.programs / slots)
     return gpu.start + launched * ISSUE + max(moved, chains)
 

@@ -6,8 +6,8 @@ import argparse
 import importlib.util
 import itertools
 import json
-import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
     parser.add_argument(
         "--config", default="default", metavar="CONFIG",
-        help='"default", "all", or changes to the default such as columns=256,rows=32 (default: default)',
+        help='"default", "all", or changes to the default such as blocks=8,full_from=0.3 (default: default)',
     )  # fmt: skip
     parser.add_argument(
         "--shape", nargs="+", type=shape, default=[], metavar="SHAPE",
@@ -97,13 +97,9 @@ def _configs(rule: str, topology: str, wanted: str, samples: int) -> list[Any]:
 def _setting(module: Any, name: str, value: str) -> float:
     """A setting as it was written: a share where the default is one, elsewhere a power of 2 or what tuning tries."""
     if isinstance(getattr(module.DEFAULT, name), float):
-        try:
-            share = float(value)
-        except ValueError:
-            share = math.nan
-        if not 0 <= share < math.inf:
-            raise UserError(f"--config: {name}={value} is no setting: give a number from 0 on")
-        return share
+        if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]+)?", value):
+            raise UserError(f"--config: {name}={value} is no setting: give a share such as 0.5")
+        return float(value)
     count = int(value) if value.isascii() and value.isdigit() and len(value) < 8 else 0
     if count not in module.SPACE.get(name, ()) and not (0 < count < 2**20 and count.bit_count() == 1):
         raise UserError(f"--config: {name}={value} is no setting: give a power of 2")
