@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["TARGETS", "Target", "accesses", "address_bits", "occupancy", "usage"]
+__all__ = ["TARGETS", "Target", "accesses", "address_bits", "bytes_in_flight", "occupancy", "usage"]
 
 
 class Target(NamedTuple):
