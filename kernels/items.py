@@ -176,8 +176,8 @@ def row_item(
         entry, may_be_silent = entry_of(rank + r, exists, listed)
         i, further = part_of(entry, exists, major_neurons, further_ptr)
         here += (values_at(major, i, exists, REAL),)
-        # weights wait for no spike of who is listed
-        spiked += (tl.load(major[0] + i, mask=exists & may_be_silent, other=1) != 0,)  # type: ignore[assignment]
+        if not MODULATED:  # weights wait for no spike of who is listed
+            spiked += (tl.load(major[0] + i, mask=exists & may_be_silent, other=1) != 0,)  # type: ignore[assignment]
         for k in tl.static_range(BLOCKS):
             first = ((part + further) * BLOCKS + k) * WIDTH
             at, c_at, inside, j, seen = ROW_AT(i, first + tl.arange(0, WIDTH), sizes, plan)

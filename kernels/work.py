@@ -54,9 +54,9 @@ def is_pass(nbytes: float, modulated: bool) -> bool:
     return modulated or nbytes < FEWEST_LISTED
 
 
-def reached_share(rate: float, itemsize: int) -> float:
-    """The share of fetches that hold a synapse which a spike reaches, where neighbours spike independently."""
-    return 1 - (1 - rate) ** (1 + FETCHED_BYTES // itemsize)
+def reached_share(rate: float, itemsize: int, modulated: bool) -> float:
+    """The share of fetches that hold a synapse which changes, where neighbours spike independently."""
+    return 1.0 if modulated else 1 - (1 - rate) ** (1 + FETCHED_BYTES // itemsize)
 
 
 def shared(config: Any, items: float, nbytes: float, lookups: int = 0) -> Work:

@@ -15,7 +15,7 @@ def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool
     n_major, n_minor = topology.weights_shape
     cut = cut_of(config, itemsize, modulated, n_major, n_minor, (n_minor, 1), (n_minor, 1))
     items, nbytes = math.ceil(n_major / cut.tall) * cut.row_parts, (1.0 + modulated) * 2 * itemsize * n_major * n_minor
-    share = 1.0 if modulated else reached_share(rate, itemsize)
+    share = reached_share(rate, itemsize, modulated)
     if is_pass(nbytes, modulated):
         return [shared(config, items, nbytes * (1 + share) / 2)]
     rows, columns = rate * n_major, rate * n_minor

@@ -14,7 +14,7 @@ def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool
     patch = topology.weights_shape[-1]
     nbytes, items = (1.0 + modulated) * 2 * itemsize * cut.n_major * patch, float(cut.n_major * cut.row_parts)
     # neighbours are looked at by neurons that spike independently
-    share = 1.0 if modulated else reached_share(rate, itemsize)
+    share = reached_share(rate, itemsize, modulated)
     of_pass = shared(config, items, nbytes * (1 + share) / 2)
     if is_pass(nbytes, modulated):
         return [of_pass]

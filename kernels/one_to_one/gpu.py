@@ -36,6 +36,11 @@ DEFAULT = Config()
 SPACE: dict[str, tuple[int, ...]] = {"block": (128, 256, 512), "num_warps": (2, 4, 8)}
 
 
+def pass_bytes(n: int, itemsize: int) -> int:
+    """What a pass over so many synapses moves: weights both ways, and a trace of either side."""
+    return 4 * itemsize * n
+
+
 @triton.jit
 def after_samples(
     w_at, c_at, i, n, inside, pre, post, numbers, w_min, w_max,
@@ -115,8 +120,7 @@ def build(case: Case, config: Config = DEFAULT) -> Step:
 
     def launches(topology: Any, weights: Tensor, eligibility: Tensor, samples: int) -> Any:
         shape = topology.n, weights.stride(0), eligibility.stride(0)
-        # weights both ways, and a trace of either side
-        is_small = 4 * weights.itemsize * topology.n < items.fewest_listed(weights.device)
+        is_small = pass_bytes(topology.n, weights.itemsize) < items.fewest_listed(weights.device)
         is_eager = is_small and not case.modulated and not samples
         arguments = *shape, *settled, Samples.of(case, samples, True, (topology.n,)), is_eager
         programs = triton.cdiv(topology.n, config.block)

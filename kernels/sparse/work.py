@@ -20,7 +20,7 @@ def work(topology: Any, config: Any, rate: float, itemsize: int, modulated: bool
     (synapses,) = topology.weights_shape
     cut = cut_of(topology, config)
     items, nbytes = float(cut.n_major), (cut.index_bytes + (1.0 + modulated) * 2 * itemsize) * synapses
-    written = 1.0 if modulated else reached_share(rate, itemsize)
+    written = reached_share(rate, itemsize, modulated)
     of_pass = shared(config, items, nbytes - (1 - written) * itemsize * synapses, LOOKUPS)
     if is_pass(nbytes, modulated):
         return [of_pass]
